@@ -1,0 +1,52 @@
+"""Crisper keeps Celery from going stale: every attempt on record, a killed worker's tasks back.
+
+    import crisper
+    crisper.install(app)
+
+Importing this module costs nothing: Celery, SQLAlchemy and the rest are
+imported where they are used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "current_attempt", "errors", "install"]
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from crisper import errors
+    from crisper.celery.child import CurrentAttempt
+
+
+def install(app: Celery) -> None:
+    """Put every attempt of this app's tasks on record, and bring back those that are lost.
+
+    Call it once where the app is made, before or after its configuration and
+    its tasks; calling it again changes nothing. Settings are read when a worker
+    starts. Raises nothing: a worker with settings that make no sense refuses to
+    start and says what to set.
+    """
+    from crisper.celery.install import install as put_in
+
+    put_in(app)
+
+
+def current_attempt() -> CurrentAttempt | None:
+    """The attempt that this code runs in; None outside a worker, so tests need no change.
+
+    Its `task_id` and `number` (from 1) name it in `crisper show`.
+    """
+    from crisper.celery.child import current
+
+    return current()
+
+
+def __getattr__(name: str) -> Any:
+    if name == "errors":
+        import importlib
+
+        return importlib.import_module("crisper.errors")
+    raise AttributeError(f"module 'crisper' has no attribute {name!r}")

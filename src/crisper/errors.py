@@ -1,0 +1,85 @@
+"""Everything Crisper raises on purpose.
+
+    CrisperError
+    ├── SettingsError          a setting is unknown or makes no sense
+    ├── RegistryError
+    │   ├── RegistryUnreachable    no answer from the database in time
+    │   ├── SchemaMissing          the database has no registry yet
+    │   ├── SchemaOutdated         the registry is older than this Crisper
+    │   └── SchemaTooNew           the registry is newer than this Crisper
+    ├── Fenced                 this incarnation was declared lost, or its recorder was replaced
+    ├── MessageDamaged         a kept message cannot be read back as it was written
+    ├── TaskNotFound           no task of that id is on record
+    ├── BadQuestion            a filter, a limit or a cursor makes no sense
+    └── Refused                the request is understood, and doing it would be unsafe
+
+`TaskLost` is not raised here: it is what callers find in the result backend
+when a lost task was not brought back.
+"""
+
+from __future__ import annotations
+
+
+class CrisperError(Exception):
+    """The root of every error that Crisper raises on purpose."""
+
+    exit_code = 1
+
+
+class SettingsError(CrisperError):
+    """A setting is unknown or makes no sense; the message says what to set."""
+
+    exit_code = 2
+
+
+class RegistryError(CrisperError):
+    """Something is wrong with the registry's database."""
+
+
+class RegistryUnreachable(RegistryError):
+    """The registry did not answer in time; check `crisper_registry_url` and the server."""
+
+    exit_code = 69
+
+
+class SchemaMissing(RegistryError):
+    """The database holds no registry; run `crisper migrate`."""
+
+
+class SchemaOutdated(RegistryError):
+    """The registry was made by an older Crisper; run `crisper migrate`."""
+
+
+class SchemaTooNew(RegistryError):
+    """The registry was made by a newer Crisper; upgrade this installation."""
+
+
+class Fenced(CrisperError):
+    """The incarnation was declared lost or its recorder replaced; it may write nothing more."""
+
+
+class MessageDamaged(CrisperError):
+    """A kept message cannot be read back as it was written, so it is not re-sent."""
+
+
+class TaskNotFound(CrisperError):
+    """No task of that id is on record; `crisper tasks` lists those that are."""
+
+
+class BadQuestion(CrisperError):
+    """A filter, a limit or a cursor makes no sense; the message says how to write it."""
+
+    exit_code = 2
+
+
+class Refused(CrisperError):
+    """The request is understood, and carrying it out would be unsafe."""
+
+    exit_code = 75
+
+
+class TaskLost(Exception):
+    """Stored as a task's result when its attempt was lost and policy forbids a re-run.
+
+    The message is kept: `crisper recover TASK_ID` sends it again.
+    """
