@@ -1,0 +1,132 @@
+"""The gate: may this delivery run? (design, section 3). Pure: facts in, ruling out.
+
+Acknowledging is destroying, so `REFUSE` is given only where the task cannot be
+lost by it. Everything that is not safely one of the other answers is parked or
+put back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+from crisper.core.states import (
+    BRINGS_BACK,
+    CLOSED_FOR_GOOD,
+    OPEN,
+    WAITS_FOR_A_PERSON,
+    OnLost,
+    RecoveryState,
+    State,
+    VerdictKind,
+)
+
+
+class Ruling(StrEnum):
+    GRANT = "granted"  # opens attempt n+1
+    REGRANT = "regranted"  # the open attempt n is given to the newer delivery
+    PARK = "parked"
+    REFUSE = "refused"
+    PUT_BACK = "put_back"
+
+
+class Owner(StrEnum):
+    """What the asking recorder knows of the incarnation that holds the open attempt."""
+
+    SELF = "self"
+    RENEWING = "renewing"  # its counter was seen to move within the last half lease
+    UNJUDGED = "unjudged"  # alive by the registry, not seen to renew; or lost and not yet closed
+
+
+@dataclass(frozen=True, slots=True)
+class Latest:
+    """The message's latest attempt, as the gate needs it."""
+
+    number: int
+    state: State
+    owner: Owner
+    dispatched: bool
+    kept: bool
+    on_lost: OnLost
+    ran: bool
+    losses: int
+    loss_budget: int
+    recovery: RecoveryState | None = None
+    verdict: VerdictKind | None = None
+
+
+class Decision(NamedTuple):
+    ruling: Ruling
+    reason: str = ""
+
+
+def rule(latest: Latest | None, *, redelivered: bool, identified: bool, newer: bool = True) -> Decision:
+    """The gate's table. `latest` is the latest attempt of this very message.
+
+    `newer`: this delivery was received after the one that the attempt is granted to.
+    A parked one asks again and again, and must not take back what a later one was granted.
+    """
+    if latest is None:
+        return Decision(Ruling.GRANT)
+    if latest.state in OPEN:
+        return _open(latest, newer)
+    if latest.state is State.LOST:
+        return _lost(latest)
+    if latest.state in CLOSED_FOR_GOOD:
+        return _finished(latest, redelivered or identified)
+    return Decision(Ruling.GRANT)
+
+
+def comes_back(*, ran: bool, losses: int, loss_budget: int, on_lost: OnLost) -> bool:
+    """Whether a lost attempt is to run again, whatever the broker says about its message."""
+    if not ran:
+        return True
+    return losses <= loss_budget and on_lost is OnLost.RESEND
+
+
+def _open(latest: Latest, newer: bool) -> Decision:
+    if latest.owner is Owner.SELF:
+        if latest.state is State.CLAIMED and not latest.dispatched:
+            if newer:
+                return Decision(Ruling.REGRANT)
+            return Decision(Ruling.PARK, "this worker holds a newer delivery of it")
+        return Decision(Ruling.PARK, "this worker runs it")
+    safe = latest.state is State.RUNNING and latest.kept and latest.owner is Owner.RENEWING
+    if safe:
+        return Decision(Ruling.REFUSE, "copy: runs elsewhere under a valid lease")
+    return Decision(Ruling.PARK, "an earlier delivery of it is still open")
+
+
+def _lost(latest: Latest) -> Decision:
+    if latest.recovery is None or latest.recovery is RecoveryState.PENDING:
+        if comes_back(
+            ran=latest.ran,
+            losses=latest.losses,
+            loss_budget=latest.loss_budget,
+            on_lost=latest.on_lost,
+        ):
+            return Decision(Ruling.GRANT)
+        return Decision(Ruling.PARK, "its loss is not decided yet")
+    if latest.recovery in WAITS_FOR_A_PERSON:
+        return _for_a_person(latest, latest.recovery.value)
+    if latest.verdict in BRINGS_BACK:
+        return Decision(Ruling.GRANT)
+    if latest.verdict is VerdictKind.FAIL:
+        return _for_a_person(latest, "failed by policy")
+    if latest.recovery is RecoveryState.DONE:
+        return Decision(Ruling.REFUSE, f"finished: {latest.verdict}")
+    return Decision(Ruling.PARK, "its recovery is under way")
+
+
+def _for_a_person(latest: Latest, reason: str) -> Decision:
+    """The delivery may be destroyed only if the registry can send the task again."""
+    if latest.kept:
+        return Decision(Ruling.REFUSE, reason)
+    return Decision(Ruling.PUT_BACK, f"{reason}, and its message is not kept")
+
+
+def _finished(latest: Latest, is_copy: bool) -> Decision:
+    if is_copy:
+        return Decision(Ruling.REFUSE, f"finished: {latest.state.value}")
+    return Decision(Ruling.GRANT)

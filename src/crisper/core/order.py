@@ -1,0 +1,26 @@
+"""Which records may be written together without changing what each of them means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from crisper.core.model import ChildLost, Claim, Finish, Note, Record, Start
+
+#: In a segment, all records of one kind are written at once, the kinds in this order.
+_RANK: dict[type[Record], int] = {Claim: 0, Start: 1, Finish: 2, ChildLost: 3, Note: 4}
+
+
+def segments(records: Iterable[Record]) -> Iterator[list[Record]]:
+    """Cut before a record that its task's earlier ones in the segment would then overtake."""
+    segment: list[Record] = []
+    reached: dict[str, int] = {}
+    for record in records:
+        rank = _RANK[type(record)]
+        if record.task_id is not None and not isinstance(record, Note):
+            if rank < reached.get(record.task_id, 0):
+                yield segment
+                segment, reached = [], {}
+            reached[record.task_id] = rank
+        segment.append(record)
+    if segment:
+        yield segment

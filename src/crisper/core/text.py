@@ -1,0 +1,74 @@
+"""Text from outside, in a form that every registry can store.
+
+Task ids, names and tags are whatever a publisher wrote. PostgreSQL stores no
+NUL and no lone surrogate, and indexes no key of some 2,700 bytes or more; one
+such value would fail the whole batch that it is part of.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from crisper.core.model import ChildLost, Claim, Finish, Message, Note, Record, Start
+
+#: A longer id is cut, and told apart by its digest.
+KEY_BYTES = 1000
+_CUT = 200
+_INT32 = 2**31 - 1
+
+
+def storable(text: str) -> str:
+    """The text with NULs and lone surrogates escaped, as JSON escapes them; most texts as they are."""
+    if not text.isascii():
+        text = text.encode("utf-8", "backslashreplace").decode()
+    return text.replace("\0", "\\u0000")
+
+
+def key(text: str) -> str:
+    """An id as the registry keys it: as it is, or, where it cannot be stored so, told apart by its digest."""
+    stored = storable(text)
+    if stored == text and len(text) <= KEY_BYTES and len(text.encode()) <= KEY_BYTES:
+        return text
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{stored[:_CUT]}~{digest[:32]}"
+
+
+def as_json(data: dict[str, Any]) -> str:
+    """Facts that people read, in plain ASCII: what JSON cannot say is told by its `repr`, never refused."""
+    return json.dumps(data, default=repr)
+
+
+def storable_record(record: Record) -> Record:
+    """The record with every text and number such that no registry refuses it."""
+    match record:
+        case Claim():
+            return record._replace(
+                task_id=key(record.task_id),
+                message_id=key(record.message_id),
+                name=storable(record.name),
+                queue=storable(record.queue),
+                tag=storable(record.tag),
+                retries=min(record.retries, _INT32),
+                loss_budget=min(record.loss_budget, _INT32),
+                message=_message(record.message),
+                args_preview=storable(record.args_preview),
+                kwargs_preview=storable(record.kwargs_preview),
+            )
+        case Start() | ChildLost():
+            return record._replace(task_id=key(record.task_id))
+        case Finish():
+            return record._replace(task_id=key(record.task_id), reason=_or_none(record.reason))
+        case Note():
+            task_id = None if record.task_id is None else key(record.task_id)
+            return record._replace(kind=storable(record.kind), task_id=task_id)
+
+
+def _message(message: Message) -> Message:
+    """An envelope is JSON, and in JSON the escapes mean what they stand for."""
+    return message._replace(envelope=storable(message.envelope), why_not=_or_none(message.why_not))
+
+
+def _or_none(text: str | None) -> str | None:
+    return None if text is None else storable(text)

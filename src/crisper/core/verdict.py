@@ -1,0 +1,161 @@
+"""Verdicts: what is to be done about a lost attempt, why, and on what evidence.
+
+Pure. The sentence that explains a verdict is made here and nowhere else: CLI,
+log, audit row and page show the same words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from crisper.core.states import OnLost, State, VerdictKind
+
+
+class InBroker(StrEnum):
+    """Where the broker has the lost attempt's message."""
+
+    UNACKED = "unacked"  # held for the dead consumer; can be handed back at once
+    QUEUED = "queued"  # already back in its queue
+    GONE = "gone"  # in no queue and not held
+    REQUEUES = "requeues"  # this broker requeues by itself and cannot be asked
+    NEVER = "never gives back"  # this broker forgets what it delivered
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """All that the rules ask for."""
+
+    cause: str  # worker, child, shutdown
+    ran: bool  # seen running, or durably dispatched
+    started: bool  # seen running
+    acks_late: bool
+    on_lost: OnLost
+    losses: int
+    loss_budget: int
+    kept: bool
+    why_not_kept: str | None = None
+    in_broker: InBroker = InBroker.UNKNOWN
+    child_said: str | None = None
+    backend_state: str | None = None
+    superseded: bool = False
+    expired: bool = False
+    revoked: bool = False
+    copy_refused: bool = False
+    overdue: bool = False
+
+
+class Verdict(NamedTuple):
+    kind: VerdictKind
+    reason: str
+    evidence: dict[str, Any]
+
+
+def judge(facts: Facts) -> Verdict:
+    """The table of design section 5, top to bottom."""
+    kind, reason = _over(facts) or _too_often(facts) or _bring_back(facts)
+    return Verdict(kind, reason, asdict(facts))
+
+
+_Ruling = tuple[VerdictKind, str]
+
+
+_STORED = (State.SUCCEEDED, State.FAILED, State.REVOKED)
+
+
+def superseded_or_finished(
+    number: int, retries: int, others: Iterable[tuple[int, int, str, str | None]]
+) -> tuple[bool, bool]:
+    """Whether a task's own retry is on record, and whether it may have stored a result before.
+
+    `others`: number, retries, state and verdict of every attempt of the task. What a person
+    recovered may have been failed by policy before.
+    """
+    seen = list(others)
+    superseded = any(more > retries for _, more, _, _ in seen)
+    finished = any(
+        earlier < number and (state in _STORED or verdict in (VerdictKind.FAIL, VerdictKind.RECOVER))
+        for earlier, _, state, verdict in seen
+    )
+    return superseded, finished
+
+
+def _over(facts: Facts) -> _Ruling | None:
+    if facts.child_said:
+        return VerdictKind.SETTLED, f"its process reported it {facts.child_said} before the loss"
+    if facts.backend_state:
+        return VerdictKind.SETTLED, f"its result is stored already: {facts.backend_state}"
+    if facts.superseded:
+        return VerdictKind.SETTLED, "it had already sent its own retry"
+    if facts.revoked:
+        return VerdictKind.REVOKED, "a person revoked it"
+    if facts.expired:
+        return VerdictKind.EXPIRED, "its message expired before it could run again"
+    return None
+
+
+def _too_often(facts: Facts) -> _Ruling | None:
+    if facts.ran and facts.losses > facts.loss_budget:
+        return VerdictKind.QUARANTINE, (
+            f"lost while running {facts.losses} times, its loss budget is {facts.loss_budget}"
+        )
+    return None
+
+
+def _bring_back(facts: Facts) -> _Ruling:
+    if facts.ran and facts.on_lost is OnLost.HOLD:
+        return VerdictKind.HOLD, "policy: hold a lost task for a person"
+    if facts.ran and facts.acks_late and facts.on_lost is OnLost.FAIL:
+        return VerdictKind.FAIL, "it was running, and policy is to fail a lost task"
+    if facts.acks_late:
+        return _from_broker(facts) or _resend(facts, _why_resend(facts))
+    if facts.started:
+        return _acknowledged(facts)
+    return _from_broker(facts) or _early_and_gone(facts)
+
+
+def _from_broker(facts: Facts) -> _Ruling | None:
+    """What the broker still has comes back by the broker."""
+    match facts.in_broker:
+        case InBroker.UNACKED:
+            return VerdictKind.HAND_BACK, "the broker holds its message for the dead worker"
+        case InBroker.QUEUED:
+            return VerdictKind.AWAIT_REDELIVERY, "its message is back in the queue"
+        case InBroker.REQUEUES | InBroker.UNKNOWN if not (facts.overdue or facts.copy_refused):
+            return VerdictKind.AWAIT_REDELIVERY, "the broker requeues what a lost connection held"
+    return None
+
+
+def _early_and_gone(facts: Facts) -> _Ruling:
+    """Early acks: what the broker has forgotten was acknowledged, so its body may have begun."""
+    if facts.in_broker is InBroker.NEVER and not facts.ran:
+        return _resend(facts, _why_resend(facts))
+    return _acknowledged(facts)
+
+
+def _why_resend(facts: Facts) -> str:
+    if facts.copy_refused:
+        return "its only other delivery was refused as a copy"
+    if facts.overdue:
+        return "the broker did not redeliver it within the grace"
+    if facts.in_broker is InBroker.NEVER:
+        return "this broker does not give back what a dead worker held"
+    return "its message is nowhere in the broker"
+
+
+def _acknowledged(facts: Facts) -> _Ruling:
+    """The broker has forgotten it, and the body may have begun."""
+    if facts.on_lost is OnLost.RESEND:
+        return _resend(facts, "it was acknowledged early, and policy is to re-send a lost task")
+    if facts.on_lost is OnLost.HOLD:
+        return VerdictKind.HOLD, "policy: hold a lost task for a person"
+    return VerdictKind.FAIL, "it was acknowledged early, and nobody said that it may run twice"
+
+
+def _resend(facts: Facts, why: str) -> _Ruling:
+    if facts.kept:
+        return VerdictKind.RESEND, why
+    return VerdictKind.HOLD, f"{why}, but it is not re-sendable: {facts.why_not_kept}"

@@ -1,0 +1,98 @@
+"""Real servers for the tests, as fixtures. See CONTRIBUTING.md for which there are."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from types import FrameType
+
+import pytest
+
+from tests import places
+from tests.left_out import needs, pytest_runtest_makereport, pytest_terminal_summary
+from tests.servers import PrivatePostgres, PrivateRabbitMQ, PrivateRedis
+
+__all__ = ["pytest_runtest_makereport", "pytest_terminal_summary"]
+
+
+def pytest_configure() -> None:
+    """SIGTERM ends a run as Ctrl-C does, so that no server and no folder is left behind."""
+    tests = os.getpid()
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        if os.getpid() == tests:
+            raise KeyboardInterrupt
+        signal.signal(number, signal.SIG_DFL)  # a fork of ours dies of the signal, as any process would
+        os.kill(os.getpid(), number)
+
+    signal.signal(signal.SIGTERM, end)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """SQLAlchemy URL of a PostgreSQL server's maintenance database, for making databases."""
+    with needs("postgres"), places.postgres_server() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def postgres_url(postgres_server: str) -> Iterator[str]:
+    """SQLAlchemy URL of a database that only this run has; its tests share it."""
+    with places.postgres_database(postgres_server) as url:
+        yield url
+
+
+@pytest.fixture
+def postgres_database(postgres_server: str) -> Iterator[str]:
+    """SQLAlchemy URL of an empty database that only this test has."""
+    with places.postgres_database(postgres_server) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """URL of a Redis that only this run has; its tests share it."""
+    with needs("redis"), places.redis_server() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_server() -> Iterator[places.Broker]:
+    with needs("rabbitmq"), places.rabbitmq_server() as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_url(rabbitmq_server: places.Broker) -> Iterator[str]:
+    """URL of a virtual host that only this run has; its tests share it."""
+    with rabbitmq_server.vhost() as url:
+        yield url
+
+
+@pytest.fixture
+def rabbitmq_vhost(rabbitmq_server: places.Broker) -> Iterator[str]:
+    """URL of an empty virtual host that only this test has; making it takes a second."""
+    with rabbitmq_server.vhost() as url:
+        yield url
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[PrivatePostgres]:
+    """A server that this test may stop, crash, pause and start."""
+    with needs("postgres"), PrivatePostgres() as server:
+        yield server
+
+
+@pytest.fixture
+def own_redis() -> Iterator[PrivateRedis]:
+    """A server that this test may stop, crash, pause and start."""
+    with needs("redis"), PrivateRedis() as server:
+        yield server
+
+
+@pytest.fixture
+def own_rabbitmq() -> Iterator[PrivateRabbitMQ]:
+    """A node that this test may stop, crash, pause and start."""
+    with needs("rabbitmq"), PrivateRabbitMQ() as server:
+        yield server
