@@ -1,0 +1,164 @@
+"""The verbs of a store and their promises.
+
+Every verb is one transaction. Every write is a compare-and-set that repeats the
+evidence it was decided on, and tells its caller whether it won: losing a race is
+an answer, not an error. A store is used by one thread at a time.
+
+All verbs raise `RegistryUnreachable` when the database does not answer; the
+transaction's outcome is then unknown, and every verb may safely be repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from crisper.core.model import (
+    Answer,
+    Case,
+    Fence,
+    Incarnation,
+    Pulse,
+    Record,
+    Recovery,
+    Worker,
+)
+from crisper.core.states import VerdictKind
+
+
+class Term(NamedTuple):
+    """Who leads, and the counter that shows the leader renewing."""
+
+    holder: str
+    counter: int
+
+
+class Closed(NamedTuple):
+    """What one batch of `close_lost` did."""
+
+    task_ids: tuple[str, ...]
+    more: bool  # the incarnation may have further open attempts
+
+
+class Store(Protocol):
+    """The registry, as the engine sees it."""
+
+    def identity(self) -> str:
+        """The registry's own id, made when its schema was created."""
+
+    def close(self) -> None: ...
+
+    def abort(self) -> None:
+        """From any thread: make a call that hangs fail now with `RegistryUnreachable`."""
+
+    # -- incarnations ---------------------------------------------------------
+
+    def enroll(self, incarnation: Incarnation) -> Fence:
+        """Write a new incarnation, alive, counter 0, generation 1. Repeating it changes nothing."""
+
+    def replace_recorder(self, fence: Fence) -> Fence | None:
+        """Move the fence to the next recorder generation; None if it had moved or closed already."""
+
+    def renew(self, fence: Fence, pulse: Pulse) -> bool:
+        """Count the heartbeat up; False if the incarnation is fenced."""
+
+    def alive(self) -> list[Worker]:
+        """Every incarnation in state alive."""
+
+    def uncleared(self) -> list[Worker]:
+        """Incarnations lost or gone that may still have open attempts."""
+
+    def running_processes(self, id: str) -> list[tuple[int, int]]:
+        """`(pid, start)` of what an incarnation's running attempts run in, where known."""
+
+    def declare_lost(self, id: str, counter: int, *, by: str, evidence: dict[str, Any]) -> bool:
+        """Alive with this very counter becomes lost; False if it moved meanwhile."""
+
+    def declare_own_loss(self, fence: Fence, *, evidence: dict[str, Any]) -> bool:
+        """The witness declares its own parent dead, whatever the counter; fenced by generation."""
+
+    def say_goodbye(self, fence: Fence, *, reason: str) -> bool:
+        """Alive becomes gone. What is still open is then closed as lost by any sweeper."""
+
+    # -- the way of an attempt ------------------------------------------------
+
+    def record(
+        self, fence: Fence, records: Sequence[Record], *, renewing: Collection[str] = ()
+    ) -> list[Answer]:
+        """Apply the records in order, all or nothing, while the fence holds.
+
+        Idempotent: a record that changed something is answered as it was then; a claim
+        that was parked or put back changed nothing, and asks anew. `renewing` names
+        incarnations whose leases the caller saw move lately. Answers follow claims,
+        finishes and children's losses, one each, in order.
+
+        Raises `Fenced`, having changed nothing; but finishes of an incarnation that
+        is over are kept as events.
+        """
+
+    # -- losses and recoveries ------------------------------------------------
+
+    def close_lost(self, id: str, *, by: str, limit: int = 500) -> Closed:
+        """Close open attempts of an incarnation that is not alive, each with a pending recovery.
+
+        Rows that another sweeper has locked are skipped. When none is left the
+        incarnation is marked cleared.
+        """
+
+    def take_cases(self, courier: str, scope: str, *, limit: int) -> list[Case]:
+        """Give this courier recoveries of its scope: pending ones, overdue waits, and what
+        a courier whose incarnation is over, or that took too long, left half done."""
+
+    def decide(
+        self,
+        recovery: Recovery,
+        verdict: VerdictKind,
+        reason: str,
+        evidence: dict[str, Any],
+        *,
+        by: str,
+        due_in_ms: int | None = None,
+    ) -> Recovery | None:
+        """Commit a verdict over the version seen, with its audit event; None if it moved.
+
+        Raises `ValueError` for a verdict that the recovery's state does not allow
+        (`core.states.may_decide`).
+        """
+
+    def complete(self, recovery: Recovery, *, by: str, data: dict[str, Any]) -> bool:
+        """The verdict was carried out; False if the recovery moved."""
+
+    def give_up_case(self, recovery: Recovery, *, by: str, why: str, due_in_ms: int) -> bool:
+        """The courier could not carry it out now: taken again, not before `due_in_ms`.
+
+        What was decided is pending again, to be judged on fresh facts; what a person
+        decided, and what is awaited, stays as it is.
+        """
+
+    # -- leadership -----------------------------------------------------------
+
+    def term(self, name: str) -> Term | None:
+        """Who leads."""
+
+    def campaign(self, name: str, holder: str, seen: Term | None) -> Term | None:
+        """Take or renew leadership by compare-and-set on the term seen; None if it moved."""
+
+    # -- a person's verbs -----------------------------------------------------
+
+    def recover(self, task_id: str, *, by: str, reason: str) -> Recovery | None:
+        """Decide that the latest attempt's kept message is sent again, its losses counted anew.
+
+        None if the latest attempt is not lost and waiting for a person, failed by policy or
+        discarded, or its message is not kept. The caller carries it out and completes it.
+        """
+
+    def discard(self, task_id: str, *, by: str, reason: str) -> bool:
+        """Close a quarantined or held task for good; its message is kept until pruned."""
+
+    def note(
+        self, kind: str, task_id: str | None, number: int | None, actor: str, data: dict[str, Any]
+    ) -> None:
+        """Append an event that changes nothing else."""
+
+    def case(self, task_id: str, number: int) -> Case | None:
+        """The case of one recovery, without taking it."""

@@ -1,0 +1,629 @@
+"""The registry in plain Python: for tests and for simulated time. Nothing outlives the process.
+
+Any number of threads may share one; a lock makes each verb one transaction.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from crisper.core.gate import Decision, Latest, Owner, Ruling, rule
+from crisper.core.model import (
+    Answer,
+    Attempt,
+    Case,
+    ChildLost,
+    Claim,
+    Fence,
+    Finish,
+    Incarnation,
+    Message,
+    Note,
+    Pulse,
+    Record,
+    Recovery,
+    Start,
+    Worker,
+)
+from crisper.core.states import (
+    UNDER_WAY,
+    VERDICT_MOVES,
+    WAITS_FOR_A_PERSON,
+    RecoveryState,
+    State,
+    VerdictKind,
+    WorkerState,
+    may_decide,
+    recoverable,
+)
+from crisper.core.text import as_json, key, storable, storable_record
+from crisper.core.verdict import superseded_or_finished
+from crisper.errors import Fenced
+from crisper.store.base import Closed, Term
+
+#: As on a server: how long a courier has a case to itself.
+CASE_MS = 60_000
+
+
+class Event(NamedTuple):
+    at: int
+    kind: str
+    task_id: str | None
+    number: int | None
+    incarnation: str | None
+    seq: int | None
+    actor: str
+    data: dict[str, Any]
+
+
+def _wall_clock() -> int:
+    return int(time.time() * 1000)
+
+
+class MemoryStore:
+    """`crisper.store.base.Store` over dictionaries. `clock` gives milliseconds."""
+
+    def __init__(self, clock: Callable[[], int] = _wall_clock) -> None:
+        self._clock, self._lock = clock, threading.RLock()
+        self._id = uuid.uuid4().hex
+        self._workers: dict[str, Worker] = {}
+        self._attempts: dict[str, list[Attempt]] = {}
+        self._messages: dict[tuple[str, int], Message] = {}
+        self._recoveries: dict[tuple[str, int], Recovery] = {}
+        self._held: dict[str, dict[int, tuple[str, int]]] = defaultdict(dict)  # open, by handle
+        self._terms: dict[str, Term] = {}
+        self._events: list[Event] = []
+        self._once: set[tuple[str, int]] = set()
+
+    def identity(self) -> str:
+        return self._id
+
+    def close(self) -> None: ...
+
+    def abort(self) -> None: ...
+
+    # -- what tests and simulations look at ------------------------------------
+
+    def attempts(self, task_id: str) -> list[Attempt]:
+        with self._lock:
+            return list(self._attempts.get(key(task_id), ()))
+
+    def recoveries(self, task_id: str) -> list[Recovery]:
+        with self._lock:
+            return [r for (task, _), r in sorted(self._recoveries.items()) if task == key(task_id)]
+
+    def events(self) -> list[Event]:
+        with self._lock:
+            return list(self._events)
+
+    def worker(self, id: str) -> Worker | None:
+        with self._lock:
+            return self._workers.get(id)
+
+    # -- incarnations ---------------------------------------------------------
+
+    def enroll(self, incarnation: Incarnation) -> Fence:
+        one, now = incarnation, self._clock()
+        with self._lock:
+            if one.id not in self._workers:
+                self._workers[one.id] = Worker(
+                    one.id, storable(one.hostname), storable(one.scope), storable(one.host),
+                    storable(one.boot_id), one.pid_namespace, one.pid, one.pid_start, 0, 0, one.lease_ms,
+                    one.heartbeat_ms, WorkerState.ALIVE, 0, 1, now, now, None, False, {},
+                    _plain(one.about), {},
+                )  # fmt: skip
+            self._event(now, "worker_enrolled", actor=storable(one.hostname), incarnation=one.id, seq=0)
+        return Fence(one.id, 1)
+
+    def replace_recorder(self, fence: Fence) -> Fence | None:
+        with self._lock:
+            if not self._holds(fence):
+                return None
+            self._change(fence.incarnation, generation=fence.generation + 1)
+            return Fence(fence.incarnation, fence.generation + 1)
+
+    def renew(self, fence: Fence, pulse: Pulse) -> bool:
+        with self._lock:
+            if not self._holds(fence):
+                return False
+            self._change(
+                fence.incarnation,
+                counter=self._workers[fence.incarnation].counter + 1,
+                recorder_pid=pulse.recorder_pid,
+                recorder_start=pulse.recorder_start,
+                pulse=_plain({"loop_age_ms": pulse.loop_age_ms, **pulse.detail}),
+                seen_at=self._clock(),
+            )
+            return True
+
+    def alive(self) -> list[Worker]:
+        with self._lock:
+            return self._sorted(w for w in self._workers.values() if w.state is WorkerState.ALIVE)
+
+    def uncleared(self) -> list[Worker]:
+        with self._lock:
+            return self._sorted(
+                w for w in self._workers.values() if w.state is not WorkerState.ALIVE and not w.cleared
+            )
+
+    def running_processes(self, id: str) -> list[tuple[int, int]]:
+        with self._lock:
+            attempts = [self._at(*place) for place in self._held[id].values()]
+        return list({(a.pid, a.pid_start) for a in attempts if a.pid and a.pid_start is not None})
+
+    def declare_lost(self, id: str, counter: int, *, by: str, evidence: dict[str, Any]) -> bool:
+        with self._lock:
+            worker = self._workers.get(id)
+            if worker is None or worker.state is not WorkerState.ALIVE or worker.counter != counter:
+                return False
+            return self._end(id, WorkerState.LOST, by, evidence)
+
+    def declare_own_loss(self, fence: Fence, *, evidence: dict[str, Any]) -> bool:
+        with self._lock:
+            held = self._holds(fence)
+            return held and self._end(fence.incarnation, WorkerState.LOST, "witness", evidence)
+
+    def say_goodbye(self, fence: Fence, *, reason: str) -> bool:
+        with self._lock:
+            held = self._holds(fence)
+            return held and self._end(fence.incarnation, WorkerState.GONE, "worker", {"reason": reason})
+
+    def _end(self, id: str, state: WorkerState, by: str, evidence: dict[str, Any]) -> bool:
+        now = self._clock()
+        self._change(id, state=state, ended_at=now, evidence=_plain({**evidence, "by": by}))
+        self._event(now, f"worker_{state}", actor=by, incarnation=id, data=evidence)
+        return True
+
+    def _holds(self, fence: Fence) -> bool:
+        worker = self._workers.get(fence.incarnation)
+        return (
+            worker is not None and worker.state is WorkerState.ALIVE and worker.generation == fence.generation
+        )
+
+    def _change(self, id: str, **changes: Any) -> None:
+        self._workers[id] = replace(self._workers[id], **changes)
+
+    def _sorted(self, workers: Iterator[Worker]) -> list[Worker]:
+        return sorted(workers, key=lambda w: (w.started_at, w.id))
+
+    # -- the way of an attempt ------------------------------------------------
+
+    def record(
+        self, fence: Fence, records: Sequence[Record], *, renewing: Collection[str] = ()
+    ) -> list[Answer]:
+        records = [storable_record(record) for record in records]
+        with self._lock:
+            if not self._holds(fence):
+                self._keep_late(fence, records)
+                raise Fenced(f"incarnation {fence.incarnation} or its recorder's generation is over")
+            answers = [self._apply(fence.incarnation, r, renewing) for r in records]
+        return [answer for answer in answers if answer]
+
+    def _keep_late(self, fence: Fence, records: Sequence[Record]) -> None:
+        worker = self._workers.get(fence.incarnation)
+        if worker is not None and worker.state is WorkerState.ALIVE:
+            return
+        for record in records:
+            if isinstance(record, Finish) and self._closed_by(fence.incarnation, record) != record.seq:
+                self._late(fence.incarnation, record, "its incarnation was fenced")
+
+    def _apply(self, me: str, record: Record, renewing: Collection[str]) -> Answer | None:
+        match record:
+            case Claim():
+                return self._claim(me, record, renewing)
+            case Start():
+                self._start(me, record)
+            case Finish():
+                return self._finish(me, record)
+            case ChildLost():
+                return self._child_lost(me, record)
+            case Note():
+                at = self._clock() - record.age_ms
+                self._event(
+                    at, record.kind, actor="worker", task_id=record.task_id, incarnation=me,
+                    seq=record.seq, data=record.data,
+                )  # fmt: skip
+        return None
+
+    # -- claims ---------------------------------------------------------------
+
+    def _claim(self, me: str, claim: Claim, renewing: Collection[str]) -> Answer:
+        before = [
+            a for a in self._attempts.get(claim.task_id, ()) if (a.incarnation, a.seq) == (me, claim.seq)
+        ]
+        if before:
+            return Answer(claim.seq, "granted", before[0].number)
+        for event in self._events if (me, claim.seq) in self._once else ():
+            if (event.incarnation, event.seq, event.kind) == (me, claim.seq, "refused"):
+                return Answer(claim.seq, "refused", event.number or 0, event.data["reason"])
+        same = [a for a in self._attempts.get(claim.task_id, ()) if a.message_id == claim.message_id]
+        latest = same[-1] if same else None
+        decision = rule(
+            self._latest(latest, me, renewing) if latest else None,
+            redelivered=claim.redelivered,
+            identified=claim.identified,
+            newer=latest is None or claim.seq > latest.seq,
+        )
+        return self._carry_out(me, claim, decision, latest)
+
+    def _latest(self, attempt: Attempt, me: str, renewing: Collection[str]) -> Latest:
+        recovery = self._recoveries.get((attempt.task_id, attempt.number))
+        moved = attempt.incarnation in renewing
+        return Latest(
+            number=attempt.number,
+            state=attempt.state,
+            owner=Owner.SELF if attempt.incarnation == me else Owner.RENEWING if moved else Owner.UNJUDGED,
+            dispatched=attempt.dispatched,
+            kept=self._kept(attempt.task_id, attempt.number),
+            on_lost=attempt.on_lost,
+            ran=attempt.counted,
+            losses=recovery.losses if recovery else 0,
+            loss_budget=attempt.loss_budget,
+            recovery=recovery.state if recovery else None,
+            verdict=recovery.verdict if recovery else None,
+        )
+
+    def _carry_out(self, me: str, claim: Claim, decision: Decision, latest: Attempt | None) -> Answer:
+        if decision.ruling is Ruling.GRANT:
+            return Answer(claim.seq, "granted", self._grant(me, claim, latest))
+        if decision.ruling is Ruling.REGRANT and latest:
+            del self._held[me][latest.seq]
+            self._set(latest, seq=claim.seq, tag=claim.tag, dispatched=claim.dispatched)
+            self._held[me][claim.seq] = (latest.task_id, latest.number)
+            return Answer(claim.seq, "granted", latest.number)
+        if decision.ruling is Ruling.REFUSE and latest:
+            return self._refuse(me, claim, decision.reason, latest)
+        return Answer(claim.seq, decision.ruling.value, 0, decision.reason)
+
+    def _grant(self, me: str, claim: Claim, latest: Attempt | None) -> int:
+        recovery = self._recoveries.get((latest.task_id, latest.number)) if latest else None
+        if recovery and recovery.state is not RecoveryState.DONE:
+            self._overtake(me, recovery)
+        known = self._attempts.setdefault(claim.task_id, [])
+        number, message = len(known) + 1, claim.message
+        known.append(
+            Attempt(
+                claim.task_id, number, claim.message_id, claim.name, claim.queue, me, claim.seq,
+                State.CLAIMED, claim.acks_late, claim.dispatched, claim.redelivered, claim.retries,
+                claim.tag, False, None, None, claim.on_lost, claim.loss_budget,
+                self._clock() - claim.age_ms, None, None, None, None, False, None, message.size,
+                message.why_not,
+            )
+        )  # fmt: skip
+        self._messages[claim.task_id, number] = message
+        self._held[me][claim.seq] = (claim.task_id, number)
+        if latest and latest.state is State.LOST and message.body is not None:
+            self._messages.pop((latest.task_id, latest.number), None)
+        return number
+
+    def _overtake(self, me: str, recovery: Recovery) -> None:
+        now = self._clock()
+        verdict = recovery.verdict or VerdictKind.REDELIVERED
+        reason = recovery.reason or "the broker delivered its message again"
+        self._move(
+            recovery,
+            state=RecoveryState.DONE,
+            verdict=verdict,
+            reason=reason,
+            done_at=now,
+            decided_by=recovery.decided_by or "gate",
+            decided_at=recovery.decided_at or now,
+        )
+        if recovery.verdict is None:
+            self._verdict_event(
+                now, recovery, verdict, reason, "gate", {"claimed_by": me, **recovery.evidence}
+            )
+
+    def _refuse(self, me: str, claim: Claim, reason: str, latest: Attempt) -> Answer:
+        if latest.state is State.RUNNING:
+            if self._workers[latest.incarnation].state is not WorkerState.ALIVE:
+                return Answer(claim.seq, "parked", 0, "its registry rows keep moving")
+            self._set(latest, copy_refused=True)
+        self._event(
+            self._clock() - claim.age_ms, "refused", actor="gate", task_id=claim.task_id,
+            number=latest.number, incarnation=me, seq=claim.seq,
+            data={"reason": reason, "redelivered": claim.redelivered},
+        )  # fmt: skip
+        return Answer(claim.seq, "refused", latest.number, reason)
+
+    # -- starts, finishes, losses ---------------------------------------------
+
+    def _open(self, me: str, record: Start | Finish | ChildLost) -> Attempt | None:
+        place = self._held[me].get(record.claim_seq)
+        return self._at(*place) if place and place[0] == record.task_id else None
+
+    def _start(self, me: str, start: Start) -> None:
+        attempt = self._open(me, start)
+        if attempt is None or attempt.state is not State.CLAIMED:
+            return
+        if start.pid:
+            self._set(
+                attempt, state=State.RUNNING, dispatched=True, pid=start.pid, pid_start=start.pid_start,
+                started_at=self._clock() - start.age_ms,
+            )  # fmt: skip
+        else:
+            self._set(attempt, dispatched=True)
+
+    def _finish(self, me: str, finish: Finish) -> Answer:
+        attempt = self._open(me, finish)
+        if attempt is None:
+            if self._closed_by(me, finish) == finish.seq:
+                return Answer(finish.seq, "closed")
+            self._late(me, finish, "the attempt was closed before")
+            return Answer(finish.seq, "late")
+        at = self._clock() - finish.age_ms
+        began = None if finish.runtime_ms is None else at - finish.runtime_ms
+        self._set(
+            attempt, state=finish.state, reason=finish.reason, runtime_ms=finish.runtime_ms,
+            finished_at=at, closed_seq=finish.seq, pid=finish.pid if attempt.pid is None else attempt.pid,
+            started_at=began if attempt.started_at is None else attempt.started_at,
+        )  # fmt: skip
+        del self._held[me][finish.claim_seq]
+        self._messages.pop((attempt.task_id, attempt.number), None)
+        return Answer(finish.seq, "closed")
+
+    def _child_lost(self, me: str, loss: ChildLost) -> Answer:
+        attempt = self._open(me, loss)
+        if attempt is not None:
+            cause = "child" if loss.counted else "shutdown"
+            self._lose(attempt, loss.seq, loss.counted, cause, "worker", loss.evidence)
+        known = attempt is not None or self._closed_by(me, loss) == loss.seq
+        return Answer(loss.seq, "lost" if known else "late")
+
+    def _closed_by(self, me: str, record: Finish | ChildLost) -> int | None:
+        for attempt in self._attempts.get(record.task_id, ()):
+            if (attempt.incarnation, attempt.seq) == (me, record.claim_seq):
+                return attempt.closed_seq
+        return None
+
+    def _late(self, me: str, finish: Finish, why: str) -> None:
+        self._event(
+            self._clock() - finish.age_ms, "late_finish", actor="worker", task_id=finish.task_id,
+            incarnation=me, seq=finish.seq,
+            data={"state": finish.state, "reason": finish.reason, "why": why,
+                  "runtime_ms": finish.runtime_ms},
+        )  # fmt: skip
+
+    # -- losses and recoveries ------------------------------------------------
+
+    def close_lost(self, id: str, *, by: str, limit: int = 500) -> Closed:
+        with self._lock:
+            owner = self._workers.get(id)
+            if owner is None or owner.state is WorkerState.ALIVE:
+                return Closed((), False)
+            crashed = owner.state is WorkerState.LOST
+            cause = "worker" if crashed else "shutdown"
+            evidence = {"worker": owner.hostname, **owner.evidence}
+            picked = [self._at(*place) for _, place in sorted(self._held[id].items())[:limit]]
+            for attempt in picked:
+                ran = attempt.state is State.RUNNING or attempt.dispatched
+                self._lose(attempt, None, ran and crashed, cause, by, evidence)
+            if not self._held[id]:
+                self._change(id, cleared=True)
+            return Closed(tuple(a.task_id for a in picked), bool(self._held[id]))
+
+    def _lose(
+        self, attempt: Attempt, closing: int | None, counted: bool, cause: str, by: str,
+        evidence: dict[str, Any],
+    ) -> None:  # fmt: skip
+        now, task = self._clock(), attempt.task_id
+        del self._held[attempt.incarnation][attempt.seq]
+        self._set(
+            attempt, state=State.LOST, finished_at=now, closed_seq=closing, counted=counted,
+            reason=f"lost: {cause}",
+        )  # fmt: skip
+        recovered = [r.number for r in self.recoveries(task) if r.verdict is VerdictKind.RECOVER]
+        numbers = range(max(recovered, default=0) + 1, attempt.number + 1)
+        losses = sum(a.counted and a.number in numbers for a in self._attempts[task])
+        scope = self._workers[attempt.incarnation].scope
+        self._recoveries[task, attempt.number] = Recovery(
+            task, attempt.number, attempt.message_id, attempt.name, scope, RecoveryState.PENDING, 1,
+            cause, losses, None, None, _plain(evidence), None, None, now, None, None, None, None,
+        )  # fmt: skip
+        self._event(
+            now, "lost", actor=by, task_id=task, number=attempt.number,
+            incarnation=attempt.incarnation, data=evidence,
+        )  # fmt: skip
+
+    def take_cases(self, courier: str, scope: str, *, limit: int) -> list[Case]:
+        with self._lock:
+            now = self._clock()
+            found = [r for r in self._recoveries.values() if r.scope == scope and self._free(r, now)]
+            found.sort(key=lambda r: (r.created_at, r.task_id, r.number))
+            taken = [self._move(r, courier=courier, due_at=now + CASE_MS) for r in found[:limit]]
+            return [case for r in taken if (case := self.case(r.task_id, r.number))]
+
+    def _free(self, recovery: Recovery, now: int) -> bool:
+        if recovery.state not in UNDER_WAY:
+            return False
+        if recovery.due_at is None or recovery.due_at <= now:
+            return True
+        courier = self._workers.get(recovery.courier or "")
+        dead = courier is not None and courier.state is not WorkerState.ALIVE
+        return dead and recovery.state is not RecoveryState.WAITING
+
+    def case(self, task_id: str, number: int) -> Case | None:
+        with self._lock:
+            recovery = self._recoveries.get((key(task_id), number))
+            if recovery is None:
+                return None
+            attempt = self._at(recovery.task_id, number)
+            gone = Message(None, "{}", attempt.message_size, attempt.why_not_kept)
+            seen = [
+                (a.number, a.retries, a.state, r.verdict if r else None)
+                for a in self._attempts[recovery.task_id]
+                for r in [self._recoveries.get((a.task_id, a.number))]
+            ]
+            return Case(
+                recovery,
+                attempt,
+                self._messages.get((recovery.task_id, number), gone),
+                *superseded_or_finished(number, attempt.retries, seen),
+                recovery.state is RecoveryState.WAITING,
+            )
+
+    def decide(
+        self,
+        recovery: Recovery,
+        verdict: VerdictKind,
+        reason: str,
+        evidence: dict[str, Any],
+        *,
+        by: str,
+        due_in_ms: int | None = None,
+    ) -> Recovery | None:
+        state, reason, by = VERDICT_MOVES[verdict], storable(reason), storable(by)
+        if not may_decide(recovery.state, verdict):
+            raise ValueError(f"a recovery that is {recovery.state} cannot be decided as {verdict}")
+        with self._lock:
+            if not self._unmoved(recovery):
+                return None
+            now, over = self._clock(), state is RecoveryState.DONE
+            decided = self._move(
+                recovery, state=state, verdict=verdict, reason=reason, evidence=_plain(evidence),
+                decided_by=by, decided_at=now, due_at=now + (CASE_MS if due_in_ms is None else due_in_ms),
+                done_at=now if over else None,
+            )  # fmt: skip
+            self._verdict_event(now, recovery, verdict, reason, by, evidence)
+            if over and verdict is not VerdictKind.DISCARD:
+                self._messages.pop((recovery.task_id, recovery.number), None)
+            return decided
+
+    def complete(self, recovery: Recovery, *, by: str, data: dict[str, Any]) -> bool:
+        with self._lock:
+            if not self._unmoved(recovery) or recovery.state is not RecoveryState.DECIDED:
+                return False
+            now = self._clock()
+            self._move(recovery, state=RecoveryState.DONE, sent_at=now, done_at=now)
+            self._event(
+                now, "recovered", actor=by, task_id=recovery.task_id, number=recovery.number,
+                data={"action": recovery.verdict, **data},
+            )  # fmt: skip
+            return True
+
+    def give_up_case(self, recovery: Recovery, *, by: str, why: str, due_in_ms: int) -> bool:
+        with self._lock:
+            if not self._unmoved(recovery):
+                return False
+            now = self._clock()
+            changes: dict[str, Any] = {"courier": None, "due_at": now + due_in_ms}
+            if recovery.state is RecoveryState.DECIDED and recovery.verdict is not VerdictKind.RECOVER:
+                changes |= {
+                    "state": RecoveryState.PENDING,
+                    "verdict": None,
+                    "decided_by": None,
+                    "decided_at": None,
+                }
+            self._move(recovery, **changes)
+            self._event(
+                now, "recovery_delayed", actor=by, task_id=recovery.task_id, number=recovery.number,
+                data={"why": why},
+            )  # fmt: skip
+            return True
+
+    def _unmoved(self, seen: Recovery) -> bool:
+        now = self._recoveries.get((seen.task_id, seen.number))
+        return now is not None and (now.version, now.state) == (seen.version, seen.state)
+
+    def _move(self, recovery: Recovery, **changes: Any) -> Recovery:
+        moved = replace(recovery, version=recovery.version + 1, **changes)
+        self._recoveries[recovery.task_id, recovery.number] = moved
+        return moved
+
+    # -- leadership -----------------------------------------------------------
+
+    def term(self, name: str) -> Term | None:
+        with self._lock:
+            return self._terms.get(name)
+
+    def campaign(self, name: str, holder: str, seen: Term | None) -> Term | None:
+        with self._lock:
+            if self._terms.get(name) != seen:
+                return None
+            self._terms[name] = Term(holder, seen.counter + 1 if seen else 1)
+            return self._terms[name]
+
+    # -- a person's verbs -----------------------------------------------------
+
+    def recover(self, task_id: str, *, by: str, reason: str) -> Recovery | None:
+        with self._lock:
+            recovery = self._latest_recovery(task_id)
+            if recovery is None or not recoverable(recovery.state, recovery.verdict):
+                return None
+            if not self._kept(recovery.task_id, recovery.number):
+                return None
+            was = {"was": recovery.state}
+            return self.decide(recovery, VerdictKind.RECOVER, reason, was, by=by)
+
+    def discard(self, task_id: str, *, by: str, reason: str) -> bool:
+        with self._lock:
+            recovery = self._latest_recovery(task_id)
+            if recovery is None or recovery.state not in WAITS_FOR_A_PERSON:
+                return False
+            was = {"was": recovery.state}
+            return self.decide(recovery, VerdictKind.DISCARD, reason, was, by=by) is not None
+
+    def note(
+        self, kind: str, task_id: str | None, number: int | None, actor: str, data: dict[str, Any]
+    ) -> None:
+        with self._lock:
+            task = None if task_id is None else key(task_id)
+            self._event(self._clock(), storable(kind), actor=actor, task_id=task, number=number, data=data)
+
+    def _latest_recovery(self, task_id: str) -> Recovery | None:
+        task = key(task_id)
+        return self._recoveries.get((task, len(self._attempts.get(task, ()))))
+
+    # -- parts ----------------------------------------------------------------
+
+    def _at(self, task_id: str, number: int) -> Attempt:
+        return self._attempts[task_id][number - 1]
+
+    def _set(self, attempt: Attempt, **changes: Any) -> None:
+        self._attempts[attempt.task_id][attempt.number - 1] = replace(attempt, **changes)
+
+    def _kept(self, task_id: str, number: int) -> bool:
+        message = self._messages.get((task_id, number))
+        return message is not None and message.body is not None
+
+    def _event(
+        self,
+        at: int,
+        kind: str,
+        *,
+        actor: str,
+        task_id: str | None = None,
+        number: int | None = None,
+        incarnation: str | None = None,
+        seq: int | None = None,
+        data: dict[str, Any] | None = None,
+    ) -> None:
+        if incarnation is not None and seq is not None:
+            if (incarnation, seq) in self._once:
+                return
+            self._once.add((incarnation, seq))
+        self._events.append(
+            Event(at, kind, task_id, number, incarnation, seq, storable(actor), _plain(data or {}))
+        )
+
+    def _verdict_event(
+        self, now: int, recovery: Recovery, verdict: VerdictKind, reason: str, by: str,
+        evidence: dict[str, Any],
+    ) -> None:  # fmt: skip
+        self._event(
+            now, "verdict", actor=by, task_id=recovery.task_id, number=recovery.number,
+            data={"verdict": verdict, "reason": reason, "evidence": evidence},
+        )  # fmt: skip
+
+
+def _plain(data: dict[str, Any]) -> dict[str, Any]:
+    """The facts as a database would give them back."""
+    plain: dict[str, Any] = json.loads(as_json(data))
+    return plain

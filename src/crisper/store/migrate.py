@@ -1,0 +1,149 @@
+"""Create and upgrade the registry's schema, by Alembic, safely against others doing the same.
+
+Not for the recorder: what it needs is in `crisper.store.version`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import io
+import os
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+
+from crisper.errors import RegistryUnreachable, SchemaMissing, SchemaOutdated
+from crisper.store import version
+from crisper.store.open import driver_url, is_sqlite, open_store, redacted, sqlite_path
+
+#: The key of PostgreSQL's advisory lock: any number, as long as every Crisper takes the same.
+LOCK_KEY = 0x43524953504552
+CONNECT_SECONDS = 10
+
+
+def ensure(url: str) -> None:
+    """What a worker does at start: an embedded registry is made ready, a server's is only checked.
+
+    Raises what `check` raises; on SQLite never `SchemaMissing` and `SchemaOutdated`.
+    """
+    try:
+        check(url)
+    except (SchemaMissing, SchemaOutdated):
+        if not is_sqlite(url):
+            raise
+        upgrade(url)
+
+
+def check(url: str) -> None:
+    """Return if the registry has this Crisper's schema.
+
+    Raises `SchemaMissing`, `SchemaOutdated` or `SchemaTooNew`, each saying what to run,
+    and `RegistryUnreachable`.
+    """
+    if is_sqlite(url) and not sqlite_path(url).exists():
+        version.compare(None, redacted(url))
+    with closing(open_store(url)) as store:
+        version.check_light(store)
+
+
+def upgrade(url: str) -> None:
+    """Create the schema, or bring it up to date; what is up to date stays as it is.
+
+    All or nothing. Any number of processes may do it at once: one does it, the others wait.
+    Raises `SchemaTooNew` and `RegistryUnreachable`.
+    """
+    with _locked_sqlite(url) if is_sqlite(url) else _locked_server(url) as connection:
+        found = MigrationContext.configure(
+            connection, opts={"version_table": version.TABLE}
+        ).get_current_revision()
+        with contextlib.suppress(SchemaMissing, SchemaOutdated):
+            return version.compare(found, redacted(url))
+        config = _config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+def sql(url: str, since: str | None = None) -> str:
+    """The statements of `upgrade` as a script for whoever may run them, from nothing or since a revision.
+
+    Nothing is connected to.
+    """
+    script = io.StringIO()
+    config = _config(output_buffer=script)
+    config.attributes["dialect"] = "sqlite" if is_sqlite(url) else "postgresql"
+    command.upgrade(config, f"{since}:head" if since else "head", sql=True)
+    return script.getvalue()
+
+
+def _config(**options: Any) -> Config:
+    config = Config(**options)
+    config.set_main_option("script_location", "crisper.store:migrations")
+    return config
+
+
+@contextmanager
+def _locked_server(url: str) -> Iterator[sa.Connection]:
+    """A transaction that holds the registry's advisory lock until it ends."""
+    open_store(url).close()  # says in a sentence if the URL or the driver will not do
+    from crisper.store.postgres import connect
+
+    def connection_of_its_own() -> Any:
+        made = connect(driver_url(url), application_name="crisper migrate", connect_timeout=CONNECT_SECONDS)
+        made.autocommit = False
+        return made
+
+    engine = sa.create_engine("postgresql+psycopg://", creator=connection_of_its_own, poolclass=sa.NullPool)
+    try:
+        with engine.begin() as connection:
+            connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK_KEY})
+            yield connection
+    except sa.exc.OperationalError as exc:
+        raise RegistryUnreachable(f"{redacted(url)} does not answer: {exc.orig}") from exc
+
+
+@contextmanager
+def _locked_sqlite(url: str) -> Iterator[sa.Connection]:
+    """A transaction on the file, made if need be, under an exclusive lock beside it.
+
+    SQLite's own lock would not do: turning a new file to write-ahead logging
+    fails at once where two processes do it.
+    """
+    path = sqlite_path(url)
+    try:
+        _make_private(path)
+        with open(os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "rb+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            with _sqlite_engine(path).begin() as connection:
+                yield connection
+    except (OSError, sa.exc.OperationalError) as exc:
+        why = exc.orig if isinstance(exc, sa.exc.OperationalError) else exc
+        raise RegistryUnreachable(f"the registry {path} cannot be made or opened: {why}") from exc
+
+
+def _make_private(path: Path) -> None:
+    """The folders and the file, for their owner only; what exists keeps its mode."""
+    for folder in reversed(path.absolute().parents):
+        if not folder.exists():
+            folder.mkdir(mode=0o700, exist_ok=True)
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+
+def _sqlite_engine(path: Path) -> sa.Engine:
+    from crisper.store.sqlite import connect
+
+    engine = sa.create_engine("sqlite://", creator=lambda: connect(path), poolclass=sa.NullPool)
+
+    @sa.event.listens_for(engine, "begin")
+    def begin(connection: sa.Connection) -> None:
+        # The driver would begin by itself only before DML, so that DDL were not undone with the rest.
+        connection.exec_driver_sql("PRAGMA busy_timeout = 10000")
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine

@@ -1,0 +1,1 @@
+"""Alembic's environment and the registry's revisions; run by `crisper.store.migrate`."""

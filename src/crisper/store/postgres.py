@@ -1,0 +1,148 @@
+"""The registry on PostgreSQL, through psycopg 3."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from psycopg import errors
+from psycopg.conninfo import conninfo_to_dict
+
+from crisper.errors import RegistryUnreachable, SchemaMissing, SettingsError
+from crisper.store.open import redacted
+from crisper.store.sql import Conflict, Row, SqlStore
+
+#: Seconds to reach the server; and, on the server, for one statement or lock.
+#: The client's own watchdog is what one may rely on: a stopped server, or one
+#: whose clock steps back, does not fire its timeouts.
+CONNECT_SECONDS = 3
+SERVER_MS = 4000
+
+
+class PostgresDatabase:
+    share = " FOR SHARE"
+    lock = " FOR UPDATE"
+    skip = " FOR UPDATE SKIP LOCKED"
+
+    def __init__(self, url: str, application_name: str) -> None:
+        self._url = url
+        self._application_name = application_name
+        self._connection: psycopg.Connection[Row] | None = None
+        self.where = redacted(url)
+
+    def now(self) -> str:
+        return "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+
+    @contextmanager
+    def write(self) -> Iterator[None]:
+        connection = self._connect()
+        try:
+            with connection.transaction():
+                yield
+        except (errors.DeadlockDetected, errors.SerializationFailure) as exc:
+            raise Conflict(str(exc)) from exc
+        except errors.UndefinedTable as exc:
+            raise SchemaMissing(f"{self.where} holds no Crisper registry: {exc}") from exc
+        except (psycopg.OperationalError, psycopg.InternalError, psycopg.InterfaceError) as exc:
+            # Internal: a standby that took over the address is read-only, for one.
+            self.close()
+            raise RegistryUnreachable(f"the registry does not answer: {exc}") from exc
+
+    def _connect(self) -> psycopg.Connection[Row]:
+        if self._connection is None or self._connection.closed:
+            self._connection = connect(
+                self._url,
+                application_name=self._application_name,
+                connect_timeout=CONNECT_SECONDS,
+                options=f"-c statement_timeout={SERVER_MS} -c lock_timeout={SERVER_MS}"
+                f" -c idle_in_transaction_session_timeout={SERVER_MS}",
+            )
+        return self._connection
+
+    def _open(self) -> psycopg.Connection[Row]:
+        """The transaction's own connection: a statement on another would be outside of its fence."""
+        if self._connection is None:
+            raise psycopg.InterfaceError("the connection was closed under its transaction")
+        return self._connection
+
+    def has_table(self, name: str) -> bool:
+        return self.rows("SELECT to_regclass(?)", name)[0][0] is not None
+
+    def rows(self, sql: str, *params: Any) -> list[Row]:
+        return self._open().execute(_placed(sql), params).fetchall()
+
+    def run(self, sql: str, *params: Any) -> int:
+        return self._open().execute(_placed(sql), params).rowcount
+
+    def each(self, sql: str, params: Sequence[Row]) -> list[int]:
+        if not params:
+            return []
+        with self._open().cursor() as cursor:
+            cursor.executemany(_placed(sql), params, returning=True)
+            counts = [cursor.rowcount]
+            while cursor.nextset():
+                counts.append(cursor.rowcount)
+        return counts
+
+    def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def abort(self) -> None:
+        """Shut the socket down under a call that hangs; libpq then fails at once."""
+        connection = self._connection
+        if connection is None:
+            return
+        with (
+            contextlib.suppress(OSError, psycopg.Error),
+            socket.socket(fileno=os.dup(connection.fileno())) as peer,
+        ):
+            peer.shutdown(socket.SHUT_RDWR)
+
+
+def connect(
+    url: str, *, application_name: str, connect_timeout: int, options: str = ""
+) -> psycopg.Connection[Row]:
+    """A connection in autocommit mode; `options` are added to those of the URL (a search path, say)."""
+    try:
+        given = conninfo_to_dict(url)
+        readable = url.partition("?")[0].count("@") <= 1
+    except psycopg.ProgrammingError:
+        readable = False
+    if not readable:
+        # Without the cause: libpq's own words may contain a part of the password.
+        raise SettingsError(
+            f"crisper_registry_url {redacted(url)!r} cannot be read; in a password, characters such as"
+            " / # ? @ [ ] must be percent-encoded"
+        )
+    try:
+        return psycopg.connect(
+            url,
+            autocommit=True,
+            connect_timeout=connect_timeout,
+            application_name=application_name,
+            options=f"{given.get('options') or ''} {options}".strip(),
+        )
+    except psycopg.OperationalError as exc:
+        raise RegistryUnreachable(f"the registry {redacted(url)} cannot be reached: {exc}") from exc
+
+
+def _placed(sql: str) -> bytes:
+    """Statements are written with `?`; psycopg wants `%s`."""
+    placed = _PLACED.get(sql)
+    if placed is None:
+        placed = _PLACED[sql] = sql.replace("?", "%s").encode()
+    return placed
+
+
+_PLACED: dict[str, bytes] = {}
+
+
+def open_postgres(url: str, application_name: str = "crisper") -> SqlStore:
+    return SqlStore(PostgresDatabase(url, application_name))

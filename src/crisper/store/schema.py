@@ -1,0 +1,177 @@
+"""The registry's tables, for migrations and for the questions people ask.
+
+Times are milliseconds of the registry's clock since the epoch, for display
+only: nothing is judged by them. What comes from outside (ids and names of
+tasks, hosts, tags) has no length that a database could refuse: `String` is only
+for words and ids of our own. The recorder's own statements are in
+`store.sql`; it does not import this module, because SQLAlchemy alone would
+take more memory than the whole recorder may.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+metadata = MetaData()
+
+_OPEN = text("state IN ('claimed', 'running')")
+_UNDER_WAY = text("state <> 'done'")
+
+registry = Table(
+    "crisper_registry",
+    metadata,
+    Column("key", String(64), primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+incarnation = Table(
+    "crisper_incarnation",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("hostname", Text, nullable=False),
+    Column("scope", Text, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("boot_id", Text, nullable=False),
+    Column("pid_namespace", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("pid_start", BigInteger, nullable=False),
+    Column("recorder_pid", Integer, nullable=False, server_default="0"),
+    Column("recorder_start", BigInteger, nullable=False, server_default="0"),
+    Column("lease_ms", Integer, nullable=False),
+    Column("heartbeat_ms", Integer, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("counter", BigInteger, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("started_at", BigInteger, nullable=False),
+    Column("seen_at", BigInteger, nullable=False),
+    Column("ended_at", BigInteger),
+    Column("cleared", Boolean, nullable=False),
+    Column("evidence", Text, nullable=False),
+    Column("about", Text, nullable=False),
+    Column("pulse", Text, nullable=False),
+)
+Index(
+    "crisper_incarnation_live",
+    incarnation.c.state,
+    postgresql_where=text("NOT cleared"),
+    sqlite_where=text("NOT cleared"),
+)
+
+attempt = Table(
+    "crisper_attempt",
+    metadata,
+    Column("task_id", Text, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("message_id", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("queue", Text, nullable=False),
+    Column("incarnation", Text, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("acks_late", Boolean, nullable=False),
+    Column("dispatched", Boolean, nullable=False),
+    Column("redelivered", Boolean, nullable=False),
+    Column("retries", Integer, nullable=False),
+    Column("tag", Text, nullable=False),
+    Column("copy_refused", Boolean, nullable=False),
+    Column("pid", BigInteger),
+    Column("pid_start", BigInteger),
+    Column("on_lost", String(16), nullable=False),
+    Column("loss_budget", Integer, nullable=False),
+    Column("received_at", BigInteger, nullable=False),
+    Column("started_at", BigInteger),
+    Column("finished_at", BigInteger),
+    Column("runtime_ms", BigInteger),
+    Column("closed_seq", BigInteger),
+    Column("counted", Boolean, nullable=False),
+    Column("reason", Text),
+    Column("args_preview", Text, nullable=False),
+    Column("kwargs_preview", Text, nullable=False),
+    Column("message_size", BigInteger, nullable=False),
+    Column("why_not_kept", Text),
+    Column("envelope", Text),
+    Column("body", LargeBinary),
+    PrimaryKeyConstraint("task_id", "number"),
+)
+Index(
+    "crisper_attempt_open",
+    attempt.c.incarnation,
+    attempt.c.seq,
+    unique=True,
+    postgresql_where=_OPEN,
+    sqlite_where=_OPEN,
+)
+Index("crisper_attempt_received", attempt.c.received_at)
+
+recovery = Table(
+    "crisper_recovery",
+    metadata,
+    Column("task_id", Text, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("message_id", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("scope", Text, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("cause", String(16), nullable=False),
+    Column("losses", Integer, nullable=False),
+    Column("verdict", String(32)),
+    Column("reason", Text),
+    Column("evidence", Text, nullable=False),
+    Column("courier", Text),
+    Column("decided_by", Text),
+    Column("created_at", BigInteger, nullable=False),
+    Column("decided_at", BigInteger),
+    Column("due_at", BigInteger),
+    Column("sent_at", BigInteger),
+    Column("done_at", BigInteger),
+    PrimaryKeyConstraint("task_id", "number"),
+)
+Index(
+    "crisper_recovery_under_way",
+    recovery.c.scope,
+    recovery.c.created_at,
+    postgresql_where=_UNDER_WAY,
+    sqlite_where=_UNDER_WAY,
+)
+
+event = Table(
+    "crisper_event",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("at", BigInteger, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("task_id", Text),
+    Column("number", Integer),
+    Column("incarnation", Text),
+    Column("seq", BigInteger),
+    Column("actor", Text, nullable=False),
+    Column("data", Text, nullable=False),
+    UniqueConstraint("incarnation", "seq", name="crisper_event_once"),
+    sqlite_autoincrement=True,
+)
+Index("crisper_event_task", event.c.task_id)
+Index("crisper_event_at", event.c.at)
+
+leader = Table(
+    "crisper_leader",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("holder", Text, nullable=False),
+    Column("counter", BigInteger, nullable=False),
+    Column("since", BigInteger, nullable=False),
+)

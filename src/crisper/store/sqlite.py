@@ -1,0 +1,115 @@
+"""The registry in one SQLite file: the embedded default, for one host."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from crisper.errors import RegistryUnreachable
+from crisper.store.sql import Row, SqlStore
+
+#: How long a writer waits for its turn. SQLite's own busy handler starves the
+#: slowest of eight writers; a short one with jittered retries is fair (measured:
+#: docs/performance.md).
+TURN_SECONDS = 5.0
+BUSY_SECONDS = 0.01
+
+
+class SqliteDatabase:
+    share = lock = skip = ""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.where = f"sqlite:///{path}"
+        self._connection: sqlite3.Connection | None = None
+
+    def now(self) -> str:
+        # The file is used by one host, so the host's clock is the registry's.
+        return str(int(time.time() * 1000))
+
+    @contextmanager
+    def write(self) -> Iterator[None]:
+        connection = self._connect()
+        self._begin(connection)
+        try:
+            yield
+            connection.execute("COMMIT")
+        except BaseException as exc:
+            self._roll_back(connection)
+            if isinstance(exc, sqlite3.OperationalError) or type(exc) is sqlite3.DatabaseError:
+                raise RegistryUnreachable(f"{self._path}: {exc}") from exc
+            raise
+
+    def _begin(self, connection: sqlite3.Connection) -> None:
+        """Take the write lock at once: a deferred one fails without waiting when it is upgraded."""
+        give_up = time.monotonic() + TURN_SECONDS
+        while True:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError as exc:
+                busy = exc.sqlite_errorcode in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+                if not busy or time.monotonic() > give_up:
+                    raise RegistryUnreachable(f"{self._path}: {exc}") from exc
+            time.sleep(random.uniform(0.0005, 0.004))
+
+    def _roll_back(self, connection: sqlite3.Connection) -> None:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+
+    def _connect(self) -> sqlite3.Connection:
+        if self._connection is None:
+            self._connection = connect(self._path)
+        return self._connection
+
+    def has_table(self, name: str) -> bool:
+        return bool(self.rows("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", name))
+
+    def rows(self, sql: str, *params: Any) -> list[Row]:
+        return self._connect().execute(sql, params).fetchall()
+
+    def run(self, sql: str, *params: Any) -> int:
+        return self._connect().execute(sql, params).rowcount
+
+    def each(self, sql: str, params: Sequence[Row]) -> list[int]:
+        execute = self._connect().execute
+        return [execute(sql, row).rowcount for row in params]
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def abort(self) -> None:
+        """A local file has no peer that could hang; a busy one gives up by itself."""
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection in autocommit mode: transactions are begun by hand.
+
+    The file must exist: only `store.migrate` makes one, for its owner alone.
+    """
+    try:
+        connection = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode=rw",
+            uri=True,
+            timeout=BUSY_SECONDS,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        connection.execute("PRAGMA busy_timeout = 2000")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
+    except sqlite3.Error as exc:
+        raise RegistryUnreachable(f"{path}: {exc}") from exc
+    return connection
+
+
+def open_sqlite(path: Path) -> SqlStore:
+    return SqlStore(SqliteDatabase(path))

@@ -1,0 +1,46 @@
+"""Which schema the registry has, asked without Alembic: the recorder asks too, and must stay small."""
+
+from __future__ import annotations
+
+from crisper.errors import SchemaMissing, SchemaOutdated, SchemaTooNew
+from crisper.store.sql import SqlStore
+
+TABLE = "crisper_alembic_version"
+
+#: The revision that this Crisper reads and writes: the newest file in `migrations/versions`.
+HEAD_REVISION = "0001"
+
+
+def check_light(store: SqlStore) -> None:
+    """Return if the registry has the schema that this Crisper needs.
+
+    Raises `SchemaMissing`, `SchemaOutdated` or `SchemaTooNew`, each saying what to run,
+    and `RegistryUnreachable`.
+    """
+    compare(revision(store), store.db.where)
+
+
+def revision(store: SqlStore) -> str | None:
+    """The registry's revision, or None if there is none."""
+    with store.db.write():
+        if not store.db.has_table(TABLE):
+            return None
+        rows = store.db.rows(f"SELECT version_num FROM {TABLE}")
+    return str(rows[0][0]) if rows else None
+
+
+def compare(found: str | None, where: str) -> None:
+    """Revisions are numbers, counted up; `where` is the registry's URL without its password."""
+    run = f"CRISPER_REGISTRY_URL='{where}' crisper migrate"
+    if found is None:
+        raise SchemaMissing(f"{where} holds no Crisper registry yet. Create it once, with: {run}")
+    if found < HEAD_REVISION:
+        raise SchemaOutdated(
+            f"the registry at {where} has schema {found}, this Crisper needs {HEAD_REVISION}."
+            f" Upgrade it, with: {run}"
+        )
+    if found > HEAD_REVISION:
+        raise SchemaTooNew(
+            f"the registry at {where} has schema {found}, this Crisper knows {HEAD_REVISION} at most."
+            " Install a newer Crisper here, with: pip install --upgrade celery-crisper"
+        )
