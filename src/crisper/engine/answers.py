@@ -1,0 +1,149 @@
+"""Rows of the registry as the dicts that people's questions are answered with (docs/reference/json.md)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from crisper.core.states import RecoveryState, State, VerdictKind, WorkerState, task_state
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def of_worker(row: Any, now: int) -> dict[str, Any]:
+    about = _read(row.about)
+    about = about if isinstance(about, dict) else {}
+    suspect = row.state == WorkerState.ALIVE.value and row.seen_at < now - row.lease_ms / 2
+    return {
+        "id": row.id,
+        "hostname": row.hostname,
+        "host": row.host,
+        "pid": row.pid,
+        "state": "suspect" if suspect else row.state,
+        "started_at": iso(row.started_at),
+        "seen_at": iso(row.seen_at),
+        "ended_at": iso(row.ended_at),
+        "open_attempts": row.open_attempts,
+        "queues": about.get("queues") or [],
+        "pool": about.get("pool"),
+        "concurrency": about.get("concurrency"),
+        "version": about.get("crisper"),
+        "evidence": _read(row.evidence),
+    }
+
+
+def of_task(row: Any) -> dict[str, Any]:
+    return {
+        "task_id": row.task_id,
+        "name": row.name,
+        "state": _state(row.state, row.recovery_state, row.verdict),
+        "attempt": row.number,
+        "worker": row.worker,
+        "queue": row.queue,
+        "received_at": iso(row.received_at),
+        "started_at": iso(row.started_at),
+        "finished_at": iso(row.finished_at),
+    }
+
+
+def _state(state: str, recovery_state: str | None, verdict: str | None) -> str:
+    return task_state(
+        State(state),
+        RecoveryState(recovery_state) if recovery_state else None,
+        VerdictKind(verdict) if verdict else None,
+    )
+
+
+def of_story(attempts: Sequence[Any], recoveries: Iterable[Any], events: Iterable[Any]) -> dict[str, Any]:
+    latest = attempts[-1]
+    of_number = {row.number: row for row in recoveries}
+    its = of_number.get(latest.number)
+    told = [of_event(row, _number(row, attempts)) for row in events]
+    return {
+        "task_id": latest.task_id,
+        "name": latest.name,
+        "state": _state(latest.state, its.state if its else None, its.verdict if its else None),
+        "args_preview": _read(latest.args_preview),
+        "kwargs_preview": _read(latest.kwargs_preview),
+        "attempts": [_of_attempt(row) for row in attempts],
+        "verdicts": [_of_verdict(one) for one in told if one["kind"] == "verdict"],
+        "recoveries": [
+            {"attempt": row.number, "action": row.verdict, "state": row.state, "sent_at": iso(row.sent_at)}
+            for row in of_number.values()
+        ],
+        "events": told,
+    }
+
+
+def _number(row: Any, attempts: Sequence[Any]) -> int | None:
+    """The attempt an event is about. A loss is written under its claim's number, negated; other records
+    of a worker only name the worker, which says enough if it held the task once."""
+    if row.number is not None or row.incarnation is None:
+        return None if row.number is None else int(row.number)
+    held = [one for one in attempts if one.incarnation == row.incarnation]
+    if row.kind == "lost":
+        held = [one for one in held if one.seq == -(row.seq or 0)] or held
+    return held[0].number if len(held) == 1 else None
+
+
+def _of_attempt(row: Any) -> dict[str, Any]:
+    return {
+        "number": row.number,
+        "state": row.state,
+        "worker": row.worker,
+        "pid": row.pid,
+        "received_at": iso(row.received_at),
+        "started_at": iso(row.started_at),
+        "finished_at": iso(row.finished_at),
+        "runtime": None if row.runtime_ms is None else row.runtime_ms / 1000,
+        "reason": row.reason,
+    }
+
+
+def _of_verdict(told: dict[str, Any]) -> dict[str, Any]:
+    data = told["data"] if isinstance(told["data"], dict) else {}
+    return {
+        "attempt": told["attempt"],
+        "verdict": data.get("verdict"),
+        "reason": data.get("reason"),
+        "evidence": data.get("evidence") or {},
+        "decided_by": told["actor"],
+        "decided_at": told["at"],
+    }
+
+
+def of_event(row: Any, number: int | None) -> dict[str, Any]:
+    return {
+        "at": iso(row.at),
+        "kind": row.kind,
+        "attempt": number,
+        "worker": row.worker,
+        "actor": row.actor,
+        "data": _read(row.data),
+    }
+
+
+# -- values ------------------------------------------------------------------
+
+
+def iso(ms: int | None) -> str | None:
+    """`2025-03-09T03:12:01.120Z`; None for no time, and for one that no calendar has."""
+    if ms is None:
+        return None
+    try:
+        moment = _EPOCH + timedelta(milliseconds=ms)
+    except OverflowError:
+        return None
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+
+
+def _read(text: str | None) -> Any:
+    """Stored JSON as a value, or the text itself where it is none."""
+    if text is None:
+        return None
+    try:
+        return json.loads(text, parse_constant=str)
+    except (ValueError, RecursionError):
+        return text

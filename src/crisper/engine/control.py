@@ -1,0 +1,136 @@
+"""What a person may do to a task: recover it, or discard it. Each id is answered on its own.
+
+The store decides by compare-and-set; the sentences here say what it did, or why it did not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from crisper.core.model import Recovery
+from crisper.core.states import OPEN, WAITS_FOR_A_PERSON, RecoveryState, State, VerdictKind
+from crisper.engine.survey import Survey
+from crisper.store.base import Store
+
+
+class Outcome(StrEnum):
+    """What became of one id."""
+
+    DONE = "done"
+    NOT_FOUND = "not_found"
+    NOT_POSSIBLE = "not_possible"  # its message is not kept, or there is nothing to do
+    REFUSED = "refused"  # it could run twice, or be lost, by it
+    UNREACHABLE = "unreachable"  # decided, but the broker did not take it; a live worker tries again
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What became of one id, and the sentence that says so."""
+
+    task_id: str
+    outcome: Outcome
+    reason: str
+    attempt: int | None = None
+    recovery: Recovery | None = None  # decided, and not yet carried out
+
+
+Answer = tuple[Outcome, str]
+_Act = Callable[[str, int], Done | None]
+_YES: Answer = (Outcome.DONE, "")
+_MOVED = "it moved while this was decided; look at it again"
+
+
+def recover(store: Store, survey: Survey, task_ids: Iterable[str], *, by: str, reason: str) -> list[Done]:
+    """Decide that the kept message of each is sent again. Who calls this carries the decisions out."""
+
+    def act(task_id: str, number: int) -> Done | None:
+        recovery = store.recover(task_id, by=by, reason=reason)
+        if recovery is None:
+            return None
+        return Done(task_id, Outcome.DONE, "is sent again", recovery.number, recovery)
+
+    return [_one(survey, task_id, may_recover, act) for task_id in _unique(task_ids)]
+
+
+def discard(store: Store, survey: Survey, task_ids: Iterable[str], *, by: str, reason: str) -> list[Done]:
+    """Close each for good. Its message is kept until it is pruned, so that `recover` can undo it."""
+
+    def act(task_id: str, number: int) -> Done | None:
+        if not store.discard(task_id, by=by, reason=reason):
+            return None
+        return Done(task_id, Outcome.DONE, "is closed for good", number)
+
+    return [_one(survey, task_id, may_discard, act) for task_id in _unique(task_ids)]
+
+
+def would(survey: Survey, task_ids: Iterable[str], may: Callable[[dict[str, Any]], Answer]) -> list[Done]:
+    """What `recover` or `discard` would answer now; nothing is written."""
+    return [
+        _one(survey, task_id, may, lambda id, number: Done(id, Outcome.DONE, "", number))
+        for task_id in _unique(task_ids)
+    ]
+
+
+def _unique(task_ids: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(task_ids))
+
+
+def _one(survey: Survey, task_id: str, may: Callable[[dict[str, Any]], Answer], act: _Act) -> Done:
+    standing = survey.standing(task_id)
+    if standing is None:
+        return Done(task_id, Outcome.NOT_FOUND, "no task of that id is on record")
+    number = int(standing["attempt"])
+    outcome, why = may(standing)
+    if outcome is not Outcome.DONE:
+        return Done(task_id, outcome, why, number)
+    return act(task_id, number) or Done(task_id, Outcome.REFUSED, _MOVED, number)
+
+
+def may_recover(standing: dict[str, Any]) -> Answer:
+    """Whether a task's message may be sent again, from `Survey.standing`."""
+    return _unless_lost(standing) or _unless_decided(standing) or _unless_kept(standing) or _YES
+
+
+def may_discard(standing: dict[str, Any]) -> Answer:
+    """Whether a task may be closed for good, from `Survey.standing`."""
+    if standing["recovery"] in WAITS_FOR_A_PERSON:
+        return _YES
+    if standing["verdict"] == VerdictKind.DISCARD and standing["recovery"] == RecoveryState.DONE:
+        return Outcome.NOT_POSSIBLE, "it is discarded already"
+    return _unless_lost(standing) or (
+        Outcome.REFUSED,
+        f"only a quarantined or held task can be discarded, and this one is {standing['state']}",
+    )
+
+
+def _unless_lost(standing: dict[str, Any]) -> Answer | None:
+    state = State(standing["attempt_state"])
+    if state is State.LOST:
+        return None
+    if state in OPEN:
+        return Outcome.REFUSED, f"its attempt {standing['attempt']} is {state} on {standing['worker']}"
+    return Outcome.REFUSED, f"it is over: its attempt {standing['attempt']} {_OVER.get(state, f'is {state}')}"
+
+
+_OVER = {State.SUCCEEDED: "succeeded", State.FAILED: "failed by itself", State.RETRIED: "was retried"}
+
+
+def _unless_decided(standing: dict[str, Any]) -> Answer | None:
+    recovery, verdict = standing["recovery"], standing["verdict"]
+    if recovery in WAITS_FOR_A_PERSON:
+        return None
+    if recovery == RecoveryState.DONE:
+        if verdict in (VerdictKind.FAIL, VerdictKind.DISCARD):
+            return None
+        return Outcome.REFUSED, f"its recovery is done: {standing['reason'] or verdict}"
+    return Outcome.REFUSED, "Crisper is recovering it already"
+
+
+def _unless_kept(standing: dict[str, Any]) -> Answer | None:
+    if standing["kept"]:
+        return None
+    why = standing["why_not_kept"] or "it was pruned"
+    return Outcome.NOT_POSSIBLE, f"its message is not kept ({why}), so it cannot be sent again"

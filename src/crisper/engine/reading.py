@@ -1,0 +1,142 @@
+"""Reading the registry through SQLAlchemy: one read-only snapshot for each question."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import quote
+
+from sqlalchemy import Connection, Engine, NullPool, create_engine, event, inspect, make_url, text
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from crisper.errors import RegistryError, RegistryUnreachable, SettingsError
+from crisper.store.open import is_sqlite, open_store, redacted, sqlite_path
+from crisper.store.version import TABLE, compare
+
+#: Seconds to reach the server, and for one statement of a question. People's
+#: questions may scan history, so they have longer than the recorder's writes;
+#: past `HANGS` the socket is shut under a server that is stopped.
+CONNECT_SECONDS = 5
+STATEMENT_SECONDS = 8
+HANGS_SECONDS = 12.0
+
+_QUERY_CANCELED = "57014"
+
+
+class Reading:
+    """One registry, read from any number of threads. Nothing can be written through it."""
+
+    def __init__(self, url: str, *, application_name: str, hangs_after: float = HANGS_SECONDS) -> None:
+        try:
+            open_store(url).close()  # connects to nothing; says what is wrong with the URL
+            self.where = redacted(url)
+            self._engine = _sqlite(url) if is_sqlite(url) else _postgres(url, application_name)
+        except (ValueError, SQLAlchemyError):
+            raise SettingsError(
+                "crisper_registry_url is not a URL: use postgresql://user@host/database"
+                " or sqlite:////path/registry.db"
+            ) from None
+        self._url, self._hangs_after = url, hangs_after
+        self.schema: str | None = None  # its revision, once it was read
+
+    @property
+    def dialect(self) -> str:
+        return self._engine.dialect.name
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """One transaction that sees one state of the registry.
+
+        Raises `RegistryUnreachable` when the database does not answer in time, and
+        `SchemaMissing`, `SchemaOutdated` or `SchemaTooNew`, each saying what to run.
+        """
+        if is_sqlite(self._url) and not sqlite_path(self._url).is_file():
+            compare(None, self.where)
+        try:
+            with self._engine.connect() as connection, _deadline(connection, self._hangs_after):
+                if self.dialect == "postgresql":
+                    connection.execute(text(f"SET LOCAL statement_timeout = '{STATEMENT_SECONDS}s'"))
+                self._check(connection)
+                yield connection
+        except DBAPIError as exc:
+            raise self._said(exc) from exc
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def _check(self, connection: Connection) -> None:
+        if self.schema is not None:
+            return
+        found = None
+        if inspect(connection).has_table(TABLE):
+            found = connection.execute(text(f"SELECT version_num FROM {TABLE}")).scalar()
+        compare(found, self.where)
+        self.schema = found
+
+    def _said(self, exc: DBAPIError) -> RegistryError:
+        if getattr(exc.orig, "sqlstate", None) == _QUERY_CANCELED:
+            return RegistryError(
+                f"the question took longer than {STATEMENT_SECONDS} s. Narrow it, for example with --state"
+            )
+        words = str(exc.orig).strip().splitlines() or [type(exc.orig).__name__]
+        return RegistryUnreachable(
+            f"the registry at {self.where} cannot be read: {words[0]}."
+            " Check crisper_registry_url (or --registry), and that its server is up."
+        )
+
+
+def _sqlite(url: str) -> Engine:
+    """Opened for writing, because a WAL file's readers write its index; never created, never written."""
+    path = sqlite_path(url)
+
+    def connect() -> sqlite3.Connection:
+        # Autocommit, so that the transaction is begun by hand and spans every statement.
+        connection = sqlite3.connect(
+            f"file:{quote(str(path.absolute()))}?mode=rw",
+            uri=True,
+            isolation_level=None,
+            timeout=STATEMENT_SECONDS,
+        )
+        connection.execute("PRAGMA query_only = ON")
+        return connection
+
+    engine = create_engine("sqlite://", creator=connect, poolclass=NullPool)
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
+    return engine
+
+
+def _postgres(url: str, application_name: str) -> Engine:
+    # A connection for each question: one from a pool may have died in it, and asking it hangs.
+    return create_engine(
+        make_url(url).set(drivername="postgresql+psycopg"),
+        poolclass=NullPool,
+        connect_args={"connect_timeout": CONNECT_SECONDS, "application_name": application_name},
+        execution_options={"isolation_level": "REPEATABLE READ", "postgresql_readonly": True},
+    )
+
+
+@contextmanager
+def _deadline(connection: Connection, seconds: float) -> Iterator[None]:
+    """A server's own timeout does not fire while it is stopped: shut the socket under the call."""
+    driver: Any = connection.connection.driver_connection
+    if not hasattr(driver, "fileno"):
+        yield
+        return
+
+    def shut() -> None:
+        with contextlib.suppress(Exception), socket.socket(fileno=os.dup(driver.fileno())) as peer:
+            peer.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(seconds, shut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

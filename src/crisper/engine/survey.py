@@ -1,0 +1,360 @@
+"""The questions people ask of the registry. Answers are plain dicts (docs/reference/json.md).
+
+Nothing is decided by these answers: they show times, and times are only for people.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Select, and_, func, literal_column, or_, select, tuple_
+
+from crisper.core.states import (
+    BRINGS_BACK,
+    OPEN,
+    UNDER_WAY,
+    WAITS_FOR_A_PERSON,
+    RecoveryState,
+    State,
+    WorkerState,
+)
+from crisper.core.text import storable
+from crisper.engine.answers import iso, of_event, of_story, of_task, of_worker
+from crisper.engine.filters import (
+    Filters,
+    bounded,
+    conditions,
+    cursor_of,
+    equals,
+    event_of,
+    is_task,
+    place_of,
+)
+from crisper.engine.reading import HANGS_SECONDS, Reading
+from crisper.store.schema import attempt, event, incarnation, leader, recovery, registry
+
+DAY_MS = 86_400_000
+
+#: One task's story is cut to its newest so many attempts and events.
+STORY_MOST = 1000
+
+#: A prefix of a task id shorter than this names nothing.
+SHORTEST_PREFIX = 6
+
+_NOW = {
+    "postgresql": "(extract(epoch FROM clock_timestamp()) * 1000)::bigint",
+    # The file is used by one host, so the host's clock is the registry's.
+    "sqlite": "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
+}
+
+_LATEST_RECOVERY = and_(recovery.c.task_id == attempt.c.task_id, recovery.c.number == attempt.c.number)
+_HOSTNAME = func.coalesce(incarnation.c.hostname, attempt.c.incarnation).label("worker")
+
+
+class Survey:
+    """Read-only, from any thread; every question is one snapshot of the registry.
+
+    All of them raise `RegistryUnreachable`, `SchemaMissing`, `SchemaOutdated` or `SchemaTooNew`.
+    """
+
+    def __init__(
+        self, url: str, *, application_name: str = "crisper survey", hangs_after: float = HANGS_SECONDS
+    ) -> None:
+        self._reading = Reading(url, application_name=application_name, hangs_after=hangs_after)
+
+    def close(self) -> None:
+        self._reading.close()
+
+    def status(self) -> dict[str, Any]:
+        """One screen: counts, and who sweeps."""
+        with self._reading.snapshot() as connection:
+            now = self._now(connection)
+            return {
+                "registry": self._registry(connection, now),
+                "workers": _worker_counts(connection, now),
+                "attempts": _open_counts(connection),
+                "tasks": _task_counts(connection, now - DAY_MS),
+                "sweeper": _sweeper(connection),
+            }
+
+    def workers(self, *, everything: bool = False, limit: int = 1000) -> dict[str, Any]:
+        """Incarnations, the living first; those that ended over a day ago only if asked for `everything`."""
+        with self._reading.snapshot() as connection:
+            now = self._now(connection)
+            open_attempts = (
+                select(attempt.c.incarnation, func.count().label("open"))
+                .where(attempt.c.state.in_(sorted(OPEN)))
+                .group_by(attempt.c.incarnation)
+                .subquery()
+            )
+            alive = incarnation.c.state == WorkerState.ALIVE.value
+            question = (
+                select(incarnation, func.coalesce(open_attempts.c.open, 0).label("open_attempts"))
+                .join(open_attempts, open_attempts.c.incarnation == incarnation.c.id, isouter=True)
+                .order_by(alive.desc(), incarnation.c.started_at.desc(), incarnation.c.id)
+                .limit(bounded(limit))
+            )
+            if not everything:
+                recent = incarnation.c.ended_at > now - DAY_MS
+                question = question.where(or_(alive, recent, incarnation.c.cleared.is_(False)))
+            return {"workers": [of_worker(row, now) for row in connection.execute(question)]}
+
+    def tasks(
+        self, filters: Filters | None = None, *, limit: int = 50, cursor: str | None = None
+    ) -> dict[str, Any]:
+        """Tasks by their latest attempt, the newest first; `next` continues where this page ended.
+
+        Raises `BadQuestion` for a state, limit or cursor that makes no sense.
+        """
+        with self._reading.snapshot() as connection:
+            wanted = conditions(filters or Filters(), self._now(connection), self._reading.dialect)
+            if cursor is not None:
+                wanted.append(tuple_(attempt.c.received_at, attempt.c.task_id) < tuple_(*place_of(cursor)))
+            question = (
+                _tasks()
+                .where(*wanted)
+                .order_by(attempt.c.received_at.desc(), attempt.c.task_id.desc())
+                .limit(bounded(limit) + 1)
+            )
+            rows = connection.execute(question).all()
+        more = len(rows) > limit
+        rows = rows[:limit]
+        return {
+            "tasks": [of_task(row) for row in rows],
+            "next": cursor_of(rows[-1].received_at, rows[-1].task_id) if more else None,
+        }
+
+    def task(self, task_id: str) -> dict[str, Any] | None:
+        """All that is on record of one task; None if nothing is."""
+        with self._reading.snapshot() as connection:
+            attempts = _attempts(connection, task_id)
+            if not attempts:
+                return None
+            recoveries = connection.execute(
+                select(recovery).where(is_task(recovery.c.task_id, task_id)).order_by(recovery.c.number)
+            ).all()
+            events = connection.execute(
+                _events()
+                .where(is_task(event.c.task_id, task_id))
+                .order_by(event.c.id.desc())
+                .limit(STORY_MOST)
+            ).all()[::-1]
+        return of_story(attempts, recoveries, events)
+
+    def standing(self, task_id: str) -> dict[str, Any] | None:
+        """What decides whether a person may recover or discard a task; None if it is not on record."""
+        question = (
+            _tasks()
+            .add_columns(
+                attempt.c.why_not_kept,
+                attempt.c.body.is_not(None).label("kept"),
+                recovery.c.reason.label("recovery_reason"),
+            )
+            .where(is_task(attempt.c.task_id, task_id))
+        )
+        with self._reading.snapshot() as connection:
+            row = connection.execute(question).first()
+        if row is None:
+            return None
+        return {
+            **of_task(row),
+            "attempt_state": row.state,
+            "recovery": row.recovery_state,
+            "verdict": row.verdict,
+            "reason": row.recovery_reason,
+            "kept": bool(row.kept),
+            "why_not_kept": row.why_not_kept,
+        }
+
+    def ids_like(self, prefix: str, *, limit: int = 5) -> list[str]:
+        """Task ids that begin with `prefix`, which has at least `SHORTEST_PREFIX` characters."""
+        prefix = storable(prefix)
+        if len(prefix) < SHORTEST_PREFIX:
+            return []
+        begins = func.substr(attempt.c.task_id, 1, len(prefix)) == prefix
+        question = select(attempt.c.task_id).where(begins).distinct().limit(bounded(limit))
+        with self._reading.snapshot() as connection:
+            return sorted(connection.execute(question).scalars())
+
+    def events(
+        self,
+        *,
+        task_id: str | None = None,
+        kinds: Iterable[str] = (),
+        limit: int = 100,
+        after: str | None = None,
+    ) -> dict[str, Any]:
+        """Events in the order in which they were written; `next` asks for those after the last of these."""
+        wanted: list[ColumnElement[bool]] = []
+        if task_id is not None:
+            wanted.append(is_task(event.c.task_id, task_id))
+        if kinds := tuple(kinds):
+            wanted.append(or_(*(equals(event.c.kind, kind) for kind in kinds)))
+        if after is not None:
+            wanted.append(event.c.id > event_of(after))
+        question = _events().where(*wanted).order_by(event.c.id).limit(bounded(limit))
+        with self._reading.snapshot() as connection:
+            rows = connection.execute(question).all()
+        return {
+            "events": [{"task_id": row.task_id, **of_event(row, row.number)} for row in rows],
+            "next": cursor_of(rows[-1].id) if rows else after,
+        }
+
+    # -- parts ----------------------------------------------------------------
+
+    def _now(self, connection: Connection) -> int:
+        return int(connection.execute(select(literal_column(_NOW[self._reading.dialect]))).scalar_one())
+
+    def _registry(self, connection: Connection, now: int) -> dict[str, Any]:
+        known = {row.key: row.value for row in connection.execute(select(registry))}
+        return {
+            "id": known.get("id"),
+            "url": self._reading.where,
+            "database": self._reading.dialect,
+            "schema": self._reading.schema,
+            "now": iso(now),
+        }
+
+
+# -- status ------------------------------------------------------------------
+
+
+def _suspect_before(now: int) -> ColumnElement[bool]:
+    return incarnation.c.seen_at < now - incarnation.c.lease_ms / 2
+
+
+def _worker_counts(connection: Connection, now: int) -> dict[str, int]:
+    counts = dict(_counted(connection, incarnation.c.state))
+    alive = incarnation.c.state == WorkerState.ALIVE.value
+    suspect = connection.execute(select(func.count()).where(alive, _suspect_before(now))).scalar_one()
+    return {
+        "alive": counts.get(WorkerState.ALIVE.value, 0) - suspect,
+        "suspect": suspect,
+        "lost": counts.get(WorkerState.LOST.value, 0),
+        "gone": counts.get(WorkerState.GONE.value, 0),
+    }
+
+
+def _open_counts(connection: Connection) -> dict[str, int]:
+    counts = _counted(connection, attempt.c.state, attempt.c.state.in_(sorted(OPEN)))
+    return {state.value: counts.get(state.value, 0) for state in (State.CLAIMED, State.RUNNING)}
+
+
+def _task_counts(connection: Connection, since: int) -> dict[str, int]:
+    later = attempt.alias()
+    latest = ~(
+        select(later.c.number)
+        .where(later.c.task_id == recovery.c.task_id, later.c.number > recovery.c.number)
+        .exists()
+    )
+    waiting = _counted(connection, recovery.c.state, recovery.c.state.in_(sorted(WAITS_FOR_A_PERSON)), latest)
+    tasks = func.count(recovery.c.task_id.distinct())
+    lost = select(tasks).where(recovery.c.created_at >= since)
+    brought_back = select(tasks).where(
+        recovery.c.state == RecoveryState.DONE.value,
+        recovery.c.verdict.in_(sorted(BRINGS_BACK)),
+        recovery.c.done_at >= since,
+    )
+    return {
+        "quarantined": waiting.get(RecoveryState.QUARANTINED.value, 0),
+        "held": waiting.get(RecoveryState.HELD.value, 0),
+        "lost_24h": connection.execute(lost).scalar_one(),
+        "recovered_24h": connection.execute(brought_back).scalar_one(),
+    }
+
+
+def _sweeper(connection: Connection) -> dict[str, Any]:
+    """Who leads, and what is left to do."""
+    question = (
+        select(leader.c.holder, leader.c.since, incarnation.c.hostname, incarnation.c.state)
+        .join(incarnation, incarnation.c.id == leader.c.holder, isouter=True)
+        .where(leader.c.name == "sweeper")
+    )
+    row = connection.execute(question).first()
+    under_way = select(func.count()).where(recovery.c.state.in_(sorted(UNDER_WAY)))
+    uncleared = select(func.count()).where(
+        incarnation.c.state != WorkerState.ALIVE.value, incarnation.c.cleared.is_(False)
+    )
+    return {
+        "leader": row.holder if row else None,
+        "worker": row.hostname if row else None,
+        "state": row.state if row else None,
+        "since": iso(row.since) if row else None,
+        "workers_to_clear": connection.execute(uncleared).scalar_one(),
+        "recoveries_under_way": connection.execute(under_way).scalar_one(),
+    }
+
+
+def _counted(
+    connection: Connection, column: ColumnElement[str], *wanted: ColumnElement[bool]
+) -> Mapping[str, int]:
+    rows = connection.execute(select(column, func.count()).where(*wanted).group_by(column))
+    return {str(word): int(count) for word, count in rows}
+
+
+# -- tasks -------------------------------------------------------------------
+
+
+def _tasks() -> Select[Any]:
+    """The latest attempt of each task, with its recovery."""
+    later = attempt.alias()
+    superseded = (
+        select(later.c.number)
+        .where(later.c.task_id == attempt.c.task_id, later.c.number > attempt.c.number)
+        .exists()
+    )
+    return (
+        select(
+            *(
+                attempt.c.task_id,
+                attempt.c.name,
+                attempt.c.state,
+                attempt.c.number,
+                attempt.c.queue,
+                _HOSTNAME,
+            ),
+            *(attempt.c.received_at, attempt.c.started_at, attempt.c.finished_at),
+            recovery.c.state.label("recovery_state"),
+            recovery.c.verdict,
+        )
+        .join(recovery, _LATEST_RECOVERY, isouter=True)
+        .join(incarnation, incarnation.c.id == attempt.c.incarnation, isouter=True)
+        .where(~superseded)
+    )
+
+
+# -- one task ----------------------------------------------------------------
+
+
+def _attempts(connection: Connection, task_id: str) -> Sequence[Any]:
+    question = (
+        select(
+            *(
+                attempt.c.task_id,
+                attempt.c.number,
+                attempt.c.name,
+                attempt.c.state,
+                attempt.c.pid,
+                attempt.c.reason,
+            ),
+            *(attempt.c.received_at, attempt.c.started_at, attempt.c.finished_at, attempt.c.runtime_ms),
+            *(
+                attempt.c.incarnation,
+                attempt.c.seq,
+                attempt.c.args_preview,
+                attempt.c.kwargs_preview,
+                _HOSTNAME,
+            ),
+        )
+        .join(incarnation, incarnation.c.id == attempt.c.incarnation, isouter=True)
+        .where(is_task(attempt.c.task_id, task_id))
+        .order_by(attempt.c.number.desc())
+        .limit(STORY_MOST)
+    )
+    return connection.execute(question).all()[::-1]
+
+
+def _events() -> Select[Any]:
+    worker = func.coalesce(incarnation.c.hostname, event.c.incarnation).label("worker")
+    return select(event, worker).join(incarnation, incarnation.c.id == event.c.incarnation, isouter=True)

@@ -1,0 +1,23 @@
+"""The engine acts on real stores, those of the store's own contract."""
+
+from __future__ import annotations
+
+from tests.store.conftest import (
+    memory_registry,
+    migrated_postgres,
+    postgres_registry,
+    registry,
+    shared,
+    sqlite_registry,
+    sqlite_template,
+)
+
+__all__ = [
+    "memory_registry",
+    "migrated_postgres",
+    "postgres_registry",
+    "registry",
+    "shared",
+    "sqlite_registry",
+    "sqlite_template",
+]
