@@ -1,0 +1,184 @@
+"""The recorder's second thread and second connection: heartbeat, sweep, the courier's verbs.
+
+It never waits for the writer and the writer never waits for it, so a long sweep
+costs no task anything and a burst of tasks costs no lease anything.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from crisper.core.model import Fence
+from crisper.core.model import Pulse as Beating
+from crisper.core.states import VerdictKind
+from crisper.engine.deadline import Watchdog
+from crisper.engine.heartbeat import Beat, Heartbeat
+from crisper.engine.sweeper import Sweeper
+from crisper.errors import CrisperError, RegistryUnreachable
+from crisper.recorder import wire
+from crisper.recorder.cases import case_to_wire, recovery_from_wire, recovery_to_wire
+from crisper.recorder.host import ThisHost
+from crisper.store.base import Store
+from crisper.store.sql import CASE_MS
+
+#: Cases handed to a courier at a time.
+CASES = 50
+
+
+class PulseThread(threading.Thread):
+    """Ticks until stopped. `tell` is called with items for the parent, from this thread."""
+
+    def __init__(
+        self,
+        store: Store,
+        fence: Fence,
+        hello: dict[str, Any],
+        *,
+        watchdog: Watchdog,
+        parent_stopped: Callable[[], bool],
+        beating: Callable[[], Beating],
+        tell: Callable[[tuple[Any, ...]], None],
+    ) -> None:
+        super().__init__(name="crisper-pulse", daemon=True)
+        self._store, self._fence, self._watchdog, self._tell = store, fence, watchdog, tell
+        self._scope: str = hello["incarnation"]["scope"]
+        self._interval: float = hello["heartbeat"]
+        self._sweep_interval: float = hello["sweep"]
+        self._wants_cases: bool = hello["courier"]
+        self._heartbeat = Heartbeat(
+            store,
+            fence,
+            lease=hello["lease"],
+            interval=self._interval,
+            parent_stopped=parent_stopped,
+            pulse=beating,
+        )
+        self._sweeper = Sweeper(
+            store,
+            fence.incarnation,
+            lease=hello["lease"],
+            host=ThisHost(),
+            warn=lambda sentence: tell((wire.LOG, "warning", sentence)),
+        )
+        self._asks: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()
+        self._in_hand, self._handed_at = 0, 0.0
+        self._stopped = threading.Event()
+        self._unreachable_since: float | None = None
+        self.renewing: frozenset[str] = frozenset()
+
+    def ask(self, item: tuple[Any, ...]) -> None:
+        """A courier's verb, `(ask, reference, verb, arguments)`; answered by `told`."""
+        self._asks.put(item)
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._asks.put(None)
+
+    def trusted(self) -> bool:
+        return self._heartbeat.trusted()
+
+    def run(self) -> None:
+        beat_at = sweep_at = time.monotonic()
+        while not self._stopped.is_set():
+            now = time.monotonic()
+            if now >= beat_at:
+                reached = self._guarded(self._beat)
+                beat_at = now + (self._interval if reached else min(1.0, self._interval))
+            if now >= sweep_at:
+                self._guarded(self._sweep)
+                sweep_at = now + self._sweep_interval
+            self._answer_asks(min(beat_at, sweep_at))
+
+    # -- one pass of each -----------------------------------------------------
+
+    def _beat(self) -> None:
+        if self._heartbeat.tick() is Beat.FENCED:
+            self._stopped.set()
+            self._tell((wire.FENCED, self._fence.incarnation))
+
+    def _sweep(self) -> None:
+        now = time.monotonic()
+        swept = self._sweeper.tick(now)
+        self.renewing = self._sweeper.renewing(now)
+        for judged in swept.declared:
+            self._tell((wire.LOG, "warning", f"declared {judged.worker} lost: {judged.how}"))
+        # A courier that has not come back in that time has lost its cases to others anyway.
+        overdue = now - self._handed_at > CASE_MS / 1000
+        if self._wants_cases and (self._in_hand == 0 or overdue):
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        cases = self._store.take_cases(self._fence.incarnation, self._scope, limit=CASES)
+        if cases:
+            self._in_hand, self._handed_at = len(cases), time.monotonic()
+            self._tell((wire.CASES, [case_to_wire(case) for case in cases]))
+
+    # -- the courier's verbs --------------------------------------------------
+
+    def _answer_asks(self, until: float) -> None:
+        while not self._stopped.is_set():
+            left = until - time.monotonic()
+            if left <= 0:
+                return
+            try:
+                item = self._asks.get(timeout=left)
+            except queue.Empty:
+                return
+            if item is not None:
+                self._guarded(lambda item=item: self._answer(item))  # type: ignore[misc]
+
+    def _answer(self, item: tuple[Any, ...]) -> None:
+        _, reference, verb, arguments = item
+        try:
+            with self._watchdog.call(self._store):
+                result = self._ask(verb, arguments)
+        except CrisperError as exc:
+            self._tell((wire.TOLD, reference, False, f"{type(exc).__name__}: {exc}"))
+        else:
+            self._tell((wire.TOLD, reference, True, result))
+
+    def _ask(self, verb: str, arguments: dict[str, Any]) -> Any:
+        if verb == "ready":  # the courier has done all its cases
+            self._in_hand = 0
+            self._hand_over()
+            return None
+        recovery = recovery_from_wire(arguments.pop("recovery"))
+        if verb == "decide":
+            decided = self._store.decide(
+                recovery,
+                VerdictKind(arguments["verdict"]),
+                arguments["reason"],
+                arguments["evidence"],
+                by=arguments["by"],
+                due_in_ms=arguments["due_in_ms"],
+            )
+            return None if decided is None else recovery_to_wire(decided)
+        if verb == "complete":
+            return self._store.complete(recovery, **arguments)
+        return self._store.give_up_case(recovery, **arguments)
+
+    # -- trouble --------------------------------------------------------------
+
+    def _guarded(self, step: Callable[[], None]) -> bool:
+        """Our trouble is never the worker's: it is told, once with its cause, and tried again."""
+        try:
+            with self._watchdog.call(self._store):
+                step()
+        except RegistryUnreachable as exc:
+            if self._unreachable_since is None:
+                self._unreachable_since = time.monotonic()
+                self._tell((wire.LOG, "error", f"{exc}"))
+            return False
+        except Exception:
+            self._tell((wire.LOG, "error", f"pulse: {traceback.format_exc(limit=6)}"))
+            return False
+        if self._unreachable_since is not None:
+            away = time.monotonic() - self._unreachable_since
+            self._tell((wire.LOG, "warning", f"the registry answers again after {away:.1f} s"))
+            self._unreachable_since = None
+        return True

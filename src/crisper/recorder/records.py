@@ -1,0 +1,106 @@
+"""From items on the wire to the records that the writer takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from crisper.core.message import Kept, pack
+from crisper.core.model import ChildLost, Claim, Finish, Note, Record, Start
+from crisper.core.preview import preview_message
+from crisper.core.states import OnLost, State
+from crisper.recorder import wire
+
+
+class Reader:
+    """Builds records; previews and packing happen here, off the worker's loop."""
+
+    def __init__(self, *, preview_bytes: int, redact: tuple[str, ...], max_message_bytes: int) -> None:
+        self._preview_bytes, self._redact = preview_bytes, redact
+        self._max_message_bytes = max_message_bytes
+
+    def read(self, item: tuple[Any, ...]) -> tuple[int, Record]:
+        """`(when, record)`, `when` in milliseconds of the host's monotonic clock."""
+        kind, at, *fields = item
+        match kind:
+            case wire.CLAIM:
+                return at, self._claim(*fields)
+            case wire.START:
+                return at, Start(*fields)
+            case wire.FINISH:
+                seq, claim_seq, task_id, state, reason, runtime_ms = fields
+                return at, Finish(seq, claim_seq, task_id, State(state), reason, runtime_ms)
+            case wire.CHILD_LOST:
+                return at, ChildLost(*fields)
+            case wire.NOTE:
+                return at, Note(*fields)
+        raise ValueError(f"unknown item on the wire: {kind!r}")
+
+    def _claim(
+        self,
+        seq: int,
+        task_id: str,
+        message_id: str,
+        identified: bool,
+        name: str,
+        queue: str,
+        retries: int,
+        redelivered: bool,
+        acks_late: bool,
+        dispatched: bool,
+        tag: str,
+        on_lost: str,
+        loss_budget: int,
+        body: bytes | str,
+        content_type: str | None,
+        content_encoding: str | None,
+        headers: dict[str, Any],
+        properties: dict[str, Any],
+        exchange: str,
+        routing_key: str,
+    ) -> Claim:
+        args, kwargs = preview_message(
+            body,
+            content_type or "",
+            content_encoding or "",
+            limit_bytes=self._preview_bytes,
+            redact=self._redact,
+        )
+        kept = Kept(body, content_type, content_encoding, headers, properties, exchange, routing_key)
+        return Claim(
+            seq=seq,
+            task_id=task_id,
+            message_id=message_id,
+            identified=identified,
+            name=name,
+            queue=queue,
+            retries=retries,
+            redelivered=redelivered,
+            acks_late=acks_late,
+            dispatched=dispatched,
+            tag=tag,
+            on_lost=OnLost(on_lost),
+            loss_budget=loss_budget,
+            message=pack(kept, limit=self._max_message_bytes),
+            args_preview=args,
+            kwargs_preview=kwargs,
+        )
+
+
+#: Celery's word for how a body ended, in the words of the registry.
+_SAID = {
+    "SUCCESS": State.SUCCEEDED,
+    "FAILURE": State.FAILED,
+    "RETRY": State.RETRIED,
+    "REVOKED": State.REVOKED,
+    "IGNORED": State.SUCCEEDED,
+    "REJECTED": State.REJECTED,
+}
+
+
+def read_word(item: tuple[Any, ...]) -> Finish | None:
+    """A child's datagram `(w, claim seq, task id, state, runtime in ms)` as an outcome."""
+    _, claim_seq, task_id, said, runtime_ms = item
+    state = _SAID.get(said)
+    if state is None:
+        return None
+    return Finish(-claim_seq, claim_seq, task_id, state, "its process said so itself", runtime_ms)

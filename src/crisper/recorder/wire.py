@@ -1,0 +1,93 @@
+"""The wire between a worker's parent and its recorder.
+
+A frame is four bytes of length and a marshalled list of tuples; the first item
+of each names it. Both ends are the same interpreter, so the marshal format is
+one and the same (measured for one claim: marshal 1.5 µs to write and 2.4 µs to
+read, JSON 5.3 and 3.9, and JSON cannot carry bytes). Nothing from outside ever
+reaches `loads`: the socket pair is private to the two.
+
+Parent to recorder                      Recorder to parent
+    hello   who it works for                ready   generation
+    c s f l n   records, below              fatal   sentence, exit code
+    x       a parked claim is dropped       a       durable up to, answers that say more
+    t       the loop's tick                 fenced  the incarnation
+    ask     the courier's verbs             told    the answers to them
+    bye     clean goodbye                   cases   recoveries for the courier
+                                            log     level, sentence
+"""
+
+from __future__ import annotations
+
+import marshal
+import struct
+from collections.abc import Iterator
+from datetime import datetime
+from decimal import Decimal
+from enum import Enum
+from typing import Any
+
+HEADER = struct.Struct("<I")
+
+HELLO, BYE, TICK, DROP, ASK = "hello", "bye", "t", "x", "ask"
+CLAIM, START, FINISH, CHILD_LOST, NOTE = "c", "s", "f", "l", "n"
+READY, FATAL, ANSWERS, FENCED, TOLD, CASES, LOG = "ready", "fatal", "a", "fenced", "told", "cases", "log"
+#: Datagrams from a pool child.
+WORD, CHILD = "w", "k"
+
+
+def frame(items: list[Any]) -> bytes:
+    """One frame. Values that marshal does not know are made plain first."""
+    try:
+        data = marshal.dumps(items)
+    except ValueError:
+        data = marshal.dumps(plain(items))
+    return HEADER.pack(len(data)) + data
+
+
+class Inbox:
+    """Bytes in, whole items out."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Any]:
+        buffer = self._buffer
+        buffer += data
+        start = 0
+        while len(buffer) - start >= HEADER.size:
+            (length,) = HEADER.unpack_from(buffer, start)
+            end = start + HEADER.size + length
+            if len(buffer) < end:
+                break
+            with memoryview(buffer)[start + HEADER.size : end] as whole:
+                items = marshal.loads(whole)
+            start = end
+            yield from items
+        del buffer[:start]
+
+
+def plain(value: Any) -> Any:
+    """The value in types that marshal knows; what it cannot say it names."""
+    if value is None or type(value) in (bool, int, float, str, bytes):
+        return value
+    if isinstance(value, Enum):
+        return plain(value.value)
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value)
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return tuple(map(plain, value))
+    if isinstance(value, (list, set, frozenset)):
+        return [plain(item) for item in value]
+    if isinstance(value, datetime):
+        return {"__datetime__": value.isoformat()}
+    if isinstance(value, Decimal):
+        return {"__decimal__": str(value)}
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return bytes(value)
+    return repr(value)
