@@ -1,0 +1,26 @@
+"""What each broker can be asked and told about a lost attempt's message."""
+
+from __future__ import annotations
+
+from celery import Celery
+
+from crisper.celery.brokers.base import Broker
+
+
+def broker_of(app: Celery) -> Broker:
+    """The broker of this app, over a connection of its own."""
+    connection = app.connection_for_write()
+    driver = connection.transport.driver_type
+    if driver == "redis":
+        from crisper.celery.brokers.redis import RedisBroker
+
+        return RedisBroker(app, connection)
+    if driver == "amqp":
+        from crisper.celery.brokers.amqp import AmqpBroker
+
+        return AmqpBroker(app, connection)
+    if driver == "filesystem":
+        from crisper.celery.brokers.filesystem import FilesystemBroker
+
+        return FilesystemBroker(app, connection)
+    return Broker(app, connection)

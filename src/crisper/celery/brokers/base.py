@@ -1,0 +1,52 @@
+"""A broker that forgets what it has delivered: filesystem, SQLAlchemy, memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Celery
+
+from crisper.core.message import Kept
+from crisper.core.model import Attempt, Recovery
+from crisper.core.verdict import InBroker
+
+
+class Broker:
+    """Used by one courier thread; its connection is its own."""
+
+    def __init__(self, app: Celery, connection: Any) -> None:
+        self.app, self.connection = app, connection
+
+    def find(self, attempt: Attempt, recovery: Recovery) -> InBroker:
+        """Where the message of a lost attempt is."""
+        return InBroker.NEVER
+
+    def hand_back(self, attempt: Attempt) -> bool:
+        """Make the broker deliver the held message again, at once; False if it moved."""
+        return False
+
+    def resend(self, message: Kept, attempt: Attempt) -> None:
+        """Publish the kept message again: same id, headers, properties and body, byte for byte."""
+        exchange, routing_key = self.target(message, attempt)
+        properties = {k: v for k, v in message.properties.items() if k != "headers" and v is not None}
+        with self.app.amqp.Producer(self.connection, auto_declare=False) as producer:
+            producer.publish(
+                message.body,
+                exchange=exchange,
+                routing_key=routing_key,
+                headers=message.headers,
+                content_type=message.content_type,
+                content_encoding=message.content_encoding,
+                retry=True,
+                retry_policy={"max_retries": 3, "interval_start": 0.1, "interval_max": 1},
+                **{k: v for k, v in properties.items() if k not in ("content_type", "content_encoding")},
+            )
+
+    def target(self, message: Kept, attempt: Attempt) -> tuple[str, str]:
+        """To the queue it came from, where it is known: its exchange may feed others too."""
+        if attempt.queue and attempt.queue in self.app.amqp.queues:
+            return "", self.app.amqp.queues[attempt.queue].name
+        return message.exchange, message.routing_key
+
+    def close(self) -> None:
+        self.connection.release()

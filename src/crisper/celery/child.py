@@ -1,0 +1,83 @@
+"""The pool child's side: its own word about how a body ended. It speaks to no database."""
+
+from __future__ import annotations
+
+import contextlib
+import marshal
+import os
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from celery import current_task, signals
+
+from crisper.celery.link import Link
+from crisper.recorder import wire
+
+
+@dataclass(frozen=True, slots=True)
+class CurrentAttempt:
+    """The attempt that is running here."""
+
+    task_id: str
+    number: int
+
+
+def current() -> CurrentAttempt | None:
+    """See `crisper.current_attempt`."""
+    request = getattr(current_task, "request", None)
+    known = getattr(request, "crisper", None)
+    return CurrentAttempt(str(request.id), int(known[1])) if request and known else None
+
+
+class Child:
+    """Connected in the parent, so that every forked child has it."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._started: dict[str, float] = {}
+
+    def connect(self) -> None:
+        signals.worker_process_init.connect(self._born, weak=False)
+        signals.task_prerun.connect(self._begins, weak=False)
+        signals.task_postrun.connect(self._ended, weak=False)
+
+    def disconnect(self) -> None:
+        signals.worker_process_init.disconnect(self._born)
+        signals.task_prerun.disconnect(self._begins)
+        signals.task_postrun.disconnect(self._ended)
+
+    def _born(self, **kwargs: Any) -> None:
+        """A child was forked: let go of the parent's wire, and tell the recorder of us."""
+        if os.getpid() == self._link.pid:
+            return
+        self._link.forget_in_child()
+        self._send((wire.CHILD, os.getpid()))
+
+    def _begins(self, task_id: str | None = None, **kwargs: Any) -> None:
+        if os.getpid() != self._link.pid and task_id:
+            self._started[task_id] = time.monotonic()
+
+    def _ended(self, task_id: str | None = None, task: Any = None, state: Any = None, **kwargs: Any) -> None:
+        """The result is stored; the parent has not heard of it yet, and may never."""
+        if os.getpid() == self._link.pid or not task_id:
+            return
+        began = self._started.pop(task_id, time.monotonic())
+        known = getattr(getattr(task, "request", None), "crisper", None)
+        if not known:
+            return
+        said = "REJECTED" if state == "FAILURE" and _goes_back(task) else state
+        runtime_ms = int((time.monotonic() - began) * 1000)
+        self._send((wire.WORD, known[0], task_id, str(said), runtime_ms))
+
+    def _send(self, item: tuple[Any, ...]) -> None:
+        # A full buffer costs this evidence, never the task.
+        with contextlib.suppress(OSError, ValueError):
+            self._link.words.send(marshal.dumps(item))
+
+
+def _goes_back(task: Any) -> bool:
+    """Whether Celery will reject the message of a failure instead of acknowledging it."""
+    acks = getattr(task, "acks_on_failure", None)
+    acks = task.acks_on_failure_or_timeout if acks is None else acks
+    return bool(task.acks_late and not acks)

@@ -1,0 +1,690 @@
+"""What this worker holds: every delivery from its claim to its acknowledgement.
+
+One `Held` per attempt. Everything that touches Celery's pool, its semaphore or
+the consumer happens on the loop's own thread.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+import zlib
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Any
+
+from celery.exceptions import TaskRevokedError
+from celery.utils.log import get_logger
+from celery.worker import state as worker_state
+
+from crisper.celery.link import Item, Link, monotonic_ms
+from crisper.core.states import OnLost, State
+from crisper.recorder import wire
+from crisper.settings import Settings
+
+logger = get_logger(__name__)
+
+MESSAGE_ID_HEADER = "crisper_message_id"
+#: Seconds before a delivery that could not be answered goes back to the broker.
+PUT_BACK_SECONDS = 5.0
+#: Where a claim's item holds `dispatched` (see `Deliveries._claim_item`).
+_DISPATCHED = 11
+
+
+class Stage(StrEnum):
+    ASKED = "asked"
+    GRANTED = "granted"
+    PARKED = "parked"
+    UNANSWERABLE = "unanswerable"  # not on record; it goes back to the broker
+    DISPATCHED = "dispatched"
+    DROPPED = "dropped"  # its delivery is somebody else's by now
+    CLOSED = "closed"
+
+
+class Held:
+    """One delivery and its attempt."""
+
+    __slots__ = (
+        "accepted", "acks_late", "asked_at", "finish_seq", "generation", "has_slot", "message_id",
+        "muted", "number", "pool", "put_back_at", "request", "seq", "stage", "task_id", "wants_to_run",
+    )  # fmt: skip
+
+    def __init__(self, seq: int, request: Any, message_id: str, generation: int) -> None:
+        self.seq, self.request, self.message_id = seq, request, message_id
+        self.task_id: str = request.id
+        self.acks_late: bool = request.task.acks_late
+        self.generation = generation  # of the broker connection
+        self.stage = Stage.ASKED
+        self.number = 1
+        self.pool: Any = None
+        self.has_slot = False  # of the pool's semaphore, while it waits for its answer
+        self.wants_to_run = False  # Celery asked to run it while it was parked
+        self.accepted = False
+        self.finish_seq = 0
+        self.muted = False  # fenced: nothing it says counts
+        self.asked_at = time.monotonic()
+        self.put_back_at: float | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return self.stage in (Stage.GRANTED, Stage.DISPATCHED)
+
+
+class Deliveries:
+    """The parent's view of its attempts. See `crisper.celery.request` for who calls what."""
+
+    def __init__(self, worker: Any, link: Link, settings: Settings) -> None:
+        self.worker, self.link, self.settings = worker, link, settings
+        self.generation = 0
+        self.errors = 0  # of our own, counted and shown
+        self.refused = 0
+        self.on_cases: Callable[[list[dict[str, Any]]], None] = lambda cases: None
+        self.on_told: Callable[[Item], None] = lambda item: None
+        self.on_fatal: Callable[[str, int], None] = lambda sentence, code: None
+        self.on_fenced: Callable[[], None] = lambda: None
+        self._by_seq: dict[int, Held] = {}
+        self._by_message: dict[str, Held] = {}
+        self._lost: dict[int, tuple[Held, Callable[[str], None]]] = {}
+        self._queues: dict[tuple[str, str], str] = {}
+        self._dispatcher: _Dispatcher | None = None
+        self._asking: dict[int, Held] = {}  # claims without an answer, in their order
+        self._receiving = threading.RLock()
+        self.ready = False
+        self.incarnation = ""  # whose attempts these are
+
+    # -- claiming -------------------------------------------------------------
+
+    def claim(self, request: Any) -> Held:
+        """A message was received: claim it, or let what we hold of it adopt the new delivery."""
+        headers = request.message.headers or {}
+        message_id = headers.get(MESSAGE_ID_HEADER) or _looks(request)
+        holder = self._by_message.get(message_id)
+        if holder is not None and not holder.muted:
+            return self._redelivered(holder, request)
+        with self.link.in_order:
+            seq = self.link.number()
+            held = Held(seq, request, message_id, self.generation)
+            self._by_seq[seq] = self._by_message[message_id] = self._asking[seq] = held
+            self.link.record(seq, self._claim_item(held, headers))
+        self._maybe_flush()
+        return held
+
+    def _claim_item(self, held: Held, headers: dict[str, Any]) -> Any:
+        request, message = held.request, held.request.message
+        info = message.delivery_info or {}
+        exchange, routing_key = info.get("exchange") or "", info.get("routing_key") or ""
+        task = request.task
+        policy = getattr(task, "crisper", None) or {}
+        early_pool = not held.acks_late and not self._uses_slots()
+        return [
+            wire.CLAIM,
+            monotonic_ms(),
+            held.seq,
+            held.task_id,
+            held.message_id,
+            MESSAGE_ID_HEADER in headers,
+            request.type,
+            self._queue(info, exchange, routing_key),
+            headers.get("retries") or 0,
+            bool(info.get("redelivered")),
+            held.acks_late,
+            early_pool,  # index _DISPATCHED: no slot will tell us later that it began
+            str(message.delivery_tag),
+            _on_lost(policy.get("on_lost", self.settings.on_lost), held.acks_late),
+            int(policy.get("loss_budget", self.settings.loss_budget)),
+            message.body,
+            message.content_type,
+            message.content_encoding,
+            headers,
+            message.properties,
+            exchange,
+            routing_key,
+        ]
+
+    def _queue(self, info: dict[str, Any], exchange: str, routing_key: str) -> str:
+        tag = info.get("consumer_tag")
+        key = (f"tag:{tag}", "") if tag else (exchange, routing_key)
+        name = self._queues.get(key)
+        if name is None:
+            name = self._queues[key] = self._find_queue(tag, exchange, routing_key)
+        return name
+
+    def _find_queue(self, tag: str | None, exchange: str, routing_key: str) -> str:
+        consumer = getattr(self.worker.consumer, "task_consumer", None)
+        for queue_name, active in getattr(consumer, "_active_tags", {}).items():
+            if tag and active == tag:
+                return str(queue_name)
+        for name, declared in self.worker.app.amqp.queues.items():
+            same_exchange = (declared.exchange.name or "") == exchange
+            if same_exchange and (declared.routing_key or name) == routing_key:
+                return str(name)
+        return routing_key
+
+    def _redelivered(self, holder: Held, request: Any) -> Held:
+        """The broker gave us again what we have."""
+        if holder.stage is Stage.DISPATCHED:
+            return self._adopt(holder, request)
+        # Not begun yet: the newer delivery is the one that can still be acknowledged.
+        stale = holder.request
+        if stale is not request:
+            stale._crisper = None
+            stale._crisper_dropped = True
+        if holder.has_slot and holder.generation == self.generation:
+            self._release_slot(holder)
+        holder.has_slot = False
+        holder.request, holder.generation = request, self.generation
+        return holder
+
+    def _adopt(self, holder: Held, request: Any) -> Held:
+        """The running attempt will acknowledge the new delivery."""
+        running = holder.request
+        running._message, running._on_ack, running._on_reject = (
+            request._message,
+            request._on_ack,
+            request._on_reject,
+        )
+        running.acknowledged = False
+        holder.generation = self.generation
+        request._crisper_dropped, request._crisper_instead = True, running
+        self.note("adopted", holder.task_id, {"number": holder.number})
+        return holder
+
+    def _uses_slots(self) -> bool:
+        return getattr(self.worker, "semaphore", None) is not None and self.worker.pool.uses_semaphore
+
+    # -- dispatching ----------------------------------------------------------
+
+    def dispatch(self, held: Held, pool: Any) -> None:
+        """Celery wants the request run: now, or once its claim is durable.
+
+        Raises `TaskRevokedError` where it is not to run: Celery then gives the slot back.
+        """
+        held.pool = pool
+        if self._may_run_now(held):
+            self._to_pool(held)
+        elif self._waits_here():
+            self._await_answer(held)
+
+    def _may_run_now(self, held: Held) -> bool:
+        """Whether to dispatch at once; if not, the answer, which may come on another thread, does."""
+        with self._receiving:
+            if held.stage is Stage.GRANTED:
+                return True
+            if held.stage is Stage.ASKED:
+                held.has_slot = self.settings.recording == "strict"
+                # A slot is free: the body begins as soon as the claim is durable, so the claim says so.
+                if held.has_slot and self._uses_slots():
+                    self.link.amend(held.seq, _DISPATCHED, True)
+                return not held.has_slot
+            held.wants_to_run = held.stage is Stage.PARKED
+        raise TaskRevokedError(held.task_id)
+
+    def _waits_here(self) -> bool:
+        """The solo pool runs the body in this very thread, and without a loop nobody would answer."""
+        return self.worker.hub is None and type(self.worker.pool).__module__.endswith(".solo")
+
+    def _await_answer(self, held: Held) -> None:
+        while held.stage is Stage.ASKED and held.has_slot:
+            self.link.flush()
+            self.link.wait(0.5)
+            self.receive()
+
+    def _to_pool(self, held: Held) -> None:
+        held.has_slot = False
+        held.stage = Stage.DISPATCHED
+        if not held.acks_late:
+            self.link.send((wire.START, monotonic_ms(), held.seq, held.task_id, 0))
+            self._maybe_flush()
+        held.request._request_dict["crisper"] = (held.seq, held.number)
+        held.request._crisper_run(held.pool)
+
+    def _answered_dispatch(self, held: Held) -> None:
+        """A claim was granted while its request waited with a slot."""
+        if self._dispatcher is not None:
+            self._dispatcher.put(held)
+        else:
+            self.run_granted(held)
+
+    def run_granted(self, held: Held) -> None:
+        if held.stage is not Stage.GRANTED or self._closing():
+            return
+        try:
+            self._to_pool(held)
+        except TaskRevokedError:
+            self._release_slot(held)
+        except Exception:
+            self.count_error("dispatching")
+            self._release_slot(held)
+            held.stage = Stage.GRANTED
+            self.put_back(held)
+
+    def _closing(self) -> bool:
+        """The pool takes no more: what is granted and not begun goes back to the broker."""
+        blueprint = self.worker.blueprint
+        return blueprint is not None and blueprint.state != 1  # bootsteps.RUN
+
+    def _release_slot(self, held: Held) -> None:
+        held.has_slot = False
+        release = getattr(self.worker, "_quick_release", None)
+        if release is not None and self._uses_slots():
+            release()
+
+    # -- answers --------------------------------------------------------------
+
+    def receive(self) -> None:
+        """Take in what the recorder said. On the loop's thread; never blocks, never raises."""
+        with self._receiving:
+            for item in self.link.receive():
+                try:
+                    self._take(item)
+                except Exception:
+                    self.count_error(f"taking {item[0]!r}")
+            self.link.run_waiting()
+        self.link.flush()
+
+    def _take(self, item: Item) -> None:
+        match item[0]:
+            case wire.ANSWERS:
+                self._answers(item[1], item[2])
+            case wire.READY:
+                self.ready = True
+            case wire.CASES:
+                self.on_cases(item[1])
+            case wire.TOLD:
+                self.on_told(item)
+            case wire.FENCED if item[1] == self.incarnation:  # else it is over already
+                self.fenced()
+            case wire.LOG:
+                getattr(logger, item[1])("crisper: %s", item[2])
+            case wire.FATAL:
+                self.on_fatal(item[1], item[2])
+
+    def _answers(self, durable: int, news: list[tuple[int, str, int, str]]) -> None:
+        for seq, kind, number, reason in news:
+            self._answer(seq, kind, number, reason)
+        for seq in [s for s in list(self._asking) if s <= durable]:
+            self._answer(seq, "granted", 1, "")
+        for seq in [s for s in list(self._lost) if s <= durable]:
+            self._answer(seq, "closed", 0, "")
+
+    def _answer(self, seq: int, kind: str, number: int, reason: str) -> None:
+        self._asking.pop(seq, None)
+        if seq in self._lost:
+            _, call = self._lost.pop(seq)
+            call(kind)
+            return
+        held = self._by_seq.get(seq)
+        if held is None:
+            return
+        if kind == "granted":
+            self._granted(held, number)
+        elif kind == "parked":
+            self._parked(held)
+        elif kind == "refused":
+            self._refused(held, reason)
+        elif kind == "put_back" and held.stage is Stage.ASKED:
+            held.stage = Stage.UNANSWERABLE
+            self.put_back(held, after=PUT_BACK_SECONDS)
+
+    def _granted(self, held: Held, number: int) -> None:
+        self.link.sit(held.seq)
+        held.number = number
+        if held.stage is Stage.DROPPED:
+            self._finish_item(held, State.RELEASED, "its connection was lost before it began")
+            self._forget(held)
+        elif held.stage is Stage.ASKED:
+            held.stage = Stage.GRANTED
+            if held.has_slot:
+                self._answered_dispatch(held)
+        elif held.stage is Stage.PARKED:
+            held.stage = Stage.GRANTED
+            self._take_prefetch(held)
+            if held.wants_to_run:
+                held.wants_to_run = False
+                worker_state.task_reserved(held.request)
+                self.worker.consumer.on_task_request(held.request)
+
+    def _parked(self, held: Held) -> None:
+        if held.stage is Stage.DISPATCHED:  # relaxed: it runs already
+            self.note("overlap", held.task_id, {"seq": held.seq})
+            return
+        if held.stage is not Stage.ASKED:
+            self.link.send((wire.DROP, held.seq))
+            self._forget(held)
+            return
+        held.stage = Stage.PARKED
+        self._keep_asking(held)
+        worker_state.reserved_requests.discard(held.request)
+        self._give_prefetch(held)
+        if held.has_slot:
+            held.wants_to_run = True
+            self._release_slot(held)
+
+    def _keep_asking(self, held: Held) -> None:
+        """A parked claim is confirmed, so the next recorder must be asked anew."""
+        item = self._claim_item(held, held.request.message.headers or {})
+        self.link.keep_standing(held.seq, tuple(item))
+
+    def _give_prefetch(self, held: Held) -> None:
+        """A parked delivery gives its prefetch slot back, as Celery does for an ETA."""
+        consumer = self.worker.consumer
+        if consumer is not None and consumer.qos is not None:
+            consumer.qos.increment_eventually()
+
+    def _take_prefetch(self, held: Held) -> None:
+        consumer = self.worker.consumer
+        if consumer is not None and consumer.qos is not None:
+            consumer.qos.decrement_eventually()
+
+    def _refused(self, held: Held, reason: str) -> None:
+        self.link.sit(held.seq)
+        self.refused += 1
+        if held.stage is Stage.DISPATCHED:  # relaxed: too late to refuse
+            self.note("overlap", held.task_id, {"seq": held.seq, "reason": reason})
+            return
+        was, held.stage = held.stage, Stage.CLOSED
+        self._let_go(held, was)
+        if held.generation == self.generation:
+            logger.info("crisper: delivery of %s refused: %s", held.task_id, reason)
+            held.request._crisper_acknowledge()
+
+    def _let_go(self, held: Held, was: Stage) -> None:
+        """The delivery will not run here: give back its slot and prefetch, and forget it."""
+        if held.has_slot and held.generation == self.generation:
+            self._release_slot(held)
+        held.has_slot = False
+        if was is Stage.PARKED:
+            self._take_prefetch(held)
+        worker_state.reserved_requests.discard(held.request)
+        if worker_state.requests.get(held.task_id) is held.request:
+            del worker_state.requests[held.task_id]
+        self._forget(held)
+
+    def _forget(self, held: Held) -> None:
+        self.link.sit(held.seq)
+        self._by_seq.pop(held.seq, None)
+        if self._by_message.get(held.message_id) is held:
+            del self._by_message[held.message_id]
+
+    def put_back(self, held: Held, after: float = 0.0) -> None:
+        """Return the delivery to the broker, later if the broker would only give it back at once."""
+        held.put_back_at = time.monotonic() + after
+        if held.has_slot and held.generation == self.generation:
+            self._release_slot(held)
+        if not after:
+            self._put_back_now(held)
+
+    def _put_back_now(self, held: Held) -> None:
+        was, held.stage = held.stage, Stage.DROPPED
+        if was is Stage.GRANTED:
+            self._finish_item(held, State.RELEASED, "put back")
+            held.stage = Stage.CLOSED
+        elif was is Stage.PARKED:
+            self.link.send((wire.DROP, held.seq))
+        seq = held.finish_seq
+        self._let_go(held, was)
+        if was is Stage.ASKED:
+            self._by_seq[held.seq] = held  # its answer is still to come, and is then released
+        if held.generation == self.generation:
+            request = held.request
+            self.link.when_durable(
+                seq, lambda: request._crisper_reject(requeue=True), request._crisper_forget_delivery
+            )
+
+    # -- the way through the pool ---------------------------------------------
+
+    def accepted(self, held: Held, pid: int) -> None:
+        """The pool began the body."""
+        if held.muted:
+            self._stop(held, pid)
+        if held.muted or held.finish_seq:
+            return
+        held.accepted = True
+        pid = pid if self._is_prefork() else self.link.pid
+        item = (wire.START, monotonic_ms(), held.seq, held.task_id, pid)
+        self.link.stand(held.seq, item)
+        self._maybe_flush()
+
+    def _is_prefork(self) -> bool:
+        return bool(self.worker.pool.uses_semaphore)
+
+    def finish(
+        self, held: Held, state: State, reason: str | None = None, runtime: float | None = None
+    ) -> None:
+        """The attempt ended; its acknowledgement waits until that is durable."""
+        if held.muted or held.finish_seq or held.stage is Stage.CLOSED:
+            return
+        was, held.stage = held.stage, Stage.CLOSED
+        if was is Stage.PARKED:
+            self.link.send((wire.DROP, held.seq))
+            self._take_prefetch(held)
+        else:
+            self._finish_item(held, state, reason, runtime)
+        self._forget(held)
+        self._maybe_flush()
+
+    def _finish_item(
+        self, held: Held, state: State, reason: str | None = None, runtime: float | None = None
+    ) -> None:
+        runtime_ms = None if runtime is None else int(runtime * 1000)
+        about = (held.seq, held.task_id, state.value, reason, runtime_ms)
+        held.finish_seq = self._record(lambda seq: (wire.FINISH, monotonic_ms(), seq, *about))
+
+    def _record(self, item: Callable[[int], Item]) -> int:
+        """Number a record and send it. Confirmations are by number, so the two go together."""
+        with self.link.in_order:
+            seq = self.link.number()
+            self.link.record(seq, item(seq))
+        return seq
+
+    def child_lost(
+        self, held: Held, evidence: dict[str, Any], *, counted: bool, then: Callable[[str], None]
+    ) -> None:
+        """A pool process died under the attempt. `then` is called once that is durable, with
+        `lost`, or with `closed` where the child had said how the body ended."""
+        if held.muted or held.finish_seq:
+            return
+        about = (held.seq, held.task_id, counted, evidence)
+        with self.link.in_order:
+            held.finish_seq = self._record(lambda seq: (wire.CHILD_LOST, monotonic_ms(), seq, *about))
+            self._lost[held.finish_seq] = (held, then)
+        held.stage = Stage.CLOSED
+        self._forget(held)
+        self._maybe_flush()
+
+    def note(self, kind: str, task_id: str | None, data: dict[str, Any]) -> None:
+        """An event for the record."""
+        self._record(lambda seq: (wire.NOTE, monotonic_ms(), seq, kind, task_id, data))
+        self._maybe_flush()
+
+    def when_durable(self, held: Held, call: Callable[[], None]) -> None:
+        """Acknowledge once the outcome is durable. While no loop runs, wait for it here."""
+        if self._closing() and not self._on_other_thread():
+            self.settle(held.finish_seq, seconds=5.0)
+        self.link.when_durable(held.finish_seq, call, held.request._crisper_forget_delivery)
+
+    def _on_other_thread(self) -> bool:
+        """Whether a thread of ours receives even while the worker is closing."""
+        return self._dispatcher is not None
+
+    def settle(self, seq: int, seconds: float) -> bool:
+        """Wait, bounded, until record `seq` is durable."""
+        give_up = time.monotonic() + seconds
+        self.link.flush()
+        while self.link.durable < seq and time.monotonic() < give_up:
+            self.link.wait(0.05)
+            self.receive()
+        return self.link.durable >= seq
+
+    # -- connections, shutdown, fences ----------------------------------------
+
+    def new_connection(self) -> None:
+        """The consumer has a new broker connection: deliveries of the old one cannot be acked."""
+        self.generation += 1
+        self._queues.clear()
+        for held in list(self._by_seq.values()):
+            if held.stage is not Stage.DISPATCHED:
+                self._drop(held, "its connection was lost before it began")
+        self._maybe_flush()
+
+    def _drop(self, held: Held, why: str) -> None:
+        was, held.stage, held.has_slot = held.stage, Stage.DROPPED, False
+        if self._by_message.get(held.message_id) is held:
+            del self._by_message[held.message_id]
+        if was is Stage.GRANTED:
+            self._finish_item(held, State.RELEASED, why)
+        elif was is Stage.PARKED:
+            self.link.send((wire.DROP, held.seq))
+        if was is not Stage.ASKED:  # else its answer is still to come
+            self._forget(held)
+
+    def abandon(self, held: Held, why: str) -> None:
+        """Dispatched, but the pool let go of it before the body began."""
+        held.stage = Stage.GRANTED
+        self._drop(held, why)
+
+    def unaccepted(self) -> list[Held]:
+        return [h for h in self._by_seq.values() if h.stage is Stage.DISPATCHED and not h.accepted]
+
+    def running(self) -> list[Held]:
+        return [h for h in self._by_seq.values() if h.stage is Stage.DISPATCHED]
+
+    def fenced(self) -> None:
+        """This incarnation was declared lost: nothing it still does may count."""
+        logger.error(
+            "crisper: this worker was declared lost while it was silent; what it ran is fenced,"
+            " and it goes on under a new incarnation"
+        )
+        fenced = list(self._by_seq.values())
+        for held in fenced:
+            held.muted = True
+            was = held.stage
+            if was is Stage.DISPATCHED:
+                self._stop(held, held.request.worker_pid)
+            else:
+                held.stage = Stage.DROPPED
+                held.request._crisper_forget_delivery()
+                self._let_go(held, was)
+        for held, _ in self._lost.values():
+            held.muted = True
+            if held.acks_late:
+                held.request._crisper_forget_delivery()
+        for known in (self._by_seq, self._by_message, self._asking, self._lost):
+            known.clear()
+        self.on_fenced()
+
+    def _stop(self, held: Held, pid: int | None) -> None:
+        """Kill the pool process that runs a fenced attempt; pools without processes go on, muted."""
+        processes = getattr(getattr(self.worker.pool, "_pool", None), "_pool", None) or []
+        if not self._is_prefork():
+            return
+        for process in processes:
+            # Ours and not reaped yet, so the pid cannot be anybody else's.
+            if process.pid == pid and process.exitcode is None:
+                self.worker.pool.terminate_job(pid, 9)
+
+    def late(self, held: Held, state: State, reason: str | None, runtime: float | None) -> None:
+        """A fenced attempt ended: that changes nothing, and is kept as an event."""
+        runtime_ms = None if runtime is None else int(runtime * 1000)
+        why = "its incarnation was fenced"
+        data = {"number": held.number, "state": state.value, "reason": reason, "why": why}
+        self.note("late_finish", held.task_id, {**data, "runtime_ms": runtime_ms})
+
+    def mute_forget(self, held: Held) -> None:
+        """A fenced attempt ended: its delivery goes back, or is somebody else's already."""
+        held.stage = Stage.CLOSED
+        held.request._crisper_forget_delivery()
+
+    def goodbye(self) -> None:
+        """After the consumer gave everything back: close what is open, each as what it is."""
+        for held in list(self._by_seq.values()):
+            if held.muted:
+                continue
+            if held.stage is Stage.DISPATCHED and not held.acks_late and held.accepted:
+                self.child_lost(
+                    held,
+                    {"how": "stopped by a cold shutdown"},
+                    counted=False,
+                    then=lambda kind: None,
+                )
+            elif held.is_open:
+                self._finish_item(held, State.RELEASED, "returned to the broker by a shutdown")
+        data = {"errors": self.errors}
+        last = self._record(lambda seq: (wire.NOTE, monotonic_ms(), seq, "goodbye", None, data))
+        self.link.send((wire.BYE, "shutdown"))
+        if not self.settle(last, seconds=5.0):
+            logger.warning("crisper: the registry did not take the goodbye; the recorder goes on trying")
+
+    # -- odds and ends --------------------------------------------------------
+
+    def on_timer(self) -> None:
+        """Once a second: the loop's tick, and deliveries that waited long enough."""
+        self.link.send(
+            (
+                wire.TICK,
+                monotonic_ms(),
+                {"errors": self.errors, "held": len(self._by_seq), "refused": self.refused},
+            )
+        )
+        now = time.monotonic()
+        for held in list(self._by_seq.values()):
+            if held.stage is Stage.ASKED and now - held.asked_at > self.settings.lease:
+                self.put_back(held)
+            elif held.put_back_at is not None and now >= held.put_back_at:
+                held.put_back_at = None
+                self._put_back_now(held)
+        self._maybe_flush()
+
+    def use_dispatcher(self) -> None:
+        """Without an event loop: receive on a thread of our own, dispatch on another."""
+        self._dispatcher = _Dispatcher(self)
+        self._dispatcher.start()
+        threading.Thread(target=self._receive_for_ever, name="crisper-receive", daemon=True).start()
+
+    def _receive_for_ever(self) -> None:
+        while not self.link._closed:
+            self.link.wait(1.0)
+            self.receive()
+
+    def _maybe_flush(self) -> None:
+        """The loop flushes once per turn; where no loop turns, or from another thread, we do."""
+        if self.worker.hub is None or self._closing() or threading.get_ident() != self._loop_thread():
+            self.link.flush()
+
+    def _loop_thread(self) -> int | None:
+        return threading.main_thread().ident
+
+    def count_error(self, doing: str) -> None:
+        """Our own trouble never kills a task, and is never silent."""
+        self.errors += 1
+        logger.exception("crisper: internal error while %s; Celery goes on without us", doing)
+
+
+class _Dispatcher(threading.Thread):
+    """Hands granted requests to a pool whose `apply_async` blocks while it is full."""
+
+    def __init__(self, deliveries: Deliveries) -> None:
+        super().__init__(name="crisper-dispatch", daemon=True)
+        self._deliveries = deliveries
+        self._queue: queue.Queue[Held] = queue.Queue()
+        self.put = self._queue.put
+
+    def run(self) -> None:
+        while True:
+            self._deliveries.run_granted(self._queue.get())
+
+
+def _looks(request: Any) -> str:
+    """A message without our header is known by task id, retries and body."""
+    body = request.message.body or b""
+    raw = body.encode("utf-8", "surrogatepass") if isinstance(body, str) else bytes(body)
+    retries = (request.message.headers or {}).get("retries") or 0
+    return f"~{request.id}/{retries}/{zlib.crc32(raw):08x}"
+
+
+def _on_lost(policy: str, acks_late: bool) -> str:
+    """`auto`: a task that acknowledges late has said that it may run twice."""
+    if policy == "auto":
+        return OnLost.RESEND.value if acks_late else OnLost.FAIL.value
+    return OnLost(policy).value

@@ -1,0 +1,341 @@
+"""`crisper.install(app)`: what is hooked into Celery, and when."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+import uuid
+from dataclasses import asdict
+from typing import Any
+
+from celery import Celery, bootsteps, signals
+from celery.utils.log import get_logger
+
+from crisper.celery import request
+from crisper.celery.child import Child
+from crisper.celery.courier import WireDesk, WorkerCourier
+from crisper.celery.deliveries import MESSAGE_ID_HEADER, Deliveries
+from crisper.celery.link import Link
+from crisper.celery.node import new_incarnation
+from crisper.errors import SettingsError
+from crisper.settings import PREFIX, Settings, load
+
+logger = get_logger(__name__)
+
+#: How long a worker's start waits for its recorder. A registry that cannot be
+#: reached is no reason to fail a deploy: deliveries then wait for it.
+READY_SECONDS = 5.0
+
+
+def install(app: Celery) -> None:
+    """See `crisper.install`."""
+    if getattr(app, "_crisper_installed", False):
+        return
+    app._crisper_installed = True
+    app.steps["worker"].add(RecordingStep)
+    app.steps["consumer"].add(ConnectionStep)
+    signals.before_task_publish.connect(_name_message, weak=False, dispatch_uid="crisper.name_message")
+    signals.worker_init.connect(_on_worker_init, weak=False, dispatch_uid="crisper.worker_init")
+
+
+def settings_of(app: Celery) -> Settings:
+    """The app's settings, checked. Raises `SettingsError`."""
+    given = {}
+    for layer in reversed(getattr(app.conf, "maps", [])):
+        given.update({key: layer[key] for key in layer if str(key).lower().startswith(PREFIX)})
+    return load(given)
+
+
+def _name_message(headers: dict[str, Any] | None = None, **kwargs: Any) -> None:
+    """Every publish is a message of its own, a retry's too, which copies its parent's headers."""
+    if headers is not None:
+        headers[MESSAGE_ID_HEADER] = uuid.uuid4().hex
+
+
+def _on_worker_init(sender: Any = None, **kwargs: Any) -> None:
+    """Before the pool forks: the sockets must exist, and tasks need their Request classes."""
+    if not getattr(sender.app, "_crisper_installed", False):
+        return
+    try:
+        settings = settings_of(sender.app)
+        checked = [_check_task(task) for task in sender.app.tasks.values()]
+    except SettingsError as exc:
+        logger.critical("crisper: %s", exc)
+        raise SystemExit(exc.exit_code) from exc
+    if not (settings.enabled and checked):
+        return
+    try:
+        sender.crisper = Recording(sender, settings)
+    except Exception:
+        request.use(None)
+        logger.exception("crisper: could not start; this worker runs WITHOUT a record of its tasks")
+    else:
+        # Called after the consumer has closed its connection, on every kind of shutdown
+        # (celery/bootsteps.py, Blueprint.stop); the worker_shutdown signal is not.
+        sender.on_stopped = sender.crisper.wrap_stopped(sender.on_stopped)
+
+
+_TASK_KEYS = {"on_lost", "loss_budget"}
+
+
+def _check_task(task: Any) -> bool:
+    """`@app.task(crisper={...})` is checked like any setting."""
+    own = getattr(task, "crisper", None) or {}
+    unknown = set(own) - _TASK_KEYS
+    if unknown:
+        raise SettingsError(
+            f"task {task.name}: crisper={{…}} knows {', '.join(sorted(_TASK_KEYS))}, not"
+            f" {', '.join(sorted(map(str, unknown)))}"
+        )
+    load({PREFIX + key: value for key, value in own.items()}, environ={})
+    return True
+
+
+class Recording:
+    """All that Crisper runs in one worker's parent."""
+
+    def __init__(self, worker: Any, settings: Settings) -> None:
+        self.worker, self.settings = worker, settings
+        self.incarnation = new_incarnation(worker, settings)
+        self.link = Link(worker.hostname, self._hello)
+        self.deliveries = Deliveries(worker, self.link, settings)
+        self.deliveries.incarnation = self.incarnation.id
+        self.child = Child(self.link)
+        desk = WireDesk(self.link)
+        self.courier = WorkerCourier(worker.app, settings, desk, name=worker.hostname)
+        self.deliveries.on_cases = self.courier.receive
+        self.deliveries.on_told = desk.told
+        self.deliveries.on_fatal = self._fatal
+        self.deliveries.on_fenced = self._reborn
+        self.link.on_new_wire = self._wake_loop
+        self.link.on_blocked = self._watch_writable
+        self._wake_read, self._wake_write = socket.socketpair()
+        self._wake_read.setblocking(False)
+        self._wake_write.setblocking(False)
+        self._read_fd = self._write_fd = -1
+        self._timer: Any = None
+        self._fatal_code: int | None = None
+        self._stopping = False
+        request.install_on(worker.app)
+        request.use(self.deliveries)
+        self.child.connect()
+        self.link.start()
+
+    def _hello(self) -> dict[str, Any]:
+        settings = self.settings
+        return {
+            "incarnation": asdict(self.incarnation),
+            "nodename": self.worker.hostname,
+            "registry_url": settings.registry_url,
+            "lease": settings.lease,
+            "heartbeat": settings.heartbeat_interval,
+            "sweep": settings.sweep_interval,
+            "preview_bytes": settings.preview_bytes,
+            "redact": list(settings.redact),
+            "max_message_bytes": settings.max_message_bytes,
+            "children": self._children(),
+            "courier": True,
+        }
+
+    def _children(self) -> list[int]:
+        processes = getattr(getattr(getattr(self.worker, "pool", None), "_pool", None), "_pool", None)
+        pids = [getattr(process, "pid", None) for process in processes or ()]
+        return [pid for pid in pids if pid]
+
+    # -- start ----------------------------------------------------------------
+
+    def await_ready(self) -> None:
+        """Give the recorder a moment; a registry that refuses us ends the worker with a sentence."""
+        give_up = time.monotonic() + READY_SECONDS
+        while time.monotonic() < give_up and not self.deliveries.ready:
+            self.deliveries.receive()
+            self._stop_if_fatal()
+            self.link.wait(0.1)
+        self.deliveries.receive()
+        self._stop_if_fatal()
+        if not self.deliveries.ready:
+            logger.error(
+                "crisper: the registry has not answered yet; deliveries wait until it does"
+                " (check crisper_registry_url and the server)"
+            )
+
+    def _fatal(self, sentence: str, code: int) -> None:
+        logger.critical("crisper: %s", sentence)
+        self._fatal_code = code
+
+    def _stop_if_fatal(self) -> None:
+        if self._fatal_code is not None:
+            self._stopping = True
+            self.link.close()
+            raise SystemExit(self._fatal_code)
+
+    def _reborn(self) -> None:
+        """Fenced: go on as somebody new."""
+        self.incarnation = new_incarnation(self.worker, self.settings)
+        self.deliveries.incarnation = self.incarnation.id
+        self.link.greet()
+
+    # -- the loop -------------------------------------------------------------
+
+    def on_loop(self, hub: Any) -> None:
+        """Called for every (re)start of the event loop: it has forgotten its readers."""
+        hub.on_tick.add(self.link.flush)
+        hub.add_reader(self._wake_read.fileno(), self._woken)
+        self._read_fd = self._write_fd = -1
+        self._attach(hub)
+        self._restart_timer(hub.timer)
+
+    def _attach(self, hub: Any) -> None:
+        """Read from the wire of the recorder that there is now."""
+        new = self.link.fileno()
+        for fd in {self._read_fd, self._write_fd} - {-1, new}:
+            with contextlib.suppress(Exception):
+                hub.remove(fd)
+        self._write_fd = -1
+        if new >= 0:
+            hub.add_reader(new, self._readable)
+        self._read_fd = new
+        self.deliveries.receive()
+
+    def _restart_timer(self, timer: Any) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = timer.call_repeatedly(1.0, self._on_timer)
+
+    def without_loop(self) -> None:
+        self.deliveries.use_dispatcher()
+        self._restart_timer(self.worker.timer)
+
+    def _on_timer(self) -> None:
+        with self._counted("the timer"):
+            self.deliveries.on_timer()
+
+    def _readable(self) -> None:
+        self.deliveries.receive()
+        self._stop_if_fatal()
+
+    def _wake_loop(self) -> None:
+        with contextlib.suppress(OSError):
+            self._wake_write.send(b".")
+
+    def _woken(self) -> None:
+        with contextlib.suppress(OSError):
+            self._wake_read.recv(4096)
+        self._attach(self.worker.hub)
+
+    def _watch_writable(self, blocked: bool) -> None:
+        """The wire is full: the loop tells when it has room again."""
+        hub, fd = getattr(self.worker, "hub", None), self.link.fileno()
+        if hub is None or self._stopping:
+            return
+        if blocked and self._write_fd != fd:
+            hub.add_writer(fd, self.link.flush)
+            self._write_fd = fd
+        elif not blocked and self._write_fd == fd:
+            hub.remove_writer(fd)
+            self._write_fd = -1
+
+    # -- connections and the pool ---------------------------------------------
+
+    def guard_flush(self) -> None:
+        """See `_flush`."""
+        pool = self.worker.pool
+        if getattr(pool, "flush", None) and hasattr(pool, "_pool"):
+            self._pool_flush, pool.flush = pool.flush, self._flush
+
+    def _flush(self) -> None:
+        """After a lost connection the pool discards jobs that no child has accepted, yet a child
+        that was sent one would still run it, unheard. Stop such a child; its job comes again."""
+        with self._counted("flushing the pool"):
+            self._stop_unheard()
+        self._pool_flush()
+
+    def _stop_unheard(self) -> None:
+        if self.worker.pool._pool is None:
+            return  # stopped already: a shutdown
+        unheard = {held.request.id: held for held in self.deliveries.unaccepted()}
+        for job in tuple(self.worker.pool._pool._cache.values()):
+            held = unheard.get(getattr(job, "correlation_id", None))
+            if held is None or job._accepted:
+                continue
+            process = getattr(job, "_write_to", None)
+            if process is not None:
+                os.kill(process.pid, 9)
+            self.deliveries.abandon(held, "its connection was lost before it began")
+
+    def new_connection(self) -> None:
+        with self._counted("taking a new connection"):
+            self.deliveries.new_connection()
+
+    # -- the end --------------------------------------------------------------
+
+    def wrap_stopped(self, on_stopped: Any) -> Any:
+        def stopped() -> None:
+            try:
+                on_stopped()
+            finally:
+                self.stop()
+
+        return stopped
+
+    def stop(self) -> None:
+        """The consumer has closed: everything unacknowledged is back with the broker."""
+        if self._stopping:
+            return
+        self._stopping = True
+        with self._counted("saying goodbye"):
+            self.courier.stop()
+            self.deliveries.goodbye()
+        self.link.close()
+        self.child.disconnect()
+        request.use(None)
+
+    @contextlib.contextmanager
+    def _counted(self, doing: str) -> Any:
+        try:
+            yield
+        except Exception:
+            self.deliveries.count_error(doing)
+
+
+class RecordingStep(bootsteps.StartStopStep):
+    """In the worker's blueprint: after the pool, before the consumer."""
+
+    requires = ("celery.worker.components:Pool",)
+
+    def __init__(self, worker: Any, **kwargs: Any) -> None:
+        self.enabled = getattr(worker, "crisper", None) is not None
+
+    def include_if(self, worker: Any) -> bool:
+        return self.enabled
+
+    def start(self, worker: Any) -> None:
+        worker.crisper.guard_flush()
+        worker.crisper.await_ready()
+        if worker.hub is None:
+            worker.crisper.without_loop()
+
+    def stop(self, worker: Any) -> None:
+        """Nothing yet: the pool is joined after us, and its outcomes are still to come."""
+
+    def register_with_event_loop(self, worker: Any, hub: Any) -> None:
+        if self.enabled:
+            worker.crisper.on_loop(hub)
+
+
+class ConnectionStep(bootsteps.StartStopStep):
+    """In the consumer's blueprint: every new broker connection starts it again."""
+
+    requires = ("celery.worker.consumer.connection:Connection",)
+
+    def __init__(self, consumer: Any, **kwargs: Any) -> None:
+        self.recording: Recording | None = getattr(consumer.controller, "crisper", None)
+
+    def include_if(self, consumer: Any) -> bool:
+        return self.recording is not None
+
+    def start(self, consumer: Any) -> None:
+        if self.recording is not None:
+            self.recording.new_connection()

@@ -1,0 +1,81 @@
+"""The result backend: what it holds of a lost attempt, and telling callers that one is lost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Celery, states
+from celery.app.task import Context
+
+from crisper.core.message import Kept
+from crisper.core.model import Case
+from crisper.errors import TaskLost
+
+
+def stored_state(app: Celery, case: Case, kept: Any) -> str | None:
+    """A final state that the backend holds for the task, or None. Never read where none is kept."""
+    ignored = isinstance(kept, Kept) and kept.headers.get("ignore_result")
+    backend = _backend(app, case.attempt.name)
+    if ignored or _keeps_nothing(backend):
+        return None
+    # Uncached, and one try: the answer is evidence, not something to wait for.
+    state = str(backend._get_task_meta_for(case.attempt.task_id).get("status"))
+    final = state in (states.SUCCESS, states.FAILURE)
+    return state if final else None
+
+
+def _keeps_nothing(backend: Any) -> bool:
+    """No backend, or rpc://, whose results live in the caller's own queue: asking would eat them."""
+    kind = type(backend).__name__
+    return kind in ("DisabledBackend", "RPCBackend")
+
+
+def _backend(app: Celery, name: str) -> Any:
+    task = app.tasks.get(name)
+    return task.backend if task is not None else app.backend
+
+
+def store_lost(app: Celery, case: Case, kept: Any, reason: str) -> None:
+    """Store `TaskLost`, and run errbacks and the chord's error path by Celery's own code."""
+    attempt = case.attempt
+    backend = _backend(app, attempt.name)
+    error = TaskLost(
+        f"attempt {attempt.number} of {attempt.name} was lost and is not run again: {reason}."
+        f" Its message is kept: crisper recover {attempt.task_id}"
+    )
+    context = _context(app, case, kept)
+    task = app.tasks.get(attempt.name)
+    ignored = context.ignore_result or (task is not None and task.ignore_result)
+    backend.mark_as_failure(
+        attempt.task_id, error, request=context, store_result=not ignored or _stores_errors(task)
+    )
+
+
+def _stores_errors(task: Any) -> bool:
+    return task is None or bool(task.store_errors_even_if_ignored)
+
+
+def _context(app: Celery, case: Case, kept: Any) -> Context:
+    """The request as the backend wants it; callbacks live in the body, which is decoded only
+    in a content type that the app itself accepts from its broker."""
+    if not isinstance(kept, Kept):
+        return Context(id=case.attempt.task_id, task=case.attempt.name)
+    embed = _embed(app, kept)
+    return Context(
+        {
+            **kept.headers,
+            "correlation_id": kept.properties.get("correlation_id"),
+            "reply_to": kept.properties.get("reply_to"),
+            "delivery_info": {"exchange": kept.exchange, "routing_key": kept.routing_key},
+            **embed,
+        }
+    )
+
+
+def _embed(app: Celery, kept: Kept) -> dict[str, Any]:
+    from kombu.serialization import loads, prepare_accept_content
+
+    accept = prepare_accept_content(app.conf.accept_content)
+    body = loads(kept.body, kept.content_type, kept.content_encoding, accept=accept)
+    embed: dict[str, Any] = body[2] if isinstance(body, (list, tuple)) and len(body) == 3 else {}
+    return embed or {}

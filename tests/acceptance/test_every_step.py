@@ -1,0 +1,135 @@
+"""A worker that dies between any two steps: nothing is lost, nothing that finished runs again.
+
+One fleet per broker serves all of its tests, because starting workers is what costs time: each
+test has two workers ready that run the same code, and the one that comes to the step first dies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.acceptance.conftest import broker_urls
+from tests.fleet import Fleet, Worker, wait_for
+
+STEPS = (
+    "received",
+    "claim_sent",
+    "claimed",
+    "granted",
+    "dispatched",
+    "begun",
+    "accepted",
+    "body_done",
+    "outcome_sent",
+    "outcome_written",
+    "acknowledged",
+)
+#: Nothing of the message is on record yet, or may be.
+NOT_ON_RECORD = {("received", "alone"), ("received", "both"), ("claim_sent", "both")}
+RECOVERY_STEPS = ("recovery_taken", "recovery_committed", "recovery_published", "recovery_completed")
+
+
+class Crew:
+    """Workers of one fleet, any of which may die in a test and is replaced for the next."""
+
+    def __init__(self, fleet: Fleet, *arguments: str) -> None:
+        self.fleet, self._arguments, self._started = fleet, arguments, 0
+        self.alive: list[Worker] = []
+
+    def muster(self, count: int = 2) -> list[Worker]:
+        """So many workers, ready."""
+        self.alive = [worker for worker in self.alive if worker.process.poll() is None]
+        for _ in range(count - len(self.alive)):
+            self._started += 1
+            arguments = ("--include", "tests.fleet_crash", *self._arguments)
+            self.alive.append(self.fleet.worker(f"w{self._started}", *arguments, wait=False))
+        return [worker.ready() for worker in self.alive]
+
+    def requeues(self) -> bool:
+        """Whether the broker itself brings back what a dead connection held, and at once."""
+        return bool(self.fleet.app.connection_for_write().transport.driver_type == "amqp")
+
+    def dies_at(self, step: str, who: str) -> None:
+        (self.fleet.folder / "crashed").unlink(missing_ok=True)
+        (self.fleet.folder / f"crash-at-{step}").write_text(who)
+
+    def one_died(self) -> Worker:
+        dead = wait_for(
+            "a worker dies", lambda: [worker for worker in self.alive if worker.process.poll() is not None]
+        )
+        assert len(dead) == 1
+        self.alive.remove(dead[0])
+        return dead[0]
+
+
+@pytest.fixture(scope="module", params=["filesystem", "redis", "rabbitmq"])
+def crew(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crew]:
+    urls = (
+        {"broker": request.getfixturevalue("rabbitmq_url")}
+        if request.param == "rabbitmq"
+        else broker_urls(request.param, request)
+    )
+    fleet = Fleet(tmp_path_factory.mktemp(request.param), **urls)
+    yield Crew(fleet)
+    fleet.close()
+
+
+@pytest.fixture(scope="module", params=["filesystem", "redis"])
+def couriers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crew]:
+    """Workers that carry recoveries out, and take none of the messages."""
+    fleet = Fleet(tmp_path_factory.mktemp(request.param), **broker_urls(request.param, request))
+    yield Crew(fleet, "-Q", "idle")
+    fleet.close()
+
+
+def settled(fleet: Fleet, id: str) -> None:
+    """The task came to its end, on record too, and no attempt is left open."""
+    wait_for("it came to its end", lambda: fleet.ends(id))
+    wait_for("that is on record", lambda: is_known_to_have_ended(fleet, id))
+    wait_for("no attempt is left open", lambda: fleet.open_attempts() == 0)
+
+
+def is_known_to_have_ended(fleet: Fleet, id: str) -> bool:
+    """By its outcome; or, where that died with parent and recorder, by its result."""
+    number, state = fleet.attempts(id)[-1]
+    return state == "succeeded" or (number, "done", "settled") in fleet.recoveries(id)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("who", ["alone", "both"])
+@pytest.mark.parametrize("step", STEPS)
+def test_a_task_whose_worker_dies_at_any_step_ends_exactly_once(crew: Crew, step: str, who: str) -> None:
+    fleet = crew.fleet
+    if (step, who) in NOT_ON_RECORD and not crew.requeues():
+        pytest.skip("what no claim names is in the broker's hands alone (docs/safety.md)")
+    crew.muster()
+    crew.dies_at(step, who)
+    # One at a time: what Redis hands to a connection whose worker dies before it reads it is in no
+    # place where anybody could find it (docs/safety.md), and that is another law.
+    sent = fleet.send("late", step, 0.3).id
+    crew.one_died()
+    settled(fleet, sent)
+    assert fleet.run_twice() == []
+    assert fleet.errors() == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", RECOVERY_STEPS)
+def test_a_task_whose_courier_dies_at_any_step_ends_exactly_once(couriers: Crew, step: str) -> None:
+    fleet = couriers.fleet
+    couriers.muster(1)
+    first = fleet.worker(f"first-{step}")
+    sent = fleet.send("late", step, 1).id
+    wait_for("on record", lambda: fleet.attempts(sent) == [(1, "running")])
+    couriers.dies_at(step, "both")
+    first.kill()
+    couriers.one_died()
+    second = fleet.worker(f"second-{step}")
+    settled(fleet, sent)
+    assert fleet.attempts(sent) == [(1, "lost"), (2, "succeeded")]
+    assert [state for _, state, _ in fleet.recoveries(sent)] == ["done"]
+    assert fleet.run_twice() == []
+    assert fleet.errors() == []
+    assert second.stop() == 0

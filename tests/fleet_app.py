@@ -1,0 +1,156 @@
+"""The app that test workers run. Tasks append to a ledger, one line for each start and end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from celery import Celery, Task
+from celery.exceptions import Reject
+
+import crisper
+
+
+def make(environment: Mapping[str, str]) -> Celery:
+    folder = Path(environment["FLEET_FOLDER"])
+    broker, backend = environment["FLEET_BROKER"], environment["FLEET_BACKEND"]
+    app = Celery("fleet", broker=broker, backend=backend, set_as_current=False)
+    app.conf.update(
+        broker_connection_retry_on_startup=True,
+        task_default_queue=environment.get("FLEET_QUEUE", "celery"),
+        worker_prefetch_multiplier=int(environment.get("FLEET_PREFETCH", "4")),
+        worker_soft_shutdown_timeout=float(environment.get("FLEET_SOFT", "0")),
+        result_expires=3600,
+        accept_content=environment.get("FLEET_ACCEPT", "json").split(","),
+    )
+    if broker.startswith("filesystem"):
+        queue = str(folder / "queue")
+        app.conf.broker_transport_options = {
+            "data_folder_in": queue,
+            "data_folder_out": queue,
+            "control_folder": str(folder / "control"),
+            "polling_interval": 0.1,
+        }
+    if "FLEET_VISIBILITY" in environment:
+        app.conf.broker_transport_options = {"visibility_timeout": int(environment["FLEET_VISIBILITY"])}
+    if not environment.get("FLEET_PLAIN"):
+        app.conf.crisper_registry_url = environment["CRISPER_REGISTRY_URL"]
+        crisper.install(app)
+    _tasks(app, folder / "ledger")
+    return app
+
+
+def _tasks(app: Celery, ledger: Path) -> None:
+    def write(event: str, task: Task, key: Any) -> None:
+        name = task.name.rpartition(".")[2]
+        line = f"{event} {name} {key} {task.request.id} {os.getpid()} {time.time():.6f}\n"
+        with ledger.open("a") as file:
+            file.write(line)
+
+    @contextlib.contextmanager
+    def entry(task: Task, key: Any) -> Iterator[None]:
+        write("start", task, key)
+        yield
+        write("end", task, key)
+
+    def register(function: Any, **options: Any) -> None:
+        app.task(bind=True, shared=False, name=f"tests.fleet_app.{function.__name__}", **options)(function)
+
+    def spend(seconds: float | str) -> None:
+        """Sleep; or, given a name, until the test makes the file of that name."""
+        if not isinstance(seconds, str):
+            time.sleep(seconds)
+            return
+        while not (ledger.parent / seconds).exists():
+            time.sleep(0.02)
+
+    def sleeper(name: str, **options: Any) -> None:
+        def body(self: Task, key: Any = 0, seconds: float | str = 1.0) -> Any:
+            with entry(self, key):
+                spend(seconds)
+            return key
+
+        body.__name__ = name
+        register(body, **options)
+
+    sleeper("late", acks_late=True)
+    sleeper("limited", acks_late=True, rate_limit="20/s")
+    sleeper("early")
+    sleeper("early_resend", crisper={"on_lost": "resend"})
+    sleeper("early_hold", crisper={"on_lost": "hold"})
+    sleeper("late_hold", acks_late=True, crisper={"on_lost": "hold"})
+    sleeper("late_fail", acks_late=True, crisper={"on_lost": "fail"})
+
+    def poison(self: Task, key: Any = 0) -> None:
+        """Kills its pool process; gives up once the file `cured` exists."""
+        with entry(self, key):
+            if not (ledger.parent / "cured").exists():
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def poison_worker(self: Task, key: Any = 0, seconds: float | str = 0) -> None:
+        """Kills its worker's parent; gives up once the file `cured` exists."""
+        with entry(self, key):
+            if not (ledger.parent / "cured").exists():
+                spend(seconds)
+                os.kill(os.getppid(), signal.SIGKILL)
+                time.sleep(60)
+
+    def noop(self: Task, key: Any = 0) -> Any:
+        return key
+
+    def boom(self: Task, key: Any = 0, seconds: float | str = 0) -> None:
+        with entry(self, key):
+            spend(seconds)
+            raise ValueError(f"boom {key}")
+
+    def retry_once(self: Task, key: Any = 0) -> Any:
+        with entry(self, key):
+            if self.request.retries == 0:
+                raise self.retry(countdown=0)
+            return key
+
+    def total(self: Task, values: list[Any]) -> Any:
+        with entry(self, "total"):
+            return sum(values)
+
+    def reject_once(self: Task, key: Any = 0) -> Any:
+        with entry(self, key):
+            if not self.request.delivery_info.get("redelivered"):
+                raise Reject("not now", requeue=True)
+            return key
+
+    def dies_once(self: Task, key: Any, how: str) -> Any:
+        """Ends its pool process the first time: by `_exit` or by `sys.exit`."""
+        died = ledger.parent / f"died-{self.request.id}"
+        with entry(self, key):
+            if not died.exists():
+                died.touch()
+                (os._exit if how == "_exit" else sys.exit)(3)
+        return key
+
+    def remember(self: Task, *args: Any) -> None:
+        """For links and errbacks: of which result, or of which task, they ran."""
+        with entry(self, args[0] if args else "remember"):
+            pass
+
+    register(poison, acks_late=True)
+    register(poison_worker, acks_late=True)
+    register(noop, acks_late=True)
+    register(boom, acks_late=True)
+    register(retry_once, acks_late=True)
+    register(reject_once, acks_late=True)
+    register(dies_once, acks_late=True)
+    register(total, acks_late=True)
+    register(remember, acks_late=True)
+
+
+if "FLEET_FOLDER" in os.environ:
+    app = make(os.environ)
+    app.set_current()
+    app.set_default()
