@@ -1,0 +1,108 @@
+"""Where the command line acts itself: sweeping, and carrying out what a person decided."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from crisper.engine.control import Done
+    from crisper.engine.sweeper import Judged, Swept
+    from crisper.faces.cli.place import Place
+    from crisper.store.base import Store
+
+
+def carry_out(place: Place, store: Store, decided: Sequence[Done]) -> list[Done]:
+    """Send what was decided at once, if this app can; else leave it to a live worker of its app."""
+    if place.app is None:
+        return [_leave(store, one, "a live worker of its app sends it") for one in decided]
+    from crisper.celery.courier import Courier, StoreDesk
+    from crisper.celery.node import scope_of
+
+    place.app.loader.import_default_modules()
+    scope = scope_of(place.app)
+    name = f"cli:{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+    with closing(Courier(place.app, place.settings, StoreDesk(store), name=name)) as courier:
+        return [_send(courier, store, one, scope) for one in decided]
+
+
+def _leave(store: Store, one: Done, why: str) -> Done:
+    """Give the decided recovery free, so that the next courier that looks takes it."""
+    if one.recovery is None:
+        return one
+    store.give_up_case(one.recovery, by="command line", why=why, due_in_ms=0)
+    return replace(one, reason=f"decided; {why}")
+
+
+def _send(courier: Any, store: Store, one: Done, scope: str) -> Done:
+    from crisper.engine.control import Outcome
+
+    if one.recovery is None:
+        return one
+    if one.recovery.scope != scope:
+        return _leave(store, one, "it belongs to another app or broker, whose live workers send it")
+    case = store.case(one.task_id, one.recovery.number)
+    if case is None or case.recovery.version != one.recovery.version:
+        return replace(one, reason="decided; somebody else carries it out already")
+    done = courier.carry(case)
+    if done.carried_out:
+        return replace(one, reason="sent again")
+    return replace(
+        one,
+        outcome=Outcome.UNREACHABLE,
+        reason=f"decided, but it could not be sent now ({done.reason}); a live worker of its app tries again",
+    )
+
+
+@dataclass
+class Sweep:
+    """What one full sweep did, or would do."""
+
+    alive: int = 0
+    declared: list[Judged] = field(default_factory=list)
+    closed: int = 0
+    braked: bool = False
+
+    def add(self, swept: Swept) -> None:
+        self.alive, self.braked = swept.alive - len(swept.declared), swept.braked
+        self.declared += swept.declared
+        self.closed += swept.closed
+
+
+#: A sweep that the brake holds observes a second full lease; then it has seen what there is to see.
+_LEASES = 2.5
+
+
+def sweep(place: Place, store: Store, *, dry_run: bool, progress: Callable[[float, float], None]) -> Sweep:
+    """Observe until every live worker was seen to renew, or its silence is proven.
+
+    `progress` is told the seconds observed so far and those needed at most.
+    """
+    from crisper.engine.rehearsal import DryHost, DryStore
+    from crisper.engine.sweeper import Sweeper
+    from crisper.recorder.host import ThisHost
+
+    seen = cast("Store", DryStore(store)) if dry_run else store
+    host = DryHost(ThisHost()) if dry_run else ThisHost()
+    me = f"sweep:{socket.gethostname()}:{os.getpid()}"
+    sweeper = Sweeper(seen, me, lease=place.settings.lease, host=host, election=False)
+    result, renewed, began = Sweep(), set[str](), time.monotonic()
+    while True:
+        now = time.monotonic()
+        swept = sweeper.tick(now)
+        result.add(swept)
+        renewed |= sweeper.renewing(now)
+        left = [worker for worker in seen.alive() if worker.id not in renewed]
+        longest = max((worker.lease_ms / 1000 for worker in left), default=0.0)
+        observed, whole = now - began, longest * (_LEASES if result.braked else 1.0)
+        progress(min(observed, whole), whole)
+        if not swept.more and (not left or observed > longest * _LEASES):
+            return result
+        pause = min(place.settings.sweep_interval, min((w.lease_ms / 1000 for w in left), default=1.0) / 8)
+        time.sleep(0 if swept.more else pause)

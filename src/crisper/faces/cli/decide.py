@@ -1,0 +1,155 @@
+"""`crisper recover` and `crisper discard`: a person decides."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from crisper.errors import CrisperError, Refused
+from crisper.faces.cli.output import console, emit, json_option, lines
+from crisper.faces.cli.place import Place
+from crisper.faces.cli.show import whole_id
+from crisper.faces.cli.text import clean, plural
+
+if TYPE_CHECKING:
+    from crisper.engine.control import Done
+    from crisper.engine.survey import Survey
+
+
+def _options(command: Any) -> Any:
+    for option in (
+        json_option,
+        click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing."),
+        click.option("--yes", is_flag=True, help="Do not ask."),
+        click.option("--reason", metavar="TEXT", default="asked for on the command line",
+                     help="Why; it is kept with the task's story."),
+        click.argument("task_ids", nargs=-1, required=True, metavar="TASK_ID..."),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+@click.command()
+@_options
+@click.pass_context
+def recover(ctx: click.Context, /, **options: Any) -> None:
+    """Run lost tasks again: quarantined, held, or failed by their loss.
+
+    The kept message is sent again as the task's next attempt, and its losses
+    are counted anew. What is running or has finished is refused, because it
+    would run twice. With an app the message is sent at once; without one the
+    decision is put on record, and a live worker of the app sends it.
+
+    \b
+    Examples:
+      crisper -A proj recover 0d9c3f5e-…
+      crisper -A proj recover 0d9c3f5e-… --reason 'the disk is fixed'
+      crisper -A proj tasks --state quarantined --json |
+        jq -r '.tasks[].task_id' | xargs crisper -A proj recover --yes
+    """
+    from crisper.engine import control
+    from crisper.faces.cli.acting import carry_out
+
+    def act(place: Place, survey: Survey, ids: list[str], reason: str) -> list[Done]:
+        with place.store() as store:
+            return carry_out(place, store, control.recover(store, survey, ids, by=whoami(), reason=reason))
+
+    _decide(ctx, "recover", control.may_recover, act, **options)
+
+
+@click.command()
+@_options
+@click.pass_context
+def discard(ctx: click.Context, /, **options: Any) -> None:
+    """Close quarantined or held tasks for good.
+
+    Nothing runs any more for them. Their messages are kept until they are
+    pruned, so that `crisper recover` can still undo it.
+
+    \b
+    Examples:
+      crisper -A proj discard 0d9c3f5e-… --reason 'the order was cancelled'
+      crisper -A proj discard ID ID ID --dry-run
+    """
+    from crisper.engine import control
+
+    def act(place: Place, survey: Survey, ids: list[str], reason: str) -> list[Done]:
+        with place.store() as store:
+            return control.discard(store, survey, ids, by=whoami(), reason=reason)
+
+    _decide(ctx, "discard", control.may_discard, act, **options)
+
+
+def _decide(
+    ctx: click.Context, verb: str, may: Any, act: Any,
+    *, task_ids: tuple[str, ...], reason: str, yes: bool, dry_run: bool, as_json: bool,
+) -> None:  # fmt: skip
+    from crisper.engine import control
+
+    place: Place = ctx.obj
+    with place.survey() as survey:
+        ids = [whole_id(survey, given) for given in task_ids]
+        if dry_run:
+            done = control.would(survey, ids, may)
+        else:
+            _make_sure(verb, ids, yes)
+            done = act(place, survey, ids, reason)
+    _report(place, verb, done, dry_run=dry_run, as_json=as_json)
+    ctx.exit(_exit_code(done))
+
+
+def _make_sure(verb: str, ids: list[str], yes: bool) -> None:
+    """One id that somebody wrote out is meant; a list may have come from anywhere."""
+    if yes or len(ids) == 1:
+        return
+    count = plural(len(ids), "task")
+    if not sys.stdin.isatty():
+        raise Refused(f"{verb} {count} without asking? Say --yes, or look first with --dry-run")
+    if not click.confirm(f"{verb.capitalize()} {count}?", err=True):
+        raise Refused("nothing was done")
+
+
+def _report(place: Place, verb: str, done: list[Done], *, dry_run: bool, as_json: bool) -> None:
+    if as_json:
+        emit({"tasks": [_answer(one, dry_run) for one in done]})
+    else:
+        out = console(place)
+        for one in done:
+            if one.outcome == "done":
+                lines(out, f"{clean(one.task_id)}: {_would(verb) if dry_run else one.reason}")
+    for one in done:
+        if one.outcome != "done":
+            click.echo(f"crisper: {clean(one.task_id, most=60)}: {clean(one.reason, most=500)}", err=True)
+
+
+def _would(verb: str) -> str:
+    return "would be sent again" if verb == "recover" else "would be closed for good"
+
+
+def _answer(one: Done, dry_run: bool) -> dict[str, Any]:
+    outcome = "possible" if dry_run and one.outcome == "done" else str(one.outcome)
+    return {"task_id": one.task_id, "outcome": outcome, "reason": one.reason or None, "attempt": one.attempt}
+
+
+def _exit_code(done: list[Done]) -> int:
+    """Refusals alone are 75; anything that was not found or not possible is 1."""
+    outcomes = {str(one.outcome) for one in done} - {"done"}
+    if not outcomes:
+        return 0
+    if outcomes == {"unreachable"}:
+        return 69
+    return Refused.exit_code if outcomes == {"refused"} else CrisperError.exit_code
+
+
+def whoami() -> str:
+    """Who decides, for the audit row."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # containers often have a user without a name
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"

@@ -1,0 +1,92 @@
+"""Where a command works: which app, which settings, which registry."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from crisper.errors import SettingsError
+
+if TYPE_CHECKING:
+    from crisper.engine.survey import Survey
+    from crisper.settings import Settings
+    from crisper.store.sql import SqlStore
+
+
+@dataclass
+class Place:
+    app_name: str | None
+    celery_app: Any
+    registry: str | None
+    no_color: bool
+
+    @cached_property
+    def app(self) -> Any:
+        """The Celery app, or None if none was named."""
+        if self.app_name is not None:
+            return _find(self.app_name)
+        if self.celery_app is None or self.celery_app.main == "default":
+            return None  # `celery crisper …` without -A: Celery makes one up
+        return self.celery_app
+
+    @cached_property
+    def settings(self) -> Settings:
+        """Raises `SettingsError`."""
+        from crisper.settings import load
+
+        if self.app is None:
+            settings = load({})
+        else:
+            from crisper.celery.install import settings_of
+
+            settings = settings_of(self.app)
+        if self.registry is not None:
+            settings = dataclasses.replace(settings, registry_url=self.registry)
+        return settings
+
+    @contextmanager
+    def survey(self) -> Iterator[Survey]:
+        from crisper.engine.survey import Survey
+
+        with closing(Survey(self.settings.registry_url, application_name="crisper command line")) as survey:
+            yield survey
+
+    @contextmanager
+    def store(self) -> Iterator[SqlStore]:
+        """For the verbs. Raises `SchemaMissing`, `SchemaOutdated` or `SchemaTooNew`."""
+        from crisper.store import migrate
+        from crisper.store.open import open_store
+
+        migrate.check(self.settings.registry_url)
+        with closing(
+            open_store(self.settings.registry_url, application_name="crisper command line")
+        ) as store:
+            yield store
+
+
+def _find(name: str) -> Any:
+    """An app's modules may print; stdout is kept for what we have to say."""
+    from celery import Celery
+    from celery.app.utils import find_app
+
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            app = find_app(name)
+    except ModuleNotFoundError as exc:
+        raise SettingsError(
+            f"cannot load the app {name!r}: there is no module {exc.name!r}."
+            " Run this in the project's folder, or write -A package.module:attribute"
+        ) from exc
+    except (Exception, SystemExit) as exc:
+        raise SettingsError(f"cannot load the app {name!r}: {type(exc).__name__}: {exc}") from exc
+    if not isinstance(app, Celery):
+        raise SettingsError(
+            f"{name!r} is a {type(app).__name__}, not a Celery app; write -A module:attribute"
+        )
+    return app

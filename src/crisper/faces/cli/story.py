@@ -1,0 +1,147 @@
+"""One task's story, from the JSON of `show`: what happened, in time order, in words. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from crisper.faces.cli.text import clean, seconds
+
+
+class Entry(NamedTuple):
+    """One thing that happened."""
+
+    at: str
+    attempt: int | None
+    sentence: str
+    details: tuple[str, ...] = ()
+    word: str = ""  # the state whose colour it has
+
+
+def story(shown: dict[str, Any]) -> list[Entry]:
+    """Everything on record about a task, oldest first; what happened at once in its natural order."""
+    entries = [*_attempts(shown), *_events(shown), *_sent(shown)]
+    return sorted(entries, key=lambda entry: (entry.at, entry.attempt or 0))
+
+
+def told(evidence: object) -> str:
+    """Evidence in one line: `losses: 1, acks_late: yes`; what is absent or no goes without saying."""
+    if not isinstance(evidence, dict):
+        return clean(evidence)
+    facts = [
+        f"{clean(key)}: {_value(value)}"
+        for key, value in evidence.items()
+        if value is not None and value is not False and value not in ("", {}, [])
+    ]
+    return ", ".join(facts) or "none"
+
+
+def _value(value: object) -> str:
+    if value is True:
+        return "yes"
+    if isinstance(value, (dict, list)):
+        return clean(json.dumps(value, ensure_ascii=False))
+    return clean(value)
+
+
+def _attempts(shown: dict[str, Any]) -> Iterator[Entry]:
+    losses = {event["attempt"] for event in shown["events"] if event["kind"] == "lost"}
+    for one in shown["attempts"]:
+        number, worker = one["number"], clean(one["worker"])
+        if one["received_at"]:
+            yield Entry(one["received_at"], number, f"claimed by {worker}")
+        if one["started_at"]:
+            process = f"process {one['pid']} of " if one["pid"] else ""
+            yield Entry(one["started_at"], number, f"running in {process}{worker}", word="running")
+        if one["finished_at"] and not (one["state"] == "lost" and number in losses):
+            yield Entry(one["finished_at"], number, _ending(one), word=one["state"])
+
+
+def _ending(one: dict[str, Any]) -> str:
+    ran = f" after {seconds(one['runtime'])}" if one["runtime"] is not None else ""
+    why = f": {clean(one['reason'], most=500)}" if one["reason"] else ""
+    return f"{one['state']}{ran}{why}"
+
+
+def _events(shown: dict[str, Any]) -> Iterator[Entry]:
+    for event in shown["events"]:
+        if event["at"] is None:
+            continue
+        data = event["data"] if isinstance(event["data"], dict) else {"data": event["data"]}
+        write = _KINDS.get(event["kind"], _other)
+        sentence, details = write(event, data)
+        yield Entry(event["at"], event["attempt"], sentence, details, _WORDS.get(event["kind"], ""))
+
+
+_Telling = tuple[str, tuple[str, ...]]
+
+
+def _by(event: dict[str, Any]) -> str:
+    return f" (by {clean(event['actor'])})"
+
+
+def _lost(event: dict[str, Any], data: dict[str, Any]) -> _Telling:
+    return f"lost{_by(event)}", (f"evidence: {told(data)}",)
+
+
+def _verdict(event: dict[str, Any], data: dict[str, Any]) -> _Telling:
+    verdict = clean(str(data.get("verdict")).replace("_", " "))
+    reason = clean(data.get("reason"), most=500)
+    return f"verdict: {verdict}, because {reason}{_by(event)}", (f"evidence: {told(data.get('evidence'))}",)
+
+
+def _recovered(event: dict[str, Any], data: dict[str, Any]) -> _Telling:
+    return f"carried out: {clean(str(data.get('action')).replace('_', ' '))}{_by(event)}", ()
+
+
+def _refused(event: dict[str, Any], data: dict[str, Any]) -> _Telling:
+    again = "a redelivery" if data.get("redelivered") else "a delivery"
+    return f"{again} was refused at {clean(event['worker'])}: {clean(data.get('reason'))}", ()
+
+
+def _late(event: dict[str, Any], data: dict[str, Any]) -> _Telling:
+    outcome = f"late finish from {clean(event['worker'])}: {clean(data.get('state'))}, not counted"
+    return f"{outcome}, because {clean(data.get('why'))}", ()
+
+
+def _delayed(event: dict[str, Any], data: dict[str, Any]) -> _Telling:
+    return f"recovery put off: {clean(data.get('why'), most=500)}{_by(event)}", ()
+
+
+def _other(event: dict[str, Any], data: dict[str, Any]) -> _Telling:
+    return f"{clean(event['kind'].replace('_', ' '))}{_by(event)}", (told(data),) if data else ()
+
+
+_KINDS = {
+    "lost": _lost,
+    "verdict": _verdict,
+    "recovered": _recovered,
+    "refused": _refused,
+    "late_finish": _late,
+    "recovery_delayed": _delayed,
+}
+_WORDS = {"lost": "lost", "verdict": "recovering", "late_finish": "suspect", "recovery_delayed": "suspect"}
+
+
+def _sent(shown: dict[str, Any]) -> Iterator[Entry]:
+    """A recovery whose events were pruned still says when it was carried out."""
+    carried = {event["attempt"] for event in shown["events"] if event["kind"] == "recovered"}
+    for recovery in shown["recoveries"]:
+        if recovery["sent_at"] and recovery["attempt"] not in carried:
+            action = clean(str(recovery["action"]).replace("_", " "))
+            yield Entry(recovery["sent_at"], recovery["attempt"], f"carried out: {action}")
+
+
+def advice(shown: dict[str, Any]) -> tuple[str, ...]:
+    """What a person can do now, if anything; commands stand in lines of their own, to be copied."""
+    id = clean(shown["task_id"])
+    again, close = f"  crisper recover {id}", f"  crisper discard {id}"
+    last = shown["recoveries"][-1] if shown["recoveries"] else None
+    if shown["state"] in ("quarantined", "held"):
+        return "", "→ It waits for you. Run it again, or close it for good:", again, close
+    if last and last["action"] in ("fail", "discard") and last["attempt"] == shown["attempts"][-1]["number"]:
+        return "", "→ While its message is kept, it can run again:", again
+    if shown["state"] == "recovering":
+        return "", "→ Crisper is bringing it back; a live worker of its app carries that out."
+    return ()

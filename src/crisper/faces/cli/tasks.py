@@ -1,0 +1,88 @@
+"""`crisper tasks`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from crisper.faces.cli.output import Column, console, emit, json_option, lines, table
+from crisper.faces.cli.place import Place
+from crisper.faces.cli.text import age, short_ids
+
+_COLUMNS = (
+    Column("task", most=20, whole=True),
+    Column("name", most=40, flexible=3, tail=True),
+    Column("state"),
+    Column("attempt", right=True),
+    Column("worker", flexible=2),
+    Column("queue", most=12),
+    Column("age", right=True),
+)
+
+
+@click.command()
+@click.option(
+    "--state",
+    "states",
+    multiple=True,
+    metavar="STATE",
+    help="claimed, running, recovering, quarantined, held, succeeded, failed, … May be repeated.",
+)
+@click.option("--name", metavar="GLOB", help="The task's name; * and ? stand for anything.")
+@click.option(
+    "--worker", metavar="HOSTNAME", help="Where its latest attempt is or was; an incarnation's id does too."
+)
+@click.option("--queue", metavar="QUEUE", help="The queue its message came from.")
+@click.option("--older-than", metavar="AGE", help="Received so long ago or longer: 90s, 10m, 2h, 1d12h.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, metavar="N")
+@click.option("--cursor", metavar="CURSOR", help="Go on where an earlier page ended (its `next`).")
+@json_option
+@click.pass_obj
+def tasks(
+    place: Place,
+    states: tuple[str, ...],
+    name: str | None,
+    worker: str | None,
+    queue: str | None,
+    older_than: str | None,
+    limit: int,
+    cursor: str | None,
+    as_json: bool,
+) -> None:
+    """Tasks by their latest attempt, the newest first.
+
+    \b
+    Examples:
+      crisper -A proj tasks --state quarantined
+      crisper -A proj tasks --state running --older-than 10m
+      crisper -A proj tasks --name 'shop.tasks.*' --worker celery@web-1
+      crisper -A proj tasks --state held --json | jq -r '.tasks[].task_id' |
+        xargs crisper -A proj recover --yes
+    """
+    from crisper.engine.filters import Filters, age_ms, place_of
+
+    if cursor is not None:
+        place_of(cursor)  # what makes no sense is said before anything is connected to
+    filters = Filters(states, name, worker, queue, None if older_than is None else age_ms(older_than))
+    with place.survey() as survey:
+        answer = survey.tasks(filters, limit=limit, cursor=cursor)
+    if as_json:
+        return emit(answer)
+    out = console(place)
+    if not answer["tasks"]:
+        return lines(out, "No such task is on record.")
+    short = short_ids(task["task_id"] for task in answer["tasks"])
+    table(out, _COLUMNS, (_row(task, short) for task in answer["tasks"]))
+    if answer["next"]:
+        lines(out, "There are more: go on with --cursor", style="dim")
+        click.echo(answer["next"], file=sys.stdout)
+    return None
+
+
+def _row(task: dict[str, Any], short: dict[str, str]) -> tuple[object, ...]:
+    return (
+        *(short[task["task_id"]], task["name"], task["state"], task["attempt"]),
+        *(task["worker"], task["queue"], age(task["received_at"])),
+    )

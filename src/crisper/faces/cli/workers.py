@@ -1,0 +1,62 @@
+"""`crisper workers`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from crisper.faces.cli.output import Column, console, emit, json_option, lines, table
+from crisper.faces.cli.place import Place
+from crisper.faces.cli.story import told
+from crisper.faces.cli.text import age, clean
+
+_COLUMNS = (
+    Column("worker", flexible=3),
+    Column("state"),
+    Column("pid", right=True),
+    Column("open", right=True),
+    Column("pool", most=12),
+    Column("queues", flexible=2),
+    Column("up", right=True),
+    Column("seen", right=True),
+)
+
+
+@click.command()
+@click.option("--all", "everything", is_flag=True, help="Also those that ended more than a day ago.")
+@json_option
+@click.pass_obj
+def workers(place: Place, everything: bool, as_json: bool) -> None:
+    """Every life of every worker: alive, suspect, lost or gone.
+
+    A suspect worker has not renewed its lease for half of it. Nobody is
+    judged by that: it is only shown. A lost one says on what evidence.
+
+    \b
+    Examples:
+      crisper -A proj workers
+      crisper -A proj workers --json | jq '.workers[] | select(.state=="lost")'
+    """
+    with place.survey() as survey:
+        answer = survey.workers(everything=everything)
+    if as_json:
+        return emit(answer)
+    out = console(place)
+    if not answer["workers"]:
+        return lines(out, "No worker is on record. Start one whose app calls crisper.install(app).")
+    table(out, _COLUMNS, map(_row, answer["workers"]))
+    for worker in answer["workers"]:
+        if worker["state"] == "lost":
+            evidence = told(worker["evidence"])
+            lines(out, f"{clean(worker['hostname'])} was lost {age(worker['ended_at'])} ago: {evidence}")
+    return None
+
+
+def _row(worker: dict[str, Any]) -> tuple[object, ...]:
+    pool = worker["pool"]
+    if pool and worker["concurrency"]:
+        pool = f"{pool}×{worker['concurrency']}"
+    queues = ",".join(map(str, worker["queues"]))
+    times = age(worker["started_at"]), age(worker["seen_at"])
+    return worker["hostname"], worker["state"], worker["pid"], worker["open_attempts"], pool, queues, *times

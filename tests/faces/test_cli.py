@@ -1,0 +1,414 @@
+"""The command line: shapes, sentences, exit codes, and what it does to a terminal."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crisper.core.states import RecoveryState
+from crisper.faces.cli.group import COMMANDS
+from crisper.store import migrate
+from crisper.store.open import open_store
+from crisper.store.version import TABLE
+from tests.faces.conftest import Run, read
+from tests.faces.scene import HOSTILE, INJECTIONS, Scene, new_id
+from tests.store.acting import PULSE, Actor
+
+TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+TASK_KEYS = [
+    *("task_id", "name", "state", "attempt", "worker", "queue"),
+    *("received_at", "started_at", "finished_at"),
+]
+WORKER_KEYS = [
+    *("id", "hostname", "host", "pid", "state", "started_at", "seen_at", "ended_at", "open_attempts"),
+    *("queues", "pool", "concurrency", "version", "evidence"),
+]
+
+
+def assert_plain(text: str) -> None:
+    """80 columns, and nothing in it that a terminal would obey."""
+    from rich.cells import cell_len
+
+    assert all(cell_len(line) <= 80 for line in text.splitlines()), text
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]", text)
+
+
+# -- shapes ------------------------------------------------------------------
+
+
+def test_status_has_the_documented_shape(run: Run, read_scene: Scene) -> None:
+    answer = read(run(read_scene.url, "status", "--json"))
+    assert {key: list(value) for key, value in answer.items()} == {
+        "registry": ["id", "url", "database", "schema", "now"],
+        "workers": ["alive", "suspect", "lost", "gone"],
+        "attempts": ["claimed", "running"],
+        "tasks": ["quarantined", "held", "lost_24h", "recovered_24h"],
+        "sweeper": ["leader", "worker", "state", "since", "workers_to_clear", "recoveries_under_way"],
+    }
+    assert TIME.fullmatch(answer["registry"]["now"])
+
+
+def test_workers_have_the_documented_shape(run: Run, read_scene: Scene) -> None:
+    answer = read(run(read_scene.url, "workers", "--json"))
+    assert list(answer) == ["workers"]
+    assert all(list(worker) == WORKER_KEYS for worker in answer["workers"])
+
+
+def test_tasks_have_the_documented_shape(run: Run, read_scene: Scene) -> None:
+    answer = read(run(read_scene.url, "tasks", "--limit", "2", "--json"))
+    assert list(answer) == ["tasks", "next"]
+    assert all(list(task) == TASK_KEYS for task in answer["tasks"])
+    rest = read(run(read_scene.url, "tasks", "--cursor", answer["next"], "--json"))
+    assert rest["next"] is None
+    assert len(rest["tasks"]) == len(read_scene.ids) - 2
+
+
+def test_show_has_the_documented_shape(run: Run, read_scene: Scene) -> None:
+    answer = read(run(read_scene.url, "show", read_scene.ids["recovered"], "--json"))
+    assert list(answer) == [
+        *("task_id", "name", "state", "args_preview", "kwargs_preview"),
+        *("attempts", "verdicts", "recoveries", "events"),
+    ]
+    assert list(answer["attempts"][0]) == [
+        *("number", "state", "worker", "pid"),
+        *("received_at", "started_at", "finished_at", "runtime", "reason"),
+    ]
+    verdict = ["attempt", "verdict", "reason", "evidence", "decided_by", "decided_at"]
+    assert list(answer["verdicts"][0]) == verdict
+    assert list(answer["recoveries"][0]) == ["attempt", "action", "state", "sent_at"]
+    assert list(answer["events"][0]) == ["at", "kind", "attempt", "worker", "actor", "data"]
+
+
+def test_migrate_says_what_it_did(run: Run, sqlite_url: str) -> None:
+    answer = read(run(sqlite_url, "migrate", "--json"))
+    assert answer == {"registry": sqlite_url, "schema": "0001", "up_to_date": True}
+    assert "CREATE TABLE crisper_attempt" in read(run(sqlite_url, "migrate", "--sql", "--json"))["sql"]
+
+
+# -- for people --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["status", "workers", "tasks"])
+def test_what_people_see_fits_a_terminal(run: Run, read_scene: Scene, command: str) -> None:
+    result = run(read_scene.url, command)
+    assert result.exit_code == 0
+    assert_plain(result.stdout.replace(read_scene.url, "URL"))
+
+
+def test_the_story_is_told_in_order_with_its_reasons(run: Run, read_scene: Scene) -> None:
+    result = run(read_scene.url, "show", read_scene.ids["recovered"])
+    assert_plain(result.stdout)
+    told = re.sub(r"\s+", " ", result.stdout)
+    order = [
+        "#1 claimed by celery@two",
+        "#1 running in process 4242 of celery@two",
+        "#1 lost (by sweeper) evidence: worker: celery@two, how: silence",
+        "#1 verdict: resend, because the reason of recovered",
+        "#1 carried out: resend (by celery@one)",
+        "#2 claimed by celery@one",
+        "#2 succeeded",
+    ]
+    places = [told.index(sentence) for sentence in order]
+    assert places == sorted(places)
+
+
+def test_the_beginning_of_an_id_will_do(run: Run, read_scene: Scene) -> None:
+    task_id = read_scene.ids["held"]
+    assert task_id in run(read_scene.url, "show", task_id[:8]).stdout
+
+
+def test_a_beginning_of_two_ids_names_both(run: Run, scene: Scene) -> None:
+    twins = ["twins-in-every-letter-1", "twins-in-every-letter-2"]
+    for twin in twins:
+        scene.one.claims(twin, twin)
+    result = run(scene.url, "show", "twins-in")
+    assert result.exit_code == 1
+    assert all(twin in result.stderr for twin in twins)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_name_neither_breaks_nor_colours_the_terminal(run: Run, scene: Scene, name: str) -> None:
+    scene.one.runs(name, "m", name=name, queue=name, args_preview=f'["{name[:50]}"]')
+    listed = run(scene.url, "tasks", "--limit", "3")
+    assert listed.exit_code == 0, listed.output
+    assert_plain(listed.stdout.rpartition("--cursor")[0])
+    shown = run(scene.url, "show", name)
+    assert shown.exit_code == 0, shown.output
+    assert_plain(shown.stdout)
+    assert all(" " <= char <= "~" for char in run(scene.url, "tasks", "--json").stdout.replace("\n", ""))
+
+
+def test_nothing_on_record_is_a_sentence_too(run: Run, sqlite_url: str) -> None:
+    migrate.upgrade(sqlite_url)
+    assert "No worker is on record" in run(sqlite_url, "workers").stdout
+    assert "No such task" in run(sqlite_url, "tasks").stdout
+    assert read(run(sqlite_url, "tasks", "--json")) == {"tasks": [], "next": None}
+
+
+def test_every_command_teaches_by_example(run: Run, sqlite_url: str) -> None:
+    for command in COMMANDS:
+        result = run(sqlite_url, command, "--help")
+        if command == "demo" and result.exit_code == 2:
+            continue  # not in this installation
+        assert result.exit_code == 0, command
+        assert f"crisper -A proj {command}" in result.stdout or command == "demo"
+        assert_plain(result.stdout)
+
+
+# -- bad input ---------------------------------------------------------------
+
+
+def assert_refused(result: Any, code: int, sentence: str) -> None:
+    assert result.exit_code == code, result.output
+    assert re.search(sentence, re.sub(r"\s+", " ", result.stderr)), result.stderr
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("command", ["show", "recover", "discard"])
+def test_an_unknown_id_is_a_sentence(run: Run, read_scene: Scene, command: str) -> None:
+    assert_refused(run(read_scene.url, command, new_id()), 1, "no task .*is on record")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--cursor", "!"], "no cursor of ours"),
+        (["--older-than", "5"], "'5' is no age: .*10m"),
+        (["--older-than", "-5m"], "'-5m' is no age"),
+        (["--state", "lots"], "no task is ever 'lots'; the states are .*quarantined"),
+        (["--limit", "0"], "1<=x<=1000"),
+        (["--limit", "many"], "not a valid integer"),
+        (["--name", "*a" * 7], "6 stars"),
+        (["--nmae", "x"], "--name"),
+    ],
+)
+def test_a_filter_that_makes_no_sense_is_a_usage_error(
+    run: Run, read_scene: Scene, arguments: list[str], sentence: str
+) -> None:
+    assert_refused(run(read_scene.url, "tasks", *arguments), 2, sentence)
+
+
+@pytest.mark.parametrize("text", INJECTIONS)
+@pytest.mark.parametrize("option", ["--worker", "--queue", "--name"])
+def test_a_hostile_filter_is_harmless(run: Run, read_scene: Scene, option: str, text: str) -> None:
+    result = run(read_scene.url, "tasks", option, text, "--json")
+    if option == "--name" and len(text) > 512:
+        assert_refused(result, 2, "512 characters")
+    else:
+        assert read(result) == {"tasks": [], "next": None}
+
+
+@pytest.mark.parametrize("command", ["status", "workers", "tasks", "show x", "sweep", "recover x", "migrate"])
+def test_an_unreachable_registry_is_69_and_keeps_its_password(run: Run, command: str) -> None:
+    result = run("postgresql://ann:hunter2@127.0.0.1:1/db", *command.split(), "--json")
+    assert_refused(result, 69, "127.0.0.1")
+    assert "hunter2" not in result.output
+
+
+@pytest.mark.parametrize("command", ["status", "tasks", "show x", "sweep", "recover x", "migrate --check"])
+def test_a_missing_schema_says_what_to_run(run: Run, sqlite_url: str, command: str) -> None:
+    assert_refused(run(sqlite_url, *command.split()), 1, "crisper migrate")
+
+
+@pytest.mark.parametrize(("version", "sentence"), [("0000", "crisper migrate"), ("9999", "newer Crisper")])
+@pytest.mark.parametrize("command", ["status", "discard x", "migrate --check"])
+def test_another_schema_says_what_to_do(
+    run: Run, sqlite_url: str, version: str, sentence: str, command: str
+) -> None:
+    migrate.upgrade(sqlite_url)
+    with closing(open_store(sqlite_url)) as store, store.db.write():
+        store.db.run(f"UPDATE {TABLE} SET version_num = '{version}'")
+    assert_refused(run(sqlite_url, *command.split()), 1, sentence)
+
+
+@pytest.mark.parametrize("url", ["mysql://db/x", "nonsense", "sqlite://", "postgresql://h:port/d"])
+def test_a_url_that_is_none_says_how_to_write_one(run: Run, url: str) -> None:
+    assert_refused(run(url, "status"), 2, "registry_url .*(postgresql|sqlite):")
+
+
+def test_an_unknown_setting_names_the_one_that_was_meant(run: Run, sqlite_url: str) -> None:
+    result = run(sqlite_url, "status", env={"CRISPER_LEESE": "30"})
+    assert_refused(result, 2, "CRISPER_LEESE. Did you mean crisper_lease")
+
+
+def test_a_lease_that_makes_no_sense_says_what_to_set(run: Run, sqlite_url: str) -> None:
+    assert_refused(run(sqlite_url, "status", env={"CRISPER_LEASE": "5"}), 2, "Set crisper_lease to 12")
+
+
+def test_an_app_that_cannot_be_loaded_is_a_sentence(run: Run, sqlite_url: str, tmp_path: Path) -> None:
+    assert_refused(run(sqlite_url, "-A", "no_such_app", "status"), 2, "no module 'no_such_app'")
+    assert_refused(run(sqlite_url, "-A", "json:dumps", "status"), 2, "is a function, not a Celery app")
+
+
+def test_an_option_of_the_group_after_the_command_says_where_it_goes(run: Run, sqlite_url: str) -> None:
+    assert_refused(run(sqlite_url, "status", "-A", "proj"), 2, "-A goes before the command")
+
+
+def test_a_misspelt_command_names_the_one_that_was_meant(run: Run, sqlite_url: str) -> None:
+    assert_refused(run(sqlite_url, "statsu"), 2, "Did you mean 'status'")
+
+
+def test_check_and_sql_exclude_each_other(run: Run, sqlite_url: str) -> None:
+    assert_refused(run(sqlite_url, "migrate", "--check", "--sql"), 2, "exclude each other")
+
+
+def test_ctrl_c_is_130(run: Run, sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from crisper.engine.survey import Survey
+
+    def interrupted(self: Survey) -> None:
+        raise KeyboardInterrupt
+
+    migrate.upgrade(sqlite_url)
+    monkeypatch.setattr(Survey, "status", interrupted)
+    assert_refused(run(sqlite_url, "status"), 130, "interrupted")
+
+
+def test_a_bug_of_ours_is_a_sentence_that_asks_for_a_report(
+    run: Run, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from crisper.engine.survey import Survey
+
+    monkeypatch.setattr(Survey, "status", lambda self: 1 / 0)
+    assert_refused(run(sqlite_url, "status"), 1, "internal error: ZeroDivisionError.*--traceback")
+    assert isinstance(run(sqlite_url, "--traceback", "status").exception, ZeroDivisionError)
+
+
+# -- deciding ----------------------------------------------------------------
+
+
+def recovery_of(scene: Scene, name: str) -> Any:
+    case = scene.store.case(scene.ids[name], 1)
+    assert case is not None
+    return case.recovery
+
+
+@pytest.mark.parametrize("name", ["quarantined", "held", "failed by policy", "discarded"])
+def test_recover_without_an_app_decides_and_leaves_it_to_a_live_worker(
+    run: Run, scene: Scene, name: str
+) -> None:
+    result = run(scene.url, "recover", scene.ids[name], "--reason", "the disk is fixed")
+    assert result.exit_code == 0, result.output
+    assert "a live worker of its app sends it" in result.stdout
+    recovery = recovery_of(scene, name)
+    assert (recovery.state, recovery.verdict, recovery.reason) == ("decided", "recover", "the disk is fixed")
+    assert "@" in recovery.decided_by
+    taken = scene.store.take_cases(scene.one.id, recovery.scope, limit=100)
+    assert scene.ids[name] in {case.recovery.task_id for case in taken}  # at once, not after a while
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "sentence"),
+    [
+        ("running", 75, "attempt 1 is running on celery@one"),
+        ("claimed", 75, "attempt 1 is claimed on celery@one"),
+        ("succeeded", 75, "it is over: its attempt 1 succeeded"),
+        ("recovered", 75, "it is over: its attempt 2 succeeded"),
+        ("recovering", 75, "is recovering it already"),
+        ("settled", 75, "its recovery is done: the reason of settled"),
+        ("not kept", 1, r"not kept \(95.4 MiB > 16 MiB\)"),
+    ],
+)
+def test_recover_refuses_what_could_run_twice_and_says_why(
+    run: Run, read_scene: Scene, name: str, code: int, sentence: str
+) -> None:
+    for option in ([], ["--dry-run"]):
+        assert_refused(run(read_scene.url, "recover", read_scene.ids[name], *option), code, sentence)
+
+
+@pytest.mark.parametrize("name", ["quarantined", "held", "not kept"])
+def test_discard_closes_for_good(run: Run, scene: Scene, name: str) -> None:
+    answer = read(run(scene.url, "discard", scene.ids[name], "--json"))
+    assert answer == {
+        "tasks": [
+            {"task_id": scene.ids[name], "outcome": "done", "reason": "is closed for good", "attempt": 1}
+        ]
+    }
+    assert read(run(scene.url, "show", scene.ids[name], "--json"))["state"] == "discarded"
+    assert_refused(run(scene.url, "discard", scene.ids[name]), 1, "discarded already")
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"), [("running", "is running"), ("failed by policy", "only a quarantined")]
+)
+def test_discard_refuses_what_does_not_wait_for_a_person(
+    run: Run, read_scene: Scene, name: str, sentence: str
+) -> None:
+    assert_refused(run(read_scene.url, "discard", read_scene.ids[name]), 75, sentence)
+
+
+@pytest.mark.parametrize("verb", ["recover", "discard"])
+def test_a_dry_run_changes_nothing(run: Run, scene: Scene, verb: str) -> None:
+    names = ["quarantined", "held"]
+    answer = read(run(scene.url, verb, *(scene.ids[n] for n in names), "--dry-run", "--json"))
+    assert [task["outcome"] for task in answer["tasks"]] == ["possible", "possible"]
+    assert [recovery_of(scene, n).state for n in names] == [RecoveryState.QUARANTINED, RecoveryState.HELD]
+
+
+@pytest.mark.parametrize("verb", ["recover", "discard"])
+def test_several_ids_need_a_yes(run: Run, scene: Scene, verb: str) -> None:
+    both = scene.ids["quarantined"], scene.ids["held"]
+    assert_refused(run(scene.url, verb, *both), 75, f"{verb} 2 tasks without asking. Say --yes")
+    assert recovery_of(scene, "held").state is RecoveryState.HELD
+    assert run(scene.url, verb, *both, "--yes").exit_code == 0
+    assert recovery_of(scene, "held").state is not RecoveryState.HELD
+
+
+def test_each_id_is_answered_on_its_own(run: Run, scene: Scene) -> None:
+    ids = [scene.ids["running"], scene.ids["held"], scene.ids["held"], new_id()]
+    result = run(scene.url, "recover", "--yes", "--json", *ids)
+    assert result.exit_code == 1
+    outcomes = [task["outcome"] for task in json.loads(result.stdout)["tasks"]]
+    assert outcomes == ["refused", "done", "not_found"]
+
+
+# -- sweeping ----------------------------------------------------------------
+
+
+def dead_worker(scene_url: str) -> str:
+    """A worker with a short lease that never renews it, from a host that is not ours, and its task."""
+    with closing(open_store(scene_url)) as store:
+        actor = Actor(store, hostname="celery@dead", lease_ms=600, boot_id="elsewhere")
+        actor.runs("t-dead", "m")
+        return actor.id
+
+
+def test_a_sweep_declares_what_is_silent_for_a_lease_and_closes_its_attempts(
+    run: Run, sqlite_url: str
+) -> None:
+    migrate.upgrade(sqlite_url)
+    id = dead_worker(sqlite_url)
+    environment = {"CRISPER_SWEEP_INTERVAL": "0.1"}
+    expected = {"id": id, "hostname": "celery@dead", "how": "silence", "open_attempts": 1}
+    rehearsed = read(run(sqlite_url, "sweep", "--dry-run", "--json", env=environment))
+    assert rehearsed == {"dry_run": True, "alive": 0, "declared": [expected], "closed": 1, "braked": False}
+    assert read(run(sqlite_url, "workers", "--json"))["workers"][0]["state"] in ("alive", "suspect")
+    swept = read(run(sqlite_url, "sweep", "--json", env=environment))
+    assert swept == {**rehearsed, "dry_run": False, "declared": [{**expected, "open_attempts": 0}]}
+    assert read(run(sqlite_url, "show", "t-dead", "--json"))["state"] == "recovering"
+
+
+def test_a_sweep_ends_as_soon_as_everybody_was_seen_to_renew(run: Run, sqlite_url: str) -> None:
+    migrate.upgrade(sqlite_url)
+    done = threading.Event()
+    with closing(open_store(sqlite_url)) as store:
+        actor = Actor(store, lease_ms=30_000, boot_id="elsewhere")
+
+        def beat() -> None:
+            while not done.wait(0.05):
+                store.renew(actor.fence, PULSE)
+
+        thread = threading.Thread(target=beat)
+        thread.start()
+        try:
+            answer = read(run(sqlite_url, "sweep", "--json", env={"CRISPER_SWEEP_INTERVAL": "0.1"}))
+        finally:
+            done.set()
+            thread.join()
+    assert (answer["alive"], answer["declared"]) == (1, [])
