@@ -67,7 +67,7 @@ class PulseThread(threading.Thread):
         )
         self._asks: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()
         self._in_hand, self._handed_at = 0, 0.0
-        self._stopped = threading.Event()
+        self._stopped, self._hurried = threading.Event(), threading.Event()
         self._unreachable_since: float | None = None
         self.renewing: frozenset[str] = frozenset()
 
@@ -80,14 +80,21 @@ class PulseThread(threading.Thread):
         self._asks.put(None)
 
     def trusted(self) -> bool:
+        """Whether this incarnation may still believe in its lease. From any thread."""
         return self._heartbeat.trusted()
+
+    def hurry(self) -> None:
+        """Somebody waits for the lease: renew it now. From any thread."""
+        self._hurried.set()
+        self._asks.put(None)
 
     def run(self) -> None:
         beat_at = sweep_at = time.monotonic()
         while not self._stopped.is_set():
             now = time.monotonic()
-            if now >= beat_at:
+            if now >= beat_at or self._hurried.is_set():
                 reached = self._guarded(self._beat)
+                self._hurried.clear()
                 beat_at = now + (self._interval if reached else min(1.0, self._interval))
             if now >= sweep_at:
                 self._guarded(self._sweep)
@@ -121,7 +128,7 @@ class PulseThread(threading.Thread):
     # -- the courier's verbs --------------------------------------------------
 
     def _answer_asks(self, until: float) -> None:
-        while not self._stopped.is_set():
+        while not (self._stopped.is_set() or self._hurried.is_set()):
             left = until - time.monotonic()
             if left <= 0:
                 return
