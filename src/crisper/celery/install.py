@@ -15,8 +15,9 @@ from celery.utils.log import get_logger
 
 from crisper.celery import request
 from crisper.celery.child import Child
-from crisper.celery.courier import WireDesk, WorkerCourier
+from crisper.celery.courier import WorkerCourier
 from crisper.celery.deliveries import MESSAGE_ID_HEADER, Deliveries
+from crisper.celery.desk import WireDesk
 from crisper.celery.link import Link
 from crisper.celery.node import new_incarnation
 from crisper.errors import SettingsError
