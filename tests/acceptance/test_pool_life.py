@@ -68,6 +68,7 @@ def test_a_pool_that_grows_and_shrinks_with_its_load_loses_nothing(fleet: Fleet)
 
 def test_workers_that_start_and_stop_at_once_under_load_declare_nobody_and_lose_nothing(fleet: Fleet) -> None:
     first = [fleet.worker(f"first{n}", wait=False) for n in range(2)]
+    sent = [fleet.send("late", "declares the queue", 0).id]
     with Stream(fleet, 0.05) as stream:
         for worker in first:
             worker.ready()
@@ -83,7 +84,7 @@ def test_workers_that_start_and_stop_at_once_under_load_declare_nobody_and_lose_
         wait_for("the stream goes on", lambda: len(fleet.ends()) > ended + 20)
     goes_back = "SELECT count(*) FROM crisper_attempt WHERE state = 'released'"
     released = int(fleet.rows(goes_back)[0][0])
-    all_run_once(fleet, stream.sent)
+    all_run_once(fleet, [*sent, *stream.sent])
     states = fleet.incarnations()
     assert states == {"first0": ["gone"], "first1": ["gone"], "second0": ["alive"], "second1": ["alive"]}
     print("given back by the shutdowns:", released)

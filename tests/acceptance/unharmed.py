@@ -1,4 +1,4 @@
-"""The law of every outage, restart and shutdown: nobody is declared lost, and each task runs once, on record."""
+"""The law of every outage, restart and shutdown: nobody is declared lost, each task runs once, on record."""
 
 from __future__ import annotations
 

@@ -409,10 +409,11 @@ class Deliveries:
 
     def put_back(self, held: Held, after: float = 0.0) -> None:
         """Return the delivery to the broker, later if the broker would only give it back at once."""
-        held.put_back_at = time.monotonic() + after
         if held.has_slot and held.generation == self.generation:
             self._release_slot(held)
-        if not after:
+        if after:
+            held.put_back_at = time.monotonic() + after
+        else:
             self._put_back_now(held)
 
     def _put_back_now(self, held: Held) -> None:
