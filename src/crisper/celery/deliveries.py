@@ -450,7 +450,10 @@ class Deliveries:
         pid = pid if self._is_prefork() else self.link.pid
         item = (wire.START, monotonic_ms(), held.seq, held.task_id, pid)
         self.link.stand(held.seq, item)
-        self._maybe_flush()
+        if self._is_prefork():
+            self._maybe_flush()
+        else:  # the body may keep this very thread, and what dies with it must be known to have begun
+            self.link.flush()
 
     def _is_prefork(self) -> bool:
         return bool(self.worker.pool.uses_semaphore)
