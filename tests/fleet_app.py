@@ -28,6 +28,7 @@ def make(environment: Mapping[str, str]) -> Celery:
         worker_soft_shutdown_timeout=float(environment.get("FLEET_SOFT", "0")),
         result_expires=3600,
         accept_content=environment.get("FLEET_ACCEPT", "json").split(","),
+        worker_pool_restarts=bool(environment.get("FLEET_RESTARTS")),
     )
     if broker.startswith("filesystem"):
         queue = str(folder / "queue")

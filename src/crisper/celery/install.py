@@ -108,6 +108,7 @@ class Recording:
         self.courier = WorkerCourier(worker.app, settings, desk, name=worker.hostname)
         self.deliveries.on_cases = self.courier.receive
         self.deliveries.on_told = desk.told
+        self.deliveries.on_left_behind = self.courier.take_back
         self.deliveries.on_fatal = self._fatal
         self.deliveries.on_fenced = self._reborn
         self.link.on_new_wire = self._wake_loop
