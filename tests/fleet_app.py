@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from celery import Celery, Task
-from celery.exceptions import Reject
+from celery.exceptions import Ignore, Reject
 
 import crisper
 
@@ -126,6 +126,15 @@ def _tasks(app: Celery, ledger: Path) -> None:
                 raise Reject("not now", requeue=True)
             return key
 
+    def reject_always(self: Task, key: Any = 0) -> None:
+        with entry(self, key):
+            raise Reject("never", requeue=False)
+
+    def ignored(self: Task, key: Any = 0, seconds: float | str = 0) -> None:
+        with entry(self, key):
+            spend(seconds)
+            raise Ignore
+
     def dies_once(self: Task, key: Any, how: str) -> Any:
         """Ends its pool process the first time: by `_exit` or by `sys.exit`."""
         died = ledger.parent / f"died-{self.request.id}"
@@ -146,6 +155,8 @@ def _tasks(app: Celery, ledger: Path) -> None:
     register(boom, acks_late=True)
     register(retry_once, acks_late=True)
     register(reject_once, acks_late=True)
+    register(reject_always, acks_late=True)
+    register(ignored, acks_late=True)
     register(dies_once, acks_late=True)
     register(total, acks_late=True)
     register(remember, acks_late=True)

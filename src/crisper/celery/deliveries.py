@@ -47,7 +47,7 @@ class Held:
     """One delivery and its attempt."""
 
     __slots__ = (
-        "accepted", "acks_late", "asked_at", "finish_seq", "generation", "has_slot", "message_id",
+        "accepted", "acks_late", "asked_at", "finish_seq", "generation", "has_slot", "is_copy", "message_id",
         "muted", "number", "pool", "put_back_at", "received_at", "request", "seq", "stage",
         "task_id", "wants_to_run",
     )  # fmt: skip
@@ -61,6 +61,7 @@ class Held:
         self.number = 1
         self.pool: Any = None
         self.has_slot = False  # of the pool's semaphore, while it waits for its answer
+        self.is_copy = False  # we hold another delivery of the message, on the same connection
         self.wants_to_run = False  # Celery asked to run it while it was parked
         self.accepted = False
         self.finish_seq = 0
@@ -104,12 +105,17 @@ class Deliveries:
         headers = request.message.headers or {}
         message_id = headers.get(MESSAGE_ID_HEADER) or _looks(request)
         holder = self._by_message.get(message_id)
-        if holder is not None and not holder.muted:
+        if holder is not None and holder.muted:
+            holder = None
+        if holder is not None and not self._is_copy(holder, request):
             return self._redelivered(holder, request)
         with self.link.in_order:
             seq = self.link.number()
             held = Held(seq, request, message_id, self.generation)
-            self._by_seq[seq] = self._by_message[message_id] = self._asking[seq] = held
+            self._by_seq[seq] = self._asking[seq] = held
+            if holder is None:
+                self._by_message[message_id] = held
+            held.is_copy = holder is not None
             self.link.record(seq, self._claim_item(held, headers))
         self._maybe_flush()
         return held
@@ -144,7 +150,13 @@ class Deliveries:
             message.properties,
             exchange,
             routing_key,
+            held.is_copy,
         ]
+
+    def _is_copy(self, holder: Held, request: Any) -> bool:
+        """Whether the message lies in the broker twice: of a redelivery the earlier delivery is over."""
+        tags = request.message.delivery_tag, holder.request._message.delivery_tag
+        return holder.generation == self.generation and tags[0] != tags[1]
 
     def _queue(self, info: dict[str, Any], exchange: str, routing_key: str) -> str:
         tag = info.get("consumer_tag")

@@ -249,7 +249,7 @@ class MemoryStore:
             self._latest(latest, me, renewing) if latest else None,
             redelivered=claim.redelivered,
             identified=claim.identified,
-            newer=latest is None or claim.seq > latest.seq,
+            newer=latest is None or (claim.seq > latest.seq and not claim.copy),
         )
         return self._carry_out(me, claim, decision, latest)
 

@@ -778,7 +778,7 @@ class _Batch:
                 self._latest(latest) if latest else None,
                 redelivered=claim.redelivered,
                 identified=claim.identified,
-                newer=latest is None or claim.seq > latest.attempt.seq,
+                newer=latest is None or (claim.seq > latest.attempt.seq and not claim.copy),
             )
             number = known[-1].attempt.number + 1 if known else 1
             if self._carry_out(claim, decision, latest, number):
