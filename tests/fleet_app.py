@@ -13,8 +13,10 @@ from typing import Any
 
 from celery import Celery, Task
 from celery.exceptions import Ignore, Reject
+from kombu.transport.filesystem import Channel
 
 import crisper
+from crisper.celery.brokers.filesystem import put_by_rename
 
 
 def make(environment: Mapping[str, str]) -> Celery:
@@ -31,6 +33,7 @@ def make(environment: Mapping[str, str]) -> Celery:
         worker_pool_restarts=bool(environment.get("FLEET_RESTARTS")),
     )
     if broker.startswith("filesystem"):
+        Channel._put = put_by_rename  # a message half written would end the worker that reads it
         queue = str(folder / "queue")
         app.conf.broker_transport_options = {
             "data_folder_in": queue,

@@ -212,6 +212,20 @@ def test_a_childs_word_outweighs_its_death(registry: Registry) -> None:
     assert registry.recoveries("t") == []
 
 
+def test_a_childs_word_outweighs_a_release_that_did_not_hear_of_the_end(registry: Registry) -> None:
+    actor = registry.joins()
+    ended, cut = actor.wants("t1", "m1"), actor.wants("t2", "m2")
+    writer = Writer(registry.store, actor.fence)
+    for claim in (ended, cut):
+        writer.add(FIRST, claim)
+    writer.heard(FIRST, word(ended))
+    for claim in (ended, cut):
+        writer.add(FIRST, actor.finish(claim, State.RELEASED))
+    writer.write(FIRST)
+    assert registry.states("t1") == [State.SUCCEEDED]
+    assert registry.states("t2") == [State.RELEASED]
+
+
 def test_without_its_word_a_dead_childs_attempt_is_lost(registry: Registry) -> None:
     actor = registry.joins()
     writer = Writer(registry.store, actor.fence)

@@ -102,6 +102,10 @@ class Deliveries:
 
     def claim(self, request: Any) -> Held:
         """A message was received: claim it, or let what we hold of it adopt the new delivery."""
+        with self._receiving:  # not while a fence, on another thread, lets go of all that is held
+            return self._claim(request)
+
+    def _claim(self, request: Any) -> Held:
         headers = request.message.headers or {}
         message_id = headers.get(MESSAGE_ID_HEADER) or _looks(request)
         holder = self._by_message.get(message_id)
@@ -218,10 +222,13 @@ class Deliveries:
         Raises `TaskRevokedError` where it is not to run: Celery then gives the slot back.
         """
         held.pool = pool
-        if self._may_run_now(held):
+        if not self._may_run_now(held):
+            if self._waits_here():
+                self._await_answer(held)
+        elif self._dispatcher is not None and held.stage is Stage.GRANTED and not self._waits_here():
+            self._dispatcher.put(held)  # a full pool would block the thread that consumes
+        else:
             self._to_pool(held)
-        elif self._waits_here():
-            self._await_answer(held)
 
     def _may_run_now(self, held: Held) -> bool:
         """Whether to dispatch at once; if not, the answer, which may come on another thread, does."""
@@ -246,6 +253,7 @@ class Deliveries:
             self.link.flush()
             self.link.wait(0.5)
             self.receive()
+        self.run_granted(held)
 
     def _to_pool(self, held: Held) -> None:
         held.has_slot = False
@@ -258,6 +266,8 @@ class Deliveries:
 
     def _answered_dispatch(self, held: Held) -> None:
         """A claim was granted while its request waited with a slot."""
+        if self._waits_here():
+            return  # the thread that waits for this goes on itself
         if self._dispatcher is not None:
             self._dispatcher.put(held)
         else:
@@ -340,8 +350,9 @@ class Deliveries:
             self._parked(held)
         elif kind == "refused":
             self._refused(held, reason)
-        elif kind == "put_back" and held.stage is Stage.ASKED:
-            held.stage = Stage.UNANSWERABLE
+        elif kind == "put_back" and held.stage in (Stage.ASKED, Stage.PARKED):
+            if held.stage is Stage.ASKED:
+                held.stage = Stage.UNANSWERABLE
             self.put_back(held, after=PUT_BACK_SECONDS)
 
     def _granted(self, held: Held, number: int) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import islice, takewhile
 
 from crisper.core.model import Answer, ChildLost, Claim, Fence, Finish, Note, Record, Start
+from crisper.core.states import State
 from crisper.errors import Fenced, RegistryUnreachable
 from crisper.store.base import Store
 
@@ -69,13 +70,16 @@ class Writer:
         self._pending.append((at, record))
 
     def _closing(self, record: Finish | ChildLost) -> Record:
-        """The child's own word outweighs its death; a start that was not written yet is merged."""
+        """The child's own word outweighs its death, and its release by a shutdown that did not hear
+        of the end; a start that was not written yet is merged."""
         word = self._words.pop(record.claim_seq, None)
         start = self._starts.get(record.claim_seq)
         if isinstance(record, ChildLost):
             if start is not None:  # that it ran is what its loss is judged by
                 self._pending.append(self._starts.pop(record.claim_seq))
             return word[1]._replace(seq=record.seq) if word else record
+        if word and record.state is State.RELEASED:
+            record = word[1]._replace(seq=record.seq)
         if start is None or record.runtime_ms is None:
             return record
         del self._starts[record.claim_seq]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 import uuid
 from pathlib import Path
@@ -13,21 +14,23 @@ from kombu.utils.json import dumps
 from crisper.celery.brokers.base import Broker
 
 
-class FilesystemBroker(Broker):
-    """Publishes by rename.
+def put_by_rename(channel: Any, queue: str, payload: dict[str, Any], **kwargs: Any) -> None:
+    """In place of the channel's own `_put`.
 
-    kombu makes the file under its final name and then writes it, and a consumer
-    that lists the folder in between takes an empty message, which is then lost.
+    kombu makes the file under its final name and then writes it: a consumer that lists the folder
+    in between reads an empty message, loses it, and ends.
     """
+    folder = Path(channel.data_folder_out)
+    name = f"{round(time.monotonic() * 1000)}_{uuid.uuid4()}.{queue}.msg"
+    part = folder / f"{name}.part"
+    part.write_bytes(str_to_bytes(dumps(payload)))
+    part.replace(folder / name)
+
+
+class FilesystemBroker(Broker):
+    """Never gives back; publishes by rename."""
 
     def __init__(self, app: Any, connection: Any) -> None:
         super().__init__(app, connection)
-        self._channel = connection.default_channel
-        self._channel._put = self._put
-
-    def _put(self, queue: str, payload: dict[str, Any], **kwargs: Any) -> None:
-        folder = Path(self._channel.data_folder_out)
-        name = f"{round(time.monotonic() * 1000)}_{uuid.uuid4()}.{queue}.msg"
-        part = folder / f"{name}.part"
-        part.write_bytes(str_to_bytes(dumps(payload)))
-        part.replace(folder / name)
+        channel = connection.default_channel
+        channel._put = functools.partial(put_by_rename, channel)

@@ -1,0 +1,58 @@
+"""A message is delivered to the next worker before the first one's release or loss is on record."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+
+import pytest
+
+from tests.acceptance.watching import nothing_left_in_the_broker
+from tests.fleet import Fleet, Worker, wait_for
+
+
+def warm(first: Worker, cut: Callable[[], None]) -> None:
+    first.send_signal(signal.SIGTERM)
+
+
+def cold(first: Worker, cut: Callable[[], None]) -> None:
+    first.send_signal(signal.SIGQUIT)
+
+
+def kill(first: Worker, cut: Callable[[], None]) -> None:
+    first.kill()
+
+
+def cut_off(first: Worker, cut: Callable[[], None]) -> None:
+    cut()
+
+
+@pytest.mark.parametrize("happens", [warm, cold, kill, cut_off])
+def test_every_task_ends_once_whatever_happens_to_the_worker_that_held_it(
+    fleet: Fleet, cut_connections: Callable[[], None], happens: Callable[[Worker, Callable[[], None]], None]
+) -> None:
+    """Sixty tasks over two workers; in the middle of it one of them gives back, or loses, what it holds."""
+    name = happens.__name__
+    first, second = fleet.worker(f"first-{name}", wait=False), fleet.worker(f"second-{name}", wait=False)
+    for worker in (first, second):
+        worker.ready()
+    sent = {fleet.send("late", key, 0.1).id for key in range(60)}
+    wait_for("a third is done", lambda: done(fleet, sent) > 20)
+    happens(first, cut_connections)
+    wait_for("all end", lambda: done(fleet, sent) == 60, 30)
+    wait_for("on record", lambda: all(fleet.attempts(id)[-1][1] == "succeeded" for id in sent))
+    assert fleet.run_twice() == []
+    begun = [line for line in fleet.starts() if line.task_id in sent]
+    if happens in (warm, cut_off):
+        assert len(begun) == 60, "nothing began twice"
+    nothing_left_in_the_broker(fleet)
+    assert fleet.open_attempts() == 0
+    for worker in (first, second):
+        if worker.process.poll() is None:
+            assert worker.stop() == 0
+    nothing_left_in_the_broker(fleet)
+    assert fleet.errors() == []
+
+
+def done(fleet: Fleet, sent: set[str]) -> int:
+    return len(sent & {line.task_id for line in fleet.ends()})
