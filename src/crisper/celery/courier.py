@@ -38,6 +38,9 @@ logger = get_logger(__name__)
 RETRY_MS, RETRY_MOST_MS = 1_000, 60_000
 #: Verdicts after which nothing of the task is left to run.
 _OVER = (VerdictKind.SETTLED, VerdictKind.EXPIRED, VerdictKind.REVOKED)
+#: A parent gives back a lost child's message within milliseconds. Where the broker can be asked, we look
+#: after this whether it did, or died before it could.
+LOOK_SECONDS = 2.0
 #: How long the courier waits for the registry's answer over the wire, in seconds.
 ANSWER_SECONDS = 30.0
 
@@ -110,9 +113,12 @@ class Courier:
         return Done(recovery.task_id, recovery.number, verdict.kind, verdict.reason, done)
 
     def _grace(self, verdict: Verdict, case: Case) -> int | None:
-        if verdict.kind is VerdictKind.AWAIT_REDELIVERY:
-            return int(self._settings.redelivery_grace * 1000)
-        return None
+        if verdict.kind is not VerdictKind.AWAIT_REDELIVERY:
+            return None
+        seconds = self._settings.redelivery_grace
+        if case.recovery.cause == "child" and not case.overdue and self.broker.tells:
+            seconds = min(seconds, LOOK_SECONDS)
+        return int(seconds * 1000)
 
     # -- detect ---------------------------------------------------------------
 
@@ -150,8 +156,8 @@ class Courier:
             return exc
 
     def _in_broker(self, case: Case) -> InBroker:
-        if case.recovery.cause == "child" and case.attempt.acks_late:
-            # Its own parent lived, held the delivery, and has given it back by now.
+        if case.recovery.cause == "child" and case.attempt.acks_late and not case.overdue:
+            # Its own parent lived, held the delivery, and gives it back, unless it dies now too.
             return InBroker.REQUEUES
         return self.broker.find(case.attempt, case.recovery)
 
