@@ -60,6 +60,7 @@ def started_by_multi(fleet: Fleet) -> list[int]:
     return [node_pid(fleet, name) for name in ("a", "b")]
 
 
+@pytest.mark.slow
 def test_nodes_of_celery_multi_record_and_say_goodbye_and_one_that_is_killed_is_taken_over(
     fleet: Fleet,
 ) -> None:
@@ -119,7 +120,7 @@ def busy(fleet: Fleet, worker: Worker) -> tuple[str, list[str]]:
     return late, [other, *held]
 
 
-@pytest.mark.parametrize("to", [group, control_group])
+@pytest.mark.parametrize("to", [pytest.param(group, marks=pytest.mark.slow), control_group])
 def test_a_sigterm_to_all_its_processes_ends_a_worker_with_a_goodbye_and_leaves_nothing_stale(
     fleet: Fleet, to: Callable[[Worker, int], None]
 ) -> None:
@@ -143,7 +144,7 @@ def test_a_sigterm_to_all_its_processes_ends_a_worker_with_a_goodbye_and_leaves_
     assert fleet.errors() == []
 
 
-@pytest.mark.parametrize("to", [group, control_group])
+@pytest.mark.parametrize("to", [pytest.param(group, marks=pytest.mark.slow), control_group])
 def test_a_sigkill_to_all_its_processes_after_a_vain_sigterm_brings_its_tasks_back(
     fleet: Fleet, to: Callable[[Worker, int], None]
 ) -> None:
