@@ -27,6 +27,7 @@ from tests.fleet import Fleet, wait_for
 def once(broker: str, backend: str, how: str) -> float:
     with tempfile.TemporaryDirectory() as folder:
         fleet = Fleet(Path(folder), broker=broker, backend=backend)
+        fleet.app.control.purge()  # what a run before this one left
         try:
             inside = container() if how == "container" else []
             first = fleet.worker("first", inside=inside, wait=not inside)

@@ -17,11 +17,11 @@ from tests.servers import PrivateRabbitMQ, PrivateRedis, PrivateServer
 
 LEASE = 3.0
 QUICK = {"lease": LEASE, "heartbeat_interval": 0.5, "sweep_interval": 0.2}
-#: RabbitMQ alone takes 5 s to start.
 pytestmark = pytest.mark.timeout(240)
 
 
-@pytest.fixture(params=["redis", "rabbitmq"])
+# RabbitMQ takes 10 s to be made and 5 s to start again.
+@pytest.fixture(params=["redis", pytest.param("rabbitmq", marks=pytest.mark.slow)])
 def server(request: pytest.FixtureRequest) -> Iterator[PrivateServer]:
     """A broker that keeps its messages over a restart."""
     with needs(request.param):

@@ -56,6 +56,7 @@ def test_a_pool_that_is_restarted_lets_running_tasks_finish_and_loses_none(fleet
     assert fleet.incarnations() == {"reloaded": ["alive"]}
 
 
+@pytest.mark.slow
 def test_a_pool_that_grows_and_shrinks_with_its_load_loses_nothing(fleet: Fleet) -> None:
     worker = fleet.worker("breathing", "--autoscale", "4,1", AUTOSCALE_KEEPALIVE="1")
     sent = [fleet.send(name, key, 0.4).id for key in range(6) for name in ("late", "early")]
@@ -68,7 +69,7 @@ def test_a_pool_that_grows_and_shrinks_with_its_load_loses_nothing(fleet: Fleet)
 
 def test_workers_that_start_and_stop_at_once_under_load_declare_nobody_and_lose_nothing(fleet: Fleet) -> None:
     first = [fleet.worker(f"first{n}", wait=False) for n in range(2)]
-    sent = [fleet.send("late", "declares the queue", 0).id]
+    sent = [fleet.send("late", "declares-the-queue", 0).id]
     with Stream(fleet, 0.05) as stream:
         for worker in first:
             worker.ready()

@@ -109,7 +109,7 @@ def test_a_registry_away_for_ten_and_thirty_seconds_harms_nothing_at_the_default
             sent = outage_under_load(fleet, how, own_postgres, seconds, sent)
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.slow
 def test_a_worker_killed_while_the_registry_is_away_is_found_once_it_is_back(
     own_postgres: PrivatePostgres, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:

@@ -40,6 +40,9 @@ _OVER = (VerdictKind.SETTLED, VerdictKind.EXPIRED, VerdictKind.REVOKED)
 #: Cases whose verdicts are committed together: no more than are carried out within so many seconds,
 #: because others take a case over whose courier is late (`store.sql.CASE_MS`).
 BATCH, BATCH_SECONDS = 50, 5.0
+#: A parent gives back a lost child's message within milliseconds. Where the broker can be asked, we look
+#: after this whether it did, or died before it could.
+LOOK_SECONDS = 2.0
 
 
 class Done(NamedTuple):
@@ -116,7 +119,7 @@ class Courier:
             verdict = Verdict(recovery.verdict, recovery.reason or "", recovery.evidence)
             return Judgement(recovery, verdict)
         verdict = judge(self.facts(case))
-        return Judgement(recovery, verdict, self._grace(verdict))
+        return Judgement(recovery, verdict, self._grace(verdict, case))
 
     def _do(self, case: Case, decided: Recovery | None, verdict: Verdict) -> Done:
         task_id, number = _place(case.recovery)
@@ -129,10 +132,13 @@ class Courier:
                     verdict.kind.value, verdict.reason)  # fmt: skip
         return Done(task_id, number, verdict.kind, verdict.reason, carried_out)
 
-    def _grace(self, verdict: Verdict) -> int | None:
-        if verdict.kind is VerdictKind.AWAIT_REDELIVERY:
-            return int(self._settings.redelivery_grace * 1000)
-        return None
+    def _grace(self, verdict: Verdict, case: Case) -> int | None:
+        if verdict.kind is not VerdictKind.AWAIT_REDELIVERY:
+            return None
+        seconds = self._settings.redelivery_grace
+        if case.recovery.cause == "child" and not case.overdue and self.broker.tells:
+            seconds = min(seconds, LOOK_SECONDS)
+        return int(seconds * 1000)
 
     # -- detect ---------------------------------------------------------------
 
@@ -170,8 +176,8 @@ class Courier:
             return exc
 
     def _in_broker(self, case: Case) -> InBroker:
-        if case.recovery.cause == "child" and case.attempt.acks_late:
-            # Its own parent lived, held the delivery, and has given it back by now.
+        if case.recovery.cause == "child" and case.attempt.acks_late and not case.overdue:
+            # Its own parent lived, held the delivery, and gives it back, unless it dies now too.
             return InBroker.REQUEUES
         return self.broker.find(case.attempt, case.recovery)
 

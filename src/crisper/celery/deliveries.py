@@ -6,11 +6,12 @@ the consumer happens on the loop's own thread.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 from typing import Any
 
@@ -73,6 +74,10 @@ class Held:
     @property
     def is_open(self) -> bool:
         return self.stage in (Stage.GRANTED, Stage.DISPATCHED)
+
+    def runs_without_us(self) -> None:
+        """After an error of ours: its answer must not give it to the pool a second time."""
+        self.stage, self.has_slot = Stage.DISPATCHED, False
 
 
 class Deliveries:
@@ -302,13 +307,22 @@ class Deliveries:
     def receive(self) -> None:
         """Take in what the recorder said. On the loop's thread; never blocks, never raises."""
         with self._receiving:
-            for item in self.link.receive():
+            for item in self._arrived():
                 try:
                     self._take(item)
                 except Exception:
                     self.count_error(f"taking {item[0]!r}")
-            self.link.run_waiting()
+            self.link.run_waiting(lambda: self.counted("acknowledging"))
         self.link.flush()
+
+    def _arrived(self) -> list[Item]:
+        try:
+            return self.link.receive()
+        except Exception:
+            # What was in it is lost, but another recorder is told everything again, and answers.
+            self.count_error("receiving")
+            self.link.start_anew()
+            return []
 
     def _take(self, item: Item) -> None:
         match item[0]:
@@ -339,11 +353,21 @@ class Deliveries:
         self._asking.pop(seq, None)
         if seq in self._lost:
             _, call = self._lost.pop(seq)
-            call(kind)
+            with self.counted("going on after a loss"):
+                call(kind)
             return
         held = self._by_seq.get(seq)
         if held is None:
             return
+        try:
+            self._answer_to(held, kind, number, reason)
+        except Exception:
+            self.count_error(f"taking the answer {kind!r}")
+            if kind == "granted" and held.stage in (Stage.ASKED, Stage.GRANTED):
+                held.stage = Stage.GRANTED  # on record, and not begun: it is released and comes again
+                self.put_back(held)
+
+    def _answer_to(self, held: Held, kind: str, number: int, reason: str) -> None:
         if kind == "granted":
             self._granted(held, number)
         elif kind == "parked":
@@ -699,6 +723,13 @@ class Deliveries:
 
     def _loop_thread(self) -> int | None:
         return threading.main_thread().ident
+
+    @contextlib.contextmanager
+    def counted(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception:
+            self.count_error(doing)
 
     def count_error(self, doing: str) -> None:
         """Our own trouble never kills a task, and is never silent."""

@@ -211,7 +211,7 @@ class Recording:
         self._restart_timer(self.worker.timer)
 
     def _on_timer(self) -> None:
-        with self._counted("the timer"):
+        with self.deliveries.counted("the timer"):
             self.deliveries.on_timer()
 
     def _readable(self) -> None:
@@ -250,7 +250,7 @@ class Recording:
     def _flush(self) -> None:
         """After a lost connection the pool discards jobs that no child has accepted, yet a child
         that was sent one would still run it, unheard. Stop such a child; its job comes again."""
-        with self._counted("flushing the pool"):
+        with self.deliveries.counted("flushing the pool"):
             self._stop_unheard()
         self._pool_flush()
 
@@ -268,7 +268,7 @@ class Recording:
             self.deliveries.abandon(held, "its connection was lost before it began")
 
     def new_connection(self) -> None:
-        with self._counted("taking a new connection"):
+        with self.deliveries.counted("taking a new connection"):
             self.deliveries.new_connection()
 
     # -- the end --------------------------------------------------------------
@@ -287,19 +287,12 @@ class Recording:
         if self._stopping:
             return
         self._stopping = True
-        with self._counted("saying goodbye"):
+        with self.deliveries.counted("saying goodbye"):
             self.courier.stop()
             self.deliveries.goodbye()
         self.link.close()
         self.child.disconnect()
         request.use(None)
-
-    @contextlib.contextmanager
-    def _counted(self, doing: str) -> Any:
-        try:
-            yield
-        except Exception:
-            self.deliveries.count_error(doing)
 
 
 class RecordingStep(bootsteps.StartStopStep):

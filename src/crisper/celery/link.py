@@ -14,6 +14,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 from celery.utils.log import get_logger
@@ -144,6 +145,11 @@ class Link:
         if old is not None:
             old.close()
 
+    def start_anew(self) -> None:
+        """The wire cannot be understood any more: the keeper starts another recorder, on another."""
+        if self._recorder is not None:
+            self._recorder.kill()
+
     def close(self) -> None:
         """Hang up. The recorder, told goodbye or not, knows what to do."""
         self._closed = True
@@ -251,11 +257,12 @@ class Link:
         while unconfirmed and unconfirmed[0][0] <= durable:
             unconfirmed.popleft()
 
-    def run_waiting(self) -> None:
+    def run_waiting(self, guarded: Callable[[], AbstractContextManager[None]]) -> None:
         """Call what waited for records that are durable now, in order."""
         while self._waiting and self._waiting[0][0] <= self.durable:
             _, call, _ = self._waiting.popleft()
-            call()
+            with guarded():
+                call()
 
     def when_durable(self, seq: int, call: Callable[[], None], give_up: Callable[[], None]) -> None:
         """Call once record `seq` is durable: now, or from the loop that receives.

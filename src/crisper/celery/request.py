@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from billiard.einfo import ExceptionWithTraceback
@@ -38,6 +39,7 @@ class RecordedRequest(Request):
     acknowledged: bool
     _crisper: Held | None = None
     _crisper_dropped = False
+    _crisper_given = False  # to the pool: what is raised from then on is Celery's
     _crisper_instead: Request | None = None  # the running request that adopted our delivery
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -68,7 +70,16 @@ class RecordedRequest(Request):
             raise TaskRevokedError(self.id)
         if held is None or _deliveries is None:
             return super().execute_using_pool(pool, **kwargs)
-        return _deliveries.dispatch(held, pool)
+        try:
+            return _deliveries.dispatch(held, pool)
+        except TaskRevokedError:
+            raise
+        except Exception:
+            if self._crisper_given:
+                raise  # Celery's own
+            _deliveries.count_error("dispatching")
+            held.runs_without_us()
+            return self._crisper_run(pool)
 
     def _crisper_leave(self) -> None:
         """Celery listed us as reserved; the attempt belongs to another request of the same id."""
@@ -77,6 +88,7 @@ class RecordedRequest(Request):
             worker_state.requests[self.id] = self._crisper_instead
 
     def _crisper_run(self, pool: Any) -> Any:
+        self._crisper_given = True
         return super().execute_using_pool(pool)
 
     # -- from the pool --------------------------------------------------------
@@ -101,10 +113,14 @@ class RecordedRequest(Request):
         exc = exc_info.exception
         if isinstance(exc, ExceptionWithTraceback):
             exc = exc.exc
-        if self._crisper_muted(*(() if isinstance(exc, _DEATHS) else self._crisper_outcome(exc))):
-            return None
-        if self._crisper is not None and self._crisper_ended(exc):
-            return None
+        try:
+            if self._crisper_muted(*(() if isinstance(exc, _DEATHS) else self._crisper_outcome(exc))):
+                return None
+            if self._crisper is not None and self._crisper_ended(exc):
+                return None
+        except Exception:
+            if _deliveries is not None:
+                _deliveries.count_error("recording a failure")
         return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
 
     def on_timeout(self, soft: bool, timeout: float) -> Any:
@@ -202,7 +218,7 @@ class RecordedRequest(Request):
         elif not held.finish_seq:
             super().acknowledge()
         else:
-            _deliveries.when_durable(held, self._crisper_acknowledge)
+            self._crisper_when_durable(held, self._crisper_acknowledge)
 
     def reject(self, requeue: bool = False) -> None:
         held = self._crisper
@@ -213,7 +229,16 @@ class RecordedRequest(Request):
             self._crisper_forget_delivery()
             return
         self._crisper_finish(State.RELEASED if requeue else State.REJECTED, "rejected")
-        _deliveries.when_durable(held, lambda: self._crisper_reject(requeue))
+        self._crisper_when_durable(held, lambda: self._crisper_reject(requeue))
+
+    def _crisper_when_durable(self, held: Held, answer: Callable[[], None]) -> None:
+        try:
+            assert _deliveries is not None
+            _deliveries.when_durable(held, answer)
+        except Exception:
+            if _deliveries is not None:
+                _deliveries.count_error("waiting to acknowledge")
+            answer()
 
     def _crisper_acknowledge(self) -> None:
         super().acknowledge()

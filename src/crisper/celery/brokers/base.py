@@ -14,6 +14,9 @@ from crisper.core.verdict import InBroker
 class Broker:
     """Used by one courier thread; its connection is its own."""
 
+    #: Whether `find` can see a message that a worker holds, and one that waits.
+    tells = False
+
     def __init__(self, app: Celery, connection: Any) -> None:
         self.app, self.connection = app, connection
 

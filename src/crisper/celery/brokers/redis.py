@@ -38,6 +38,8 @@ return 1
 class RedisBroker(Broker):
     """Over kombu's own channel, so key prefixes, priorities and bindings are as it has them."""
 
+    tells = True
+
     def __init__(self, app: Any, connection: Any) -> None:
         super().__init__(app, connection)
         self.channel = connection.default_channel
