@@ -53,7 +53,7 @@ class Worker:
 
     def __init__(self, fleet: Fleet, name: str, arguments: list[str], environment: dict[str, str]) -> None:
         self.name, self.log = name, fleet.folder / f"{name}.log"
-        command = [sys.executable, "-m", "celery", "-A", "tests.fleet_app", "worker"]
+        command = [*fleet.before, sys.executable, "-m", "celery", "-A", fleet.module, "worker"]
         command += ["-n", f"{name}@test", "-l", "INFO", "--without-gossip", "--without-mingle", *arguments]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -125,6 +125,8 @@ class Fleet:
         }
         self.environment |= {f"CRISPER_{key.upper()}": str(value) for key, value in settings.items()}
         self.workers: list[Worker] = []
+        self.before: list[str] = []  # a command that runs the worker's
+        self.module = "tests.fleet_app"
         self.app = self._client()
 
     def _client(self) -> Celery:

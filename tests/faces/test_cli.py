@@ -235,7 +235,7 @@ def test_a_url_that_is_none_says_how_to_write_one(run: Run, url: str) -> None:
 
 def test_an_unknown_setting_names_the_one_that_was_meant(run: Run, sqlite_url: str) -> None:
     result = run(sqlite_url, "status", env={"CRISPER_LEESE": "30"})
-    assert_refused(result, 2, "CRISPER_LEESE. Did you mean crisper_lease")
+    assert_refused(result, 2, "CRISPER_LEESE. Did you mean CRISPER_LEASE")
 
 
 def test_a_lease_that_makes_no_sense_says_what_to_set(run: Run, sqlite_url: str) -> None:

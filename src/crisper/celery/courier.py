@@ -24,7 +24,7 @@ from crisper.celery.brokers.base import Broker
 from crisper.celery.link import Link
 from crisper.celery.results import store_lost, stored_state
 from crisper.core.message import Kept, unpack
-from crisper.core.model import Case, Recovery
+from crisper.core.model import Attempt, Case, Recovery
 from crisper.core.states import VerdictKind
 from crisper.core.verdict import Facts, InBroker, Verdict, judge
 from crisper.errors import CrisperError, MessageDamaged, RegistryUnreachable
@@ -87,7 +87,7 @@ class Courier:
                 self._tries.get((recovery.task_id, recovery.number), 0) + 1
             )
             delay = min(RETRY_MOST_MS, RETRY_MS * 2 ** min(tries - 1, 10))
-            why = f"{type(exc).__name__}: {exc}"
+            why = str(exc) if isinstance(exc, CrisperError) else f"{type(exc).__name__}: {exc}"
             logger.warning("crisper: recovery of %s is delayed: %s", recovery.task_id, why)
             self._desk.give_up_case(recovery, by=self.name, why=why, due_in_ms=delay)
             return Done(recovery.task_id, recovery.number, None, why, False)
@@ -130,6 +130,7 @@ class Courier:
             losses=recovery.losses,
             loss_budget=attempt.loss_budget,
             kept=isinstance(kept, Kept),
+            known=self._known(attempt),
             why_not_kept=None if isinstance(kept, Kept) else str(kept),
             in_broker=self._in_broker(case),
             child_said=loss.get("child_said"),
@@ -142,6 +143,10 @@ class Courier:
             copy_refused=attempt.copy_refused,
             overdue=case.overdue,
         )
+
+    def _known(self, attempt: Attempt) -> bool:
+        """False if we consume from its queue and do not know its task: we would discard it ourselves."""
+        return attempt.name in self._app.tasks or attempt.queue not in self._app.amqp.queues.consume_from
 
     def _kept(self, case: Case) -> Kept | MessageDamaged:
         try:
@@ -170,6 +175,10 @@ class Courier:
                     self._desk.give_up_case(decided, by=self.name, why="its entry moved", due_in_ms=0)
                     return False
             case VerdictKind.RESEND | VerdictKind.RECOVER:
+                if not self._known(case.attempt):
+                    raise CrisperError(
+                        f"no task {case.attempt.name!r} is known here, so it would be discarded"
+                    )
                 self.broker.resend(unpack(case.message), case.attempt)
             case VerdictKind.FAIL:
                 store_lost(self._app, case, self._kept(case), verdict.reason)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import os
 import socket
+import sys
 import time
+import traceback
 import uuid
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -62,19 +66,24 @@ def _on_worker_init(sender: Any = None, **kwargs: Any) -> None:
         settings = settings_of(sender.app)
         checked = [_check_task(task) for task in sender.app.tasks.values()]
     except SettingsError as exc:
-        logger.critical("crisper: %s", exc)
-        raise SystemExit(exc.exit_code) from exc
+        _say(str(exc))
+        raise SystemExit(exc.exit_code) from None
     if not (settings.enabled and checked):
         return
     try:
         sender.crisper = Recording(sender, settings)
     except Exception:
         request.use(None)
-        logger.exception("crisper: could not start; this worker runs WITHOUT a record of its tasks")
+        _say(f"could not start; this worker runs WITHOUT a record of its tasks\n{traceback.format_exc()}")
     else:
         # Called after the consumer has closed its connection, on every kind of shutdown
         # (celery/bootsteps.py, Blueprint.stop); the worker_shutdown signal is not.
         sender.on_stopped = sender.crisper.wrap_stopped(sender.on_stopped)
+
+
+def _say(sentence: str) -> None:
+    """Celery sets its logging up only after `worker_init`: what is logged before goes nowhere."""
+    print(f"crisper: {sentence}", file=sys.stderr, flush=True)
 
 
 _TASK_KEYS = {"on_lost", "loss_budget"}
@@ -82,14 +91,24 @@ _TASK_KEYS = {"on_lost", "loss_budget"}
 
 def _check_task(task: Any) -> bool:
     """`@app.task(crisper={...})` is checked like any setting."""
-    own = getattr(task, "crisper", None) or {}
-    unknown = set(own) - _TASK_KEYS
-    if unknown:
+    own = getattr(task, "crisper", None)
+    if own is None:
+        return True
+    if not isinstance(own, Mapping):
         raise SettingsError(
-            f"task {task.name}: crisper={{…}} knows {', '.join(sorted(_TASK_KEYS))}, not"
-            f" {', '.join(sorted(map(str, unknown)))}"
+            f"task {task.name}: crisper={own!r} is not a dict; write"
+            ' @app.task(crisper={"on_lost": "resend", "loss_budget": 3})'
         )
-    load({PREFIX + key: value for key, value in own.items()}, environ={})
+    for key in own:
+        if key not in _TASK_KEYS:
+            near = difflib.get_close_matches(str(key), _TASK_KEYS, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            known = " and ".join(sorted(_TASK_KEYS))
+            raise SettingsError(f"task {task.name}: crisper={{…}} knows {known}, not {key!r}.{hint}")
+    try:
+        load({PREFIX + key: value for key, value in own.items()}, environ={})
+    except SettingsError as exc:
+        raise SettingsError(f"task {task.name}: crisper={dict(own)!r}: {exc}") from None
     return True
 
 
@@ -137,6 +156,7 @@ class Recording:
             "max_message_bytes": settings.max_message_bytes,
             "children": self._children(),
             "courier": True,
+            "starting": not self.deliveries.ready,
         }
 
     def _children(self) -> list[int]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, func, literal_column, or_, select, tuple_
 
+from crisper.core.model import Message
 from crisper.core.states import (
     BRINGS_BACK,
     OPEN,
@@ -166,6 +167,22 @@ class Survey:
             "kept": bool(row.kept),
             "why_not_kept": row.why_not_kept,
         }
+
+    def message(self, task_id: str) -> Message | None:
+        """The kept message of a task's latest attempt; None if the task is not on record."""
+        question = (
+            select(attempt.c.body, attempt.c.envelope, attempt.c.message_size, attempt.c.why_not_kept)
+            .where(is_task(attempt.c.task_id, task_id))
+            .order_by(attempt.c.number.desc())
+            .limit(1)
+        )
+        with self._reading.snapshot() as connection:
+            row = connection.execute(question).first()
+        return (
+            None
+            if row is None
+            else Message(row.body, row.envelope or "{}", row.message_size, row.why_not_kept)
+        )
 
     def ids_like(self, prefix: str, *, limit: int = 5) -> list[str]:
         """Task ids that begin with `prefix`, which has at least `SHORTEST_PREFIX` characters."""
