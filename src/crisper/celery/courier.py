@@ -312,6 +312,7 @@ class WorkerCourier:
     """The courier's thread in a worker's parent; started with its first cases."""
 
     def __init__(self, app: Celery, settings: Settings, desk: WireDesk, *, name: str) -> None:
+        self.on_error: Callable[[str], None] = lambda doing: None
         self._desk = desk
         self._courier = Courier(app, settings, desk, name=name)
         self._cases: queue.Queue[list[dict[str, Any]] | None] = queue.Queue()
@@ -336,7 +337,7 @@ class WorkerCourier:
             except CrisperError as exc:
                 logger.warning("crisper: recoveries are delayed: %s", exc)
             except Exception:
-                logger.exception("crisper: internal error in the courier; the cases are tried again")
+                self.on_error("carrying out recoveries")
             self._guarded(lambda: self._desk.ask("ready"))
         self._courier.close()
 

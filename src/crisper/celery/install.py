@@ -17,12 +17,7 @@ from typing import Any
 from celery import Celery, bootsteps, signals
 from celery.utils.log import get_logger
 
-from crisper.celery import request
-from crisper.celery.child import Child
-from crisper.celery.courier import WireDesk, WorkerCourier
-from crisper.celery.deliveries import MESSAGE_ID_HEADER, Deliveries
-from crisper.celery.link import Link
-from crisper.celery.node import new_incarnation
+from crisper.celery import MESSAGE_ID_HEADER
 from crisper.errors import SettingsError
 from crisper.settings import PREFIX, Settings, load
 
@@ -47,9 +42,23 @@ def install(app: Celery) -> None:
 def settings_of(app: Celery) -> Settings:
     """The app's settings, checked. Raises `SettingsError`."""
     given = {}
+    app.conf.get("broker_url")  # until something is read from it, the configuration has no namespace
+    namespace = str(getattr(app.conf, "prefix", None) or "")
     for layer in reversed(getattr(app.conf, "maps", [])):
-        given.update({key: layer[key] for key in layer if str(key).lower().startswith(PREFIX)})
+        names = {key: _setting_name(str(key), namespace) for key in layer}
+        given.update({name: layer[key] for key, name in names.items() if name})
     return load(given)
+
+
+def _setting_name(key: str, namespace: str) -> str | None:
+    """The setting that a key of the configuration names. In a namespace (Django's `CELERY_`) upper-case
+    keys without it are somebody else's, as they are for Celery's own settings."""
+    name = key.lower()
+    if namespace and name.startswith(namespace.lower()):
+        name = name[len(namespace) :]
+    elif namespace and key != name:
+        return None
+    return name if name.startswith(PREFIX) else None
 
 
 def _name_message(headers: dict[str, Any] | None = None, **kwargs: Any) -> None:
@@ -70,6 +79,8 @@ def _on_worker_init(sender: Any = None, **kwargs: Any) -> None:
         raise SystemExit(exc.exit_code) from None
     if not (settings.enabled and checked):
         return
+    from crisper.celery import request  # only now: a client that publishes has no use for it
+
     try:
         sender.crisper = Recording(sender, settings)
     except Exception:
@@ -116,6 +127,14 @@ class Recording:
     """All that Crisper runs in one worker's parent."""
 
     def __init__(self, worker: Any, settings: Settings) -> None:
+        from crisper.celery import request
+        from crisper.celery.child import Child
+        from crisper.celery.courier import WireDesk, WorkerCourier
+        from crisper.celery.deliveries import Deliveries
+        from crisper.celery.link import Link
+        from crisper.celery.node import new_incarnation
+
+        self._request, self._new_incarnation = request, new_incarnation
         self.worker, self.settings = worker, settings
         self.incarnation = new_incarnation(worker, settings)
         self.link = Link(worker.hostname, self._hello)
@@ -124,6 +143,7 @@ class Recording:
         self.child = Child(self.link)
         desk = WireDesk(self.link)
         self.courier = WorkerCourier(worker.app, settings, desk, name=worker.hostname)
+        self.courier.on_error = self.deliveries.count_error
         self.deliveries.on_cases = self.courier.receive
         self.deliveries.on_told = desk.told
         self.deliveries.on_fatal = self._fatal
@@ -193,7 +213,7 @@ class Recording:
 
     def _reborn(self) -> None:
         """Fenced: go on as somebody new."""
-        self.incarnation = new_incarnation(self.worker, self.settings)
+        self.incarnation = self._new_incarnation(self.worker, self.settings)
         self.deliveries.incarnation = self.incarnation.id
         self.link.greet()
 
@@ -310,7 +330,7 @@ class Recording:
             self.deliveries.goodbye()
         self.link.close()
         self.child.disconnect()
-        request.use(None)
+        self._request.use(None)
 
     @contextlib.contextmanager
     def _counted(self, doing: str) -> Any:

@@ -21,7 +21,7 @@ from crisper.core.states import (
     WorkerState,
 )
 from crisper.core.text import storable
-from crisper.engine.answers import iso, of_event, of_story, of_task, of_worker
+from crisper.engine.answers import iso, of_event, of_pulse, of_story, of_task, of_worker
 from crisper.engine.filters import (
     Filters,
     bounded,
@@ -245,11 +245,13 @@ def _worker_counts(connection: Connection, now: int) -> dict[str, int]:
     counts = dict(_counted(connection, incarnation.c.state))
     alive = incarnation.c.state == WorkerState.ALIVE.value
     suspect = connection.execute(select(func.count()).where(alive, _suspect_before(now))).scalar_one()
+    pulses = connection.execute(select(incarnation.c.pulse).where(alive)).scalars()
     return {
         "alive": counts.get(WorkerState.ALIVE.value, 0) - suspect,
         "suspect": suspect,
         "lost": counts.get(WorkerState.LOST.value, 0),
         "gone": counts.get(WorkerState.GONE.value, 0),
+        "errors": sum(of_pulse(pulse)["errors"] for pulse in pulses),
     }
 
 

@@ -335,7 +335,7 @@ class Recorder:
             store,
             fence,
             renewing=lambda: pulse.renewing,
-            on_error=lambda sentence: self._tell((wire.LOG, "error", sentence)),
+            on_error=lambda sentence: self._tell((wire.TROUBLE, sentence)),
         )
         self._store = store
         self._tell((wire.READY, fence.generation))

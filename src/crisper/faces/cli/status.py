@@ -37,7 +37,7 @@ def _print(out: Console, answer: dict[str, Any]) -> None:
     now = registry["now"].replace("T", " ")[:19]
     rows = [
         ("registry", f"{clean(registry['url'])}, schema {clean(registry['schema'])}, {now} UTC"),
-        ("workers", _counts(answer["workers"])),
+        ("workers", _counts({k: v for k, v in answer["workers"].items() if k != "errors"})),
         ("attempts", _counts(answer["attempts"])),
         ("tasks", _counts({word: tasks[word] for word in ("quarantined", "held")})),
         ("last 24 h", f"{tasks['lost_24h']} lost, {tasks['recovered_24h']} recovered"),
@@ -67,6 +67,9 @@ def _advice(answer: dict[str, Any]) -> list[str]:
         for word in ("quarantined", "held")
         if tasks[word]
     ]
+    if workers["errors"]:
+        count = plural(workers["errors"], "error")
+        advice.append(f"{count} in Crisper's own code: crisper workers says where; please report them")
     if sweeper["recoveries_under_way"]:
         count = sweeper["recoveries_under_way"]
         noun = "recovery" if count == 1 else "recoveries"
