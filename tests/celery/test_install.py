@@ -127,7 +127,7 @@ def add(x, y):
 
 add.delay(1, 2)
 heavy = "sqlalchemy", "alembic", "psycopg", "sqlite3", "rich", "platformdirs"
-ours = "crisper.recorder", "crisper.store", "crisper.engine", "crisper.celery.request", "celery.worker.request"
+ours = "crisper.recorder", "crisper.store", "crisper.engine", "crisper.celery.link", "celery.worker.request"
 print([name for name in heavy + ours if name in sys.modules])
 """
 
