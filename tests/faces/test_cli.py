@@ -148,7 +148,8 @@ def test_a_hostile_name_neither_breaks_nor_colours_the_terminal(run: Run, scene:
 def test_nothing_on_record_is_a_sentence_too(run: Run, sqlite_url: str) -> None:
     migrate.upgrade(sqlite_url)
     assert "No worker is on record" in run(sqlite_url, "workers").stdout
-    assert "No such task" in run(sqlite_url, "tasks").stdout
+    assert "No task is on record yet" in run(sqlite_url, "tasks").stdout
+    assert "No such task" in run(sqlite_url, "tasks", "--state", "held").stdout
     assert read(run(sqlite_url, "tasks", "--json")) == {"tasks": [], "next": None}
 
 

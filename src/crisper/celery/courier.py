@@ -130,7 +130,7 @@ class Courier:
             losses=recovery.losses,
             loss_budget=attempt.loss_budget,
             kept=isinstance(kept, Kept),
-            known=self._known(attempt),
+            task_known=self._known(attempt),
             why_not_kept=None if isinstance(kept, Kept) else str(kept),
             in_broker=self._in_broker(case),
             child_said=loss.get("child_said"),

@@ -38,7 +38,7 @@ class Facts:
     loss_budget: int
     kept: bool
     why_not_kept: str | None = None
-    known: bool = True  # whether those who would receive it know its task
+    task_known: bool = True  # whether those who would receive it know its task
     in_broker: InBroker = InBroker.UNKNOWN
     child_said: str | None = None
     backend_state: str | None = None
@@ -121,7 +121,7 @@ def _bring_back(facts: Facts) -> _Ruling:
 def _unless_unknown(facts: Facts, ruling: _Ruling) -> _Ruling:
     """Celery discards the message of a task that a worker does not know."""
     kind, reason = ruling
-    if facts.known or kind not in (VerdictKind.RESEND, VerdictKind.HAND_BACK):
+    if facts.task_known or kind not in (VerdictKind.RESEND, VerdictKind.HAND_BACK):
         return ruling
     return VerdictKind.HOLD, f"{reason}, but the workers of its queue do not know its task any more"
 
