@@ -97,7 +97,7 @@ def test_a_lost_task_that_its_queue_s_workers_no_longer_know_is_held_not_discard
         reason = crisper(fleet, "show", task_id)["verdicts"][-1]["reason"]
         assert "do not know its task any more" in reason
     assert "Received unregistered task" not in newer.text()
-    newer.stop()
+    newer.kill()
 
     (fleet.folder / "go").touch()
     fleet.worker("older")  # knows it: a person sends it again, and it runs

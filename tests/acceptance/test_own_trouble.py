@@ -31,7 +31,7 @@ def test_an_error_of_ours_costs_no_task_anything_and_is_counted_and_shown(tmp_pa
         worker = fleet.worker("first", PYTHONPATH=f"{ROOT}:{tmp_path}")
         assert crisper(fleet, "workers")["workers"][0]["errors"] == 0
         # Longer than a lease: what has no claim is not put back for want of an answer.
-        sent = [fleet.send("late", key, 3.0) for key in range(2)]
+        sent = [fleet.send("late", key, 2.0) for key in range(2)]
         recorded = fleet.send("noop", 7)
         assert [one.get(timeout=20) for one in sent] == [0, 1]
         assert recorded.get(timeout=20) == 7
