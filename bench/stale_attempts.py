@@ -93,12 +93,16 @@ def with_live_workers(options: argparse.Namespace) -> None:
             began = time.perf_counter()
             wait_for("lost", lambda: fleet.rows(mine, STALE, "lost")[0][0] == count, 60)
             closed = time.perf_counter() - began
-            under_way = "SELECT count(*) FROM crisper_recovery WHERE state IN ('pending', 'decided')"
+            under_way = (
+                "SELECT count(*) FROM crisper_recovery r JOIN crisper_attempt a"
+                " ON a.task_id = r.task_id AND a.number = r.number"
+                " WHERE a.queue = ? AND r.state IN ('pending', 'decided')"
+            )
             last, looked = [count], [0.0]
 
             def recovering() -> bool:
                 if time.perf_counter() - looked[0] > 1:
-                    last[0], looked[0] = fleet.rows(under_way)[0][0], time.perf_counter()
+                    last[0], looked[0] = fleet.rows(under_way, STALE)[0][0], time.perf_counter()
                 return last[0] > 0
 
             during = load.per_second(condition=recovering)
@@ -113,7 +117,9 @@ def with_live_workers(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--registry", default="", help="default: a SQLite file")
     parser.add_argument("--redis", default="redis://127.0.0.1:6379")

@@ -28,7 +28,7 @@ PROPERTIES = {"correlation_id": TASK, "reply_to": TASK, "delivery_mode": 2, "pri
 BODY = b'[[1, 2], {}, {"callbacks": null, "errbacks": null, "chain": null, "chord": null}]'
 CLAIM = (
     wire.CLAIM, 1, 1, TASK, HEADERS["crisper_message_id"], True, "proj.tasks.add", "celery", 0, False, True,
-    False, TASK, "resend", 3, BODY, "application/json", "utf-8", HEADERS, PROPERTIES, "", "celery",
+    False, TASK, "resend", 3, BODY, "application/json", "utf-8", HEADERS, PROPERTIES, "", "celery", False,
 )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -51,9 +51,12 @@ class Line(NamedTuple):
 class Worker:
     """One Celery worker's parent process and what hangs on it."""
 
-    def __init__(self, fleet: Fleet, name: str, arguments: list[str], environment: dict[str, str]) -> None:
+    def __init__(
+        self, fleet: Fleet, name: str, arguments: list[str], environment: dict[str, str],
+        inside: Sequence[str] = (),
+    ) -> None:  # fmt: skip
         self.name, self.log = name, fleet.folder / f"{name}.log"
-        command = [*fleet.before, sys.executable, "-m", "celery", "-A", fleet.module, "worker"]
+        command = [*inside, sys.executable, "-m", "celery", "-A", fleet.module, "worker"]
         command += ["-n", f"{name}@test", "-l", "INFO", "--without-gossip", "--without-mingle", *arguments]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -125,7 +128,6 @@ class Fleet:
         }
         self.environment |= {f"CRISPER_{key.upper()}": str(value) for key, value in settings.items()}
         self.workers: list[Worker] = []
-        self.before: list[str] = []  # a command that runs the worker's
         self.module = "tests.fleet_app"
         self.app = self._client()
 
@@ -135,10 +137,15 @@ class Fleet:
 
         return make(self.environment)
 
-    def worker(self, name: str, *arguments: str, wait: bool = True, **environment: str) -> Worker:
-        """Start a worker (prefork, two processes, unless the arguments say otherwise)."""
+    def worker(
+        self, name: str, *arguments: str, wait: bool = True, inside: Sequence[str] = (), **environment: str
+    ) -> Worker:
+        """Start a worker (prefork, two processes, unless the arguments say otherwise).
+
+        `inside`: a command that runs it, see `tests.acceptance.containers`.
+        """
         given = [*arguments] if "-c" in arguments else ["-c", "2", *arguments]
-        worker = Worker(self, name, given, {**self.environment, **environment})
+        worker = Worker(self, name, given, {**self.environment, **environment}, inside)
         self.workers.append(worker)
         return worker.ready() if wait else worker
 

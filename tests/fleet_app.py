@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from celery import Celery, Task
-from celery.exceptions import Reject
+from celery.exceptions import Ignore, Reject
 
 import crisper
 
@@ -29,6 +29,7 @@ def make(environment: Mapping[str, str]) -> Celery:
         worker_soft_shutdown_timeout=float(environment.get("FLEET_SOFT", "0")),
         result_expires=3600,
         accept_content=environment.get("FLEET_ACCEPT", "json").split(","),
+        worker_pool_restarts=bool(environment.get("FLEET_RESTARTS")),
     )
     if broker.startswith("filesystem"):
         queue = str(folder / "queue")
@@ -134,6 +135,15 @@ def _tasks(app: Celery, ledger: Path) -> None:
                 raise Reject("not now", requeue=True)
             return key
 
+    def reject_always(self: Task, key: Any = 0) -> None:
+        with entry(self, key):
+            raise Reject("never", requeue=False)
+
+    def ignored(self: Task, key: Any = 0, seconds: float | str = 0) -> None:
+        with entry(self, key):
+            spend(seconds)
+            raise Ignore
+
     def dies_once(self: Task, key: Any, how: str) -> Any:
         """Ends its pool process the first time: by `_exit` or by `sys.exit`."""
         died = ledger.parent / f"died-{self.request.id}"
@@ -154,6 +164,8 @@ def _tasks(app: Celery, ledger: Path) -> None:
     register(boom, acks_late=True)
     register(retry_once, acks_late=True)
     register(reject_once, acks_late=True)
+    register(reject_always, acks_late=True)
+    register(ignored, acks_late=True)
     register(dies_once, acks_late=True)
     register(total, acks_late=True)
     register(remember, acks_late=True)

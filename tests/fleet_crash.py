@@ -17,8 +17,9 @@ from typing import Any
 from crisper.celery import request
 from crisper.celery.brokers.base import Broker
 from crisper.celery.brokers.redis import RedisBroker
-from crisper.celery.courier import WireDesk, WorkerCourier
+from crisper.celery.courier import WorkerCourier
 from crisper.celery.deliveries import Deliveries
+from crisper.celery.desk import WireDesk
 from crisper.celery.request import RecordedRequest
 
 FOLDER = Path(os.environ.get("FLEET_FOLDER", "."))

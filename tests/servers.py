@@ -273,9 +273,13 @@ class PrivatePostgres(PrivateServer):
 
 
 class PrivateRedis(PrivateServer):
-    """A Redis that writes nothing to its disk: after a restart it is empty."""
+    """A Redis that writes nothing to its disk, unless its settings say so: after a restart it is empty."""
 
     name = "redis"
+
+    def __init__(self, **settings: str) -> None:
+        self._settings = settings
+        super().__init__()
 
     def _find_programs(self) -> None:
         self._server = program("redis-server", "/usr/local/bin", "/opt/homebrew/bin")
@@ -287,6 +291,7 @@ class PrivateRedis(PrivateServer):
             "save": "",
             "appendonly": "no",
             "dir": str(self.folder),
+            **self._settings,
         }
         return [self._server, *(word for key, value in settings.items() for word in (f"--{key}", value))]
 

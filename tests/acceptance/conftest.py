@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import redis
 
+from tests.acceptance.containers import container
 from tests.fleet import Fleet
+from tests.left_out import needs
 
 BROKERS = ("filesystem", "redis", "rabbitmq")
 
@@ -25,6 +27,13 @@ def fleet(broker_name: str, request: pytest.FixtureRequest, tmp_path: Path) -> I
     if getattr(request.node, "failed", False):
         print(made.story())
     made.close()
+
+
+@pytest.fixture(scope="session")
+def own_pids() -> list[str]:
+    """The command that runs another with a pid namespace of its own."""
+    with needs("pid namespaces"):
+        return container()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -24,10 +24,12 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
     made.close()
 
 
-def refuses(fleet: Fleet, *, code: int, sentence: str, **environment: str) -> Worker:
+def refuses(
+    fleet: Fleet, *, code: int, sentence: str, inside: Sequence[str] = (), **environment: str
+) -> Worker:
     """A worker that ends with that sentence and leaves the broker's message where it is."""
     sent = fleet.send("noop")
-    worker = fleet.worker("refused", "-c", "1", wait=False, **environment)
+    worker = fleet.worker("refused", "-c", "1", wait=False, inside=inside, **environment)
     assert worker.process.wait(30) == code, worker.text()
     assert sentence in worker.text()
     assert "Traceback" not in worker.text()
@@ -174,5 +176,4 @@ def test_a_read_only_registry_is_refused_with_what_to_do(fleet: Fleet) -> None:
     command = ["setpriv", "--bounding-set=-dac_override", "--inh-caps=-all"]  # root too obeys the mode then
     if subprocess.run([*command, "true"], capture_output=True, check=False).returncode:
         pytest.skip("setpriv (util-linux) cannot be used here")
-    fleet.before = command
-    refuses(fleet, code=69, sentence="it is read-only. Make it and its folder writable")
+    refuses(fleet, code=69, sentence="it is read-only. Make it and its folder writable", inside=command)

@@ -77,6 +77,25 @@ def test_a_transaction_has_a_bound_and_the_rest_follows_in_order(away: AwayRegis
     assert away.store.transactions == 2
 
 
+def test_past_the_trust_window_outcomes_are_written_and_nothing_new_is_claimed(registry: Registry) -> None:
+    actor = registry.joins()
+    running = actor.wants("t1", "m1")
+    writer = Writer(registry.store, actor.fence)
+    writer.add(FIRST, running)
+    writer.write(FIRST)
+    outcome, waiting = actor.finish(running), actor.wants("t2", "m2")
+    for record in (outcome, waiting, start(waiting)):
+        writer.add(FIRST, record)
+
+    untrusted = writer.write(FIRST + MORE, claims=False)
+    assert kinds(untrusted.answers) == [(outcome.seq, "closed")]
+    assert untrusted.durable == outcome.seq
+    assert writer.write(FIRST + MORE, claims=False).records == 0
+    assert writer.due(FIRST + MORE) == 0, "what waits for the lease is not forgotten"
+
+    assert kinds(writer.write(FIRST + MORE).answers) == [(waiting.seq, "granted")]
+
+
 def test_nothing_to_write_opens_no_transaction(away: AwayRegistry) -> None:
     writer = Writer(away.store, away.joins().fence)
     assert writer.due(FIRST) is None

@@ -93,6 +93,16 @@ def test_an_undispatched_hold_is_given_to_the_newer_delivery(registry: Registry)
     assert me.finishes(newer).kind == "closed"
 
 
+def test_a_copy_on_the_same_connection_does_not_take_the_hold(registry: Registry) -> None:
+    me = registry.joins()
+    held = me.claims()
+    copy = me.wants(tag="copy", copy=True)
+    assert me.asks(copy).kind == "parked"
+    assert registry.attempt("t").seq == held.seq
+    assert me.finishes(held).kind == "closed"
+    assert me.asks(copy).kind == "refused"
+
+
 def test_a_parked_older_delivery_cannot_take_the_hold_back(registry: Registry) -> None:
     me, other = registry.joins(), registry.joins()
     held = other.claims()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from crisper.core.states import RECOVERY_MOVES, VERDICT_MOVES, RecoveryState, State, VerdictKind, may_decide
+from crisper.core.verdict import Judgement, Verdict
 from crisper.store.memory import CASE_MS
 from tests.store.acting import KEPT, TOO_LARGE, Registry
 
@@ -420,3 +421,29 @@ def test_a_recovery_moves_only_along_the_table(registry: Registry, before: Recov
             getattr(registry.store, verb)(verb, by="ann", reason="x")
         note_move(verb)
     assert reached == RECOVERY_MOVES[before]
+
+
+def test_verdicts_decided_together_win_or_lose_each_by_itself(registry: Registry) -> None:
+    for task in ("one", "two", "three"):
+        lose(registry, task)
+    cases = {case.attempt.task_id: case for case in registry.take()}
+    ours = [Judgement(cases[t].recovery, Verdict(VerdictKind.RESEND, "why", {"t": t})) for t in cases]
+    assert registry.store.decide(cases["two"].recovery, VerdictKind.HOLD, "first", {}, by="other")
+    decided = dict(zip(cases, registry.store.decide_all(ours, by="us"), strict=True))
+    assert decided["two"] is None
+    assert registry.recovery("two").verdict is VerdictKind.HOLD
+    for task in ("one", "three"):
+        assert decided[task] == registry.recovery(task)
+        [verdict] = registry.events("verdict", task)
+        assert (verdict.actor, verdict.data["evidence"]) == ("us", {"t": task})
+
+
+def test_what_was_carried_out_together_is_completed_each_by_itself(registry: Registry) -> None:
+    for task in ("one", "two"):
+        lose(registry, task)
+    judged = [Judgement(c.recovery, Verdict(VerdictKind.RESEND, "why", {})) for c in registry.take()]
+    decided = [one for one in registry.store.decide_all(judged, by="us") if one]
+    assert registry.store.complete(decided[1], by="other", data={})
+    assert registry.store.complete_all(decided, by="us") == [True, False]
+    assert [event.data["reason"] for event in registry.events("recovered", decided[0].task_id)] == ["why"]
+    assert [event.actor for event in registry.events("recovered", decided[1].task_id)] == ["other"]

@@ -8,28 +8,27 @@ at most a publish, and the gate refuses the copy.
 
 from __future__ import annotations
 
-import itertools
+import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from celery import Celery
 from celery.utils.log import get_logger
 
 from crisper.celery.brokers import broker_of
 from crisper.celery.brokers.base import Broker
-from crisper.celery.link import Link
+from crisper.celery.desk import Desk, WireDesk
 from crisper.celery.results import store_lost, stored_state
 from crisper.core.message import Kept, unpack
 from crisper.core.model import Attempt, Case, Recovery
-from crisper.core.states import VerdictKind
-from crisper.core.verdict import Facts, InBroker, Verdict, judge
+from crisper.core.states import RecoveryState, VerdictKind
+from crisper.core.verdict import Facts, InBroker, Judgement, Verdict, judge
 from crisper.errors import CrisperError, MessageDamaged, RegistryUnreachable
-from crisper.recorder import wire
-from crisper.recorder.cases import case_from_wire, recovery_from_wire, recovery_to_wire
+from crisper.recorder.cases import case_from_wire
 from crisper.settings import Settings
 
 logger = get_logger(__name__)
@@ -38,20 +37,9 @@ logger = get_logger(__name__)
 RETRY_MS, RETRY_MOST_MS = 1_000, 60_000
 #: Verdicts after which nothing of the task is left to run.
 _OVER = (VerdictKind.SETTLED, VerdictKind.EXPIRED, VerdictKind.REVOKED)
-#: How long the courier waits for the registry's answer over the wire, in seconds.
-ANSWER_SECONDS = 30.0
-
-
-class Desk(Protocol):
-    """Where the courier gets its decisions on record."""
-
-    def decide(
-        self, recovery: Recovery, verdict: Verdict, *, by: str, due_in_ms: int | None
-    ) -> Recovery | None: ...
-
-    def complete(self, recovery: Recovery, *, by: str, data: dict[str, Any]) -> bool: ...
-
-    def give_up_case(self, recovery: Recovery, *, by: str, why: str, due_in_ms: int) -> bool: ...
+#: Cases whose verdicts are committed together: no more than are carried out within so many seconds,
+#: because others take a case over whose courier is late (`store.sql.CASE_MS`).
+BATCH, BATCH_SECONDS = 50, 5.0
 
 
 class Done(NamedTuple):
@@ -65,7 +53,7 @@ class Done(NamedTuple):
 
 
 class Courier:
-    """Carries cases out one by one, under a token bucket. Used by one thread."""
+    """Carries cases out, a batch at a time, under a token bucket. Used by one thread."""
 
     def __init__(self, app: Celery, settings: Settings, desk: Desk, *, name: str) -> None:
         self._app, self._settings, self._desk, self.name = app, settings, desk, name
@@ -73,43 +61,75 @@ class Courier:
         self._next_at = 0.0
         self._tries: dict[tuple[str, int], int] = {}
 
-    def carry(self, case: Case) -> Done:
-        """Judge one case and do what the verdict says. Never raises for the case's own trouble."""
-        self._pace()
-        recovery = case.recovery
+    def carry(self, cases: Iterable[Case]) -> list[Done]:
+        """Judge the cases and do what the verdicts say, the earliest first.
+
+        Never raises for a case's own trouble; raises `RegistryUnreachable`.
+        """
+        left, size = list(cases), max(1, min(BATCH, int(self._settings.recovery_rate * BATCH_SECONDS)))
+        return [done for at in range(0, len(left), size) for done in self._carry(left[at : at + size])]
+
+    def _carry(self, cases: Sequence[Case]) -> list[Done]:
+        """Every verdict of the batch is committed before the first is carried out."""
+        done: dict[_Place, Done] = {}
+        judged: list[tuple[Case, Judgement]] = []
+        for case in cases:
+            with self._delayed(case.recovery, done):
+                judged.append((case, self._judge(case)))
+        carried = []
+        for (case, judgement), recovery in zip(judged, self._commit(judged), strict=True):
+            with self._delayed(recovery or case.recovery, done):
+                one = done[_place(case.recovery)] = self._do(case, recovery, judgement.verdict)
+                if one.carried_out and recovery is not None:
+                    carried.append(recovery)
+        # Where this comes too late, the gate saw the message first and has closed the recovery.
+        self._desk.complete(carried, by=self.name)
+        return [done[_place(case.recovery)] for case in cases]
+
+    def _commit(self, judged: Sequence[tuple[Case, Judgement]]) -> list[Recovery | None]:
+        """Each recovery as it stands decided; None where somebody else was first."""
+        fresh = [judgement for case, judgement in judged if not _is_decided(case.recovery)]
+        new = iter(self._desk.decide(fresh, by=self.name))
+        return [case.recovery if _is_decided(case.recovery) else next(new) for case, _ in judged]
+
+    @contextlib.contextmanager
+    def _delayed(self, recovery: Recovery, done: dict[_Place, Done]) -> Iterator[None]:
+        """A case that cannot be carried out now is tried again, later and later, and holds up no other."""
         try:
-            return self._carry(case)
+            yield
         except RegistryUnreachable:
             raise
         except Exception as exc:
             self._drop_broker()
-            tries = self._tries[recovery.task_id, recovery.number] = (
-                self._tries.get((recovery.task_id, recovery.number), 0) + 1
-            )
+            place = _place(recovery)
+            tries = self._tries[place] = self._tries.get(place, 0) + 1
             delay = min(RETRY_MOST_MS, RETRY_MS * 2 ** min(tries - 1, 10))
             why = str(exc) if isinstance(exc, CrisperError) else f"{type(exc).__name__}: {exc}"
             logger.warning("crisper: recovery of %s is delayed: %s", recovery.task_id, why)
             self._desk.give_up_case(recovery, by=self.name, why=why, due_in_ms=delay)
-            return Done(recovery.task_id, recovery.number, None, why, False)
+            done[place] = Done(*place, None, why, False)
 
-    def _carry(self, case: Case) -> Done:
+    def _judge(self, case: Case) -> Judgement:
         recovery = case.recovery
-        if recovery.decided_at is not None and recovery.state.value == "decided":
+        if _is_decided(recovery):  # by a courier before us, who died or was late, or by a person
             assert recovery.verdict is not None
             verdict = Verdict(recovery.verdict, recovery.reason or "", recovery.evidence)
-            decided: Recovery | None = recovery  # a courier before us decided, and died or was late
-        else:
-            verdict = judge(self.facts(case))
-            decided = self._desk.decide(recovery, verdict, by=self.name, due_in_ms=self._grace(verdict, case))
-        if decided is None:
-            return Done(recovery.task_id, recovery.number, None, "somebody else decided it", False)
-        done = self._act(case, decided, verdict)
-        self._tries.pop((recovery.task_id, recovery.number), None)
-        logger.info("crisper: %s attempt %d: %s, because %s", recovery.task_id, recovery.number,
-                    verdict.kind.value, verdict.reason)  # fmt: skip
-        return Done(recovery.task_id, recovery.number, verdict.kind, verdict.reason, done)
+            return Judgement(recovery, verdict)
+        verdict = judge(self.facts(case))
+        return Judgement(recovery, verdict, self._grace(verdict))
 
-    def _grace(self, verdict: Verdict, case: Case) -> int | None:
+    def _do(self, case: Case, decided: Recovery | None, verdict: Verdict) -> Done:
+        task_id, number = _place(case.recovery)
+        if decided is None:
+            return Done(task_id, number, None, "somebody else decided it", False)
+        self._pace()
+        carried_out = self._act(case, decided, verdict)
+        self._tries.pop((task_id, number), None)
+        logger.info("crisper: %s attempt %d: %s, because %s", task_id, number,
+                    verdict.kind.value, verdict.reason)  # fmt: skip
+        return Done(task_id, number, verdict.kind, verdict.reason, carried_out)
+
+    def _grace(self, verdict: Verdict) -> int | None:
         if verdict.kind is VerdictKind.AWAIT_REDELIVERY:
             return int(self._settings.redelivery_grace * 1000)
         return None
@@ -185,8 +205,6 @@ class Courier:
             case _:  # deciding it was all there is to do
                 self._clear_out(case, verdict)
                 return False
-        # Where this comes too late, the gate saw the message first and has closed the recovery.
-        self._desk.complete(decided, by=self.name, data={"reason": verdict.reason})
         self._clear_out(case, verdict)
         return True
 
@@ -204,6 +222,14 @@ class Courier:
             self._broker = broker_of(self._app)
         return self._broker
 
+    def take_back(self, tag: str, received_at: float) -> None:
+        """See `Broker.take_back`. Raises whatever the broker's client raises."""
+        try:
+            self.broker.take_back(tag, received_at)
+        except Exception:
+            self._drop_broker()
+            raise
+
     def _drop_broker(self) -> None:
         if self._broker is not None:
             self._broker.close()
@@ -220,6 +246,17 @@ class Courier:
             time.sleep(self._next_at - now)
 
 
+_Place = tuple[str, int]
+
+
+def _place(recovery: Recovery) -> _Place:
+    return recovery.task_id, recovery.number
+
+
+def _is_decided(recovery: Recovery) -> bool:
+    return recovery.state is RecoveryState.DECIDED
+
+
 def _expired(kept: Kept | MessageDamaged) -> bool:
     """Whether the message's own `expires` has passed, by this host's clock, as Celery judges it."""
     if not isinstance(kept, Kept) or not kept.headers.get("expires"):
@@ -233,113 +270,60 @@ def _expired(kept: Kept | MessageDamaged) -> bool:
     return datetime.now(UTC) > expires
 
 
-class WireDesk:
-    """The desk at the far end of the wire: the recorder's pulse thread."""
-
-    def __init__(self, link: Link) -> None:
-        self._link = link
-        self._references = itertools.count(1)
-        self._answers: dict[int, queue.Queue[tuple[bool, Any]]] = {}
-
-    def told(self, item: tuple[Any, ...]) -> None:
-        """An answer arrived. On the loop's thread."""
-        _, reference, ok, result = item
-        waiting = self._answers.pop(reference, None)
-        if waiting is not None:
-            waiting.put((ok, result))
-
-    def ask(self, verb: str, **arguments: Any) -> Any:
-        """From the courier's thread. Raises `RegistryUnreachable` without an answer in time."""
-        reference = next(self._references)
-        box: queue.Queue[tuple[bool, Any]] = queue.Queue(1)
-        self._answers[reference] = box
-        self._link.send((wire.ASK, reference, verb, arguments))
-        self._link.flush()
-        try:
-            ok, result = box.get(timeout=ANSWER_SECONDS)
-        except queue.Empty:
-            raise RegistryUnreachable(f"no answer to {verb!r} in {ANSWER_SECONDS:g} s") from None
-        finally:
-            self._answers.pop(reference, None)
-        if not ok:
-            raise RegistryUnreachable(str(result))
-        return result
-
-    def decide(
-        self, recovery: Recovery, verdict: Verdict, *, by: str, due_in_ms: int | None
-    ) -> Recovery | None:
-        decided = self.ask(
-            "decide",
-            recovery=recovery_to_wire(recovery),
-            verdict=verdict.kind.value,
-            reason=verdict.reason,
-            evidence=wire.plain(verdict.evidence),
-            by=by,
-            due_in_ms=due_in_ms,
-        )
-        return None if decided is None else recovery_from_wire(decided)
-
-    def complete(self, recovery: Recovery, *, by: str, data: dict[str, Any]) -> bool:
-        return bool(self.ask("complete", recovery=recovery_to_wire(recovery), by=by, data=data))
-
-    def give_up_case(self, recovery: Recovery, *, by: str, why: str, due_in_ms: int) -> bool:
-        plain = recovery_to_wire(recovery)
-        return bool(self.ask("give_up", recovery=plain, by=by, why=why, due_in_ms=due_in_ms))
-
-
-class StoreDesk:
-    """The registry itself, for couriers that are no worker."""
-
-    def __init__(self, store: Any) -> None:
-        self._store = store
-
-    def decide(
-        self, recovery: Recovery, verdict: Verdict, *, by: str, due_in_ms: int | None
-    ) -> Recovery | None:
-        decided: Recovery | None = self._store.decide(
-            recovery, verdict.kind, verdict.reason, wire.plain(verdict.evidence), by=by, due_in_ms=due_in_ms
-        )
-        return decided
-
-    def complete(self, recovery: Recovery, *, by: str, data: dict[str, Any]) -> bool:
-        return bool(self._store.complete(recovery, by=by, data=data))
-
-    def give_up_case(self, recovery: Recovery, *, by: str, why: str, due_in_ms: int) -> bool:
-        return bool(self._store.give_up_case(recovery, by=by, why=why, due_in_ms=due_in_ms))
-
-
 class WorkerCourier:
-    """The courier's thread in a worker's parent; started with its first cases."""
+    """The courier's thread in a worker's parent; started with its first job."""
 
     def __init__(self, app: Celery, settings: Settings, desk: WireDesk, *, name: str) -> None:
         self.on_error: Callable[[str], None] = lambda doing: None
         self._desk = desk
         self._courier = Courier(app, settings, desk, name=name)
-        self._cases: queue.Queue[list[dict[str, Any]] | None] = queue.Queue()
+        self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue()
         self._thread: threading.Thread | None = None
+        self._stopped = threading.Event()
 
     def receive(self, cases: list[dict[str, Any]]) -> None:
         """Cases arrived. On the loop's thread, which this does not hold up."""
-        self._cases.put(cases)
+        self._give(lambda: self._carry(cases))
+
+    def take_back(self, left: dict[str, float]) -> None:
+        """Deliveries, by tag and time, were left behind on a lost connection. On the loop's thread."""
+        self._give(lambda: self._take_back(left))
+
+    def stop(self) -> None:
+        """What is not done is taken by another courier: we are not alive any more."""
+        self._stopped.set()
+        self._jobs.put(None)
+
+    def _give(self, job: Callable[[], None]) -> None:
+        self._jobs.put(job)
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="crisper-courier", daemon=True)
             self._thread.start()
 
-    def stop(self) -> None:
-        """What is not done is taken by another courier: we are not alive any more."""
-        self._cases.put(None)
-
     def _run(self) -> None:
-        while (cases := self._cases.get()) is not None:
-            try:
-                for plain in cases:
-                    self._courier.carry(case_from_wire(plain))
-            except CrisperError as exc:
-                logger.warning("crisper: recoveries are delayed: %s", exc)
-            except Exception:
-                self.on_error("carrying out recoveries")
-            self._guarded(lambda: self._desk.ask("ready"))
+        while (job := self._jobs.get()) is not None:
+            job()
         self._courier.close()
+
+    def _carry(self, cases: list[dict[str, Any]]) -> None:
+        try:
+            self._courier.carry(map(case_from_wire, cases))
+        except CrisperError as exc:
+            logger.warning("crisper: recoveries are delayed: %s", exc)
+        except Exception:
+            self.on_error("carrying out recoveries")
+        self._guarded(lambda: self._desk.ask("ready"))
+
+    def _take_back(self, left: dict[str, float]) -> None:
+        """Until the broker has answered for each: nobody else knows of them."""
+        while left and not self._stopped.is_set():
+            tag, received_at = next(iter(left.items()))
+            try:
+                self._courier.take_back(tag, received_at)
+                del left[tag]
+            except Exception as exc:
+                logger.warning("crisper: %d deliveries cannot be handed back yet: %s", len(left), exc)
+                self._stopped.wait(1.0)
 
     def _guarded(self, step: Callable[[], Any]) -> None:
         try:

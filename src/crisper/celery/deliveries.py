@@ -17,6 +17,7 @@ from typing import Any
 from celery.exceptions import TaskRevokedError
 from celery.utils.log import get_logger
 from celery.worker import state as worker_state
+from kombu.transport.virtual import Channel as VirtualChannel
 
 from crisper.celery import MESSAGE_ID_HEADER
 from crisper.celery.link import Item, Link, monotonic_ms
@@ -46,8 +47,9 @@ class Held:
     """One delivery and its attempt."""
 
     __slots__ = (
-        "accepted", "acks_late", "asked_at", "finish_seq", "generation", "has_slot", "message_id",
-        "muted", "number", "pool", "put_back_at", "request", "seq", "stage", "task_id", "wants_to_run",
+        "accepted", "acks_late", "asked_at", "finish_seq", "generation", "has_slot", "is_copy", "message_id",
+        "muted", "number", "pool", "put_back_at", "received_at", "request", "seq", "stage",
+        "task_id", "wants_to_run",
     )  # fmt: skip
 
     def __init__(self, seq: int, request: Any, message_id: str, generation: int) -> None:
@@ -59,11 +61,13 @@ class Held:
         self.number = 1
         self.pool: Any = None
         self.has_slot = False  # of the pool's semaphore, while it waits for its answer
+        self.is_copy = False  # we hold another delivery of the message, on the same connection
         self.wants_to_run = False  # Celery asked to run it while it was parked
         self.accepted = False
         self.finish_seq = 0
         self.muted = False  # fenced: nothing it says counts
         self.asked_at = time.monotonic()
+        self.received_at = time.time()  # of its latest delivery
         self.put_back_at: float | None = None
 
     @property
@@ -82,6 +86,7 @@ class Deliveries:
         self.on_cases: Callable[[list[dict[str, Any]]], None] = lambda cases: None
         self.on_told: Callable[[Item], None] = lambda item: None
         self.on_fatal: Callable[[str, int], None] = lambda sentence, code: None
+        self.on_left_behind: Callable[[dict[str, float]], None] = lambda left: None
         self.on_fenced: Callable[[], None] = lambda: None
         self._by_seq: dict[int, Held] = {}
         self._by_message: dict[str, Held] = {}
@@ -101,13 +106,18 @@ class Deliveries:
         given = headers.get(MESSAGE_ID_HEADER)
         message_id = given if given and isinstance(given, str) else _looks(request)
         holder = self._by_message.get(message_id)
-        if holder is not None and not holder.muted:
+        if holder is not None and holder.muted:
+            holder = None
+        if holder is not None and not self._is_copy(holder, request):
             return self._redelivered(holder, request)
         with self.link.in_order:
             seq = self.link.number()
             held = Held(seq, request, message_id, self.generation)
+            held.is_copy = holder is not None
             item = self._claim_item(held, headers)  # before anything knows of it: this may raise
-            self._by_seq[seq] = self._by_message[message_id] = self._asking[seq] = held
+            self._by_seq[seq] = self._asking[seq] = held
+            if holder is None:
+                self._by_message[message_id] = held
             self.link.record(seq, item)
         self._maybe_flush()
         return held
@@ -142,7 +152,13 @@ class Deliveries:
             message.properties,
             exchange,
             routing_key,
+            held.is_copy,
         ]
+
+    def _is_copy(self, holder: Held, request: Any) -> bool:
+        """Whether the message lies in the broker twice: of a redelivery the earlier delivery is over."""
+        tags = request.message.delivery_tag, holder.request._message.delivery_tag
+        return holder.generation == self.generation and tags[0] != tags[1]
 
     def _queue(self, info: dict[str, Any], exchange: str, routing_key: str) -> str:
         tag = info.get("consumer_tag")
@@ -176,6 +192,7 @@ class Deliveries:
             self._release_slot(holder)
         holder.has_slot = False
         holder.request, holder.generation = request, self.generation
+        holder.received_at = time.time()
         return holder
 
     def _adopt(self, holder: Held, request: Any) -> Held:
@@ -187,7 +204,7 @@ class Deliveries:
             request._on_reject,
         )
         running.acknowledged = False
-        holder.generation = self.generation
+        holder.generation, holder.received_at = self.generation, time.time()
         request._crisper_dropped, request._crisper_instead = True, running
         self.note("adopted", holder.task_id, {"number": holder.number})
         return holder
@@ -414,10 +431,11 @@ class Deliveries:
 
     def put_back(self, held: Held, after: float = 0.0) -> None:
         """Return the delivery to the broker, later if the broker would only give it back at once."""
-        held.put_back_at = time.monotonic() + after
         if held.has_slot and held.generation == self.generation:
             self._release_slot(held)
-        if not after:
+        if after:
+            held.put_back_at = time.monotonic() + after
+        else:
             self._put_back_now(held)
 
     def _put_back_now(self, held: Held) -> None:
@@ -449,7 +467,10 @@ class Deliveries:
         pid = pid if self._is_prefork() else self.link.pid
         item = (wire.START, monotonic_ms(), held.seq, held.task_id, pid)
         self.link.stand(held.seq, item)
-        self._maybe_flush()
+        if self._is_prefork():
+            self._maybe_flush()
+        else:  # the body may keep this very thread, and what dies with it must be known to have begun
+            self.link.flush()
 
     def _is_prefork(self) -> bool:
         return bool(self.worker.pool.uses_semaphore)
@@ -528,10 +549,23 @@ class Deliveries:
         """The consumer has a new broker connection: deliveries of the old one cannot be acked."""
         self.generation += 1
         self._queues.clear()
+        self._take_back()
         for held in list(self._by_seq.values()):
             if held.stage is not Stage.DISPATCHED:
                 self._drop(held, "its connection was lost before it began")
         self._maybe_flush()
+
+    def _take_back(self) -> None:
+        """Kombu restores what was unacknowledged when its connection closes: in vain, if the broker was
+        away by then. Redis would keep it for the visibility timeout; whatever comes of handing
+        it back, the gate decides: what runs here adopts it."""
+        left = {
+            str(held.request._message.delivery_tag): held.received_at
+            for held in self._by_seq.values()
+            if not held.request.acknowledged and isinstance(held.request._message.channel, VirtualChannel)
+        }
+        if left:
+            self.on_left_behind(left)
 
     def _drop(self, held: Held, why: str) -> None:
         was, held.stage, held.has_slot = held.stage, Stage.DROPPED, False

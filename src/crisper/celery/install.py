@@ -129,8 +129,9 @@ class Recording:
     def __init__(self, worker: Any, settings: Settings) -> None:
         from crisper.celery import request
         from crisper.celery.child import Child
-        from crisper.celery.courier import WireDesk, WorkerCourier
+        from crisper.celery.courier import WorkerCourier
         from crisper.celery.deliveries import Deliveries
+        from crisper.celery.desk import WireDesk
         from crisper.celery.link import Link
         from crisper.celery.node import new_incarnation
 
@@ -146,6 +147,7 @@ class Recording:
         self.courier.on_error = self.deliveries.count_error
         self.deliveries.on_cases = self.courier.receive
         self.deliveries.on_told = desk.told
+        self.deliveries.on_left_behind = self.courier.take_back
         self.deliveries.on_fatal = self._fatal
         self.deliveries.on_fenced = self._reborn
         self.link.on_new_wire = self._wake_loop

@@ -64,8 +64,9 @@ class Decision(NamedTuple):
 def rule(latest: Latest | None, *, redelivered: bool, identified: bool, newer: bool = True) -> Decision:
     """The gate's table. `latest` is the latest attempt of this very message.
 
-    `newer`: this delivery was received after the one that the attempt is granted to.
-    A parked one asks again and again, and must not take back what a later one was granted.
+    `newer`: this delivery takes the place of the one that the attempt is granted to, which was
+    received before it, on a connection that is lost. A parked one asks again and again, and must
+    not take back what a later one was granted; a copy beside it must not either.
     """
     if latest is None:
         return Decision(Ruling.GRANT)
@@ -90,7 +91,7 @@ def _open(latest: Latest, newer: bool) -> Decision:
         if latest.state is State.CLAIMED and not latest.dispatched:
             if newer:
                 return Decision(Ruling.REGRANT)
-            return Decision(Ruling.PARK, "this worker holds a newer delivery of it")
+            return Decision(Ruling.PARK, "this worker holds another delivery of it")
         return Decision(Ruling.PARK, "this worker runs it")
     safe = latest.state is State.RUNNING and latest.kept and latest.owner is Owner.RENEWING
     if safe:

@@ -65,6 +65,7 @@ class Claim(NamedTuple):
     message: Message
     args_preview: str
     kwargs_preview: str
+    copy: bool = False  # its worker holds another delivery of it, on the same connection
     age_ms: int = 0
 
 

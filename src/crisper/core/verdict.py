@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+from crisper.core.model import Recovery
 from crisper.core.states import OnLost, State, VerdictKind
 
 
@@ -53,6 +54,14 @@ class Verdict(NamedTuple):
     kind: VerdictKind
     reason: str
     evidence: dict[str, Any]
+
+
+class Judgement(NamedTuple):
+    """A verdict over a recovery as it was seen, ready to be committed."""
+
+    recovery: Recovery
+    verdict: Verdict
+    due_in_ms: int | None = None  # how long a redelivery is awaited
 
 
 def judge(facts: Facts) -> Verdict:

@@ -10,7 +10,7 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, takewhile
 
 from crisper.core.model import Answer, ChildLost, Claim, Fence, Finish, Note, Record, Start
 from crisper.errors import Fenced, RegistryUnreachable
@@ -100,11 +100,15 @@ class Writer:
             times.append(self._ask_at)
         return max(0, min(times) - now) if times else None
 
-    def write(self, now: int) -> Written:
-        """Commit what is due. Raises `RegistryUnreachable` (nothing is forgotten) or `Fenced`."""
-        taken = list(islice(self._pending, BATCH))
-        starts = self._due_starts(now)
-        asked = self._due_parked(now)
+    def write(self, now: int, *, claims: bool = True) -> Written:
+        """Commit what is due. Raises `RegistryUnreachable` (nothing is forgotten) or `Fenced`.
+
+        Without `claims` what stands before the first of them is written: records are confirmed in order.
+        """
+        wanted = self._pending if claims else takewhile(_is_no_claim, self._pending)
+        taken = list(islice(wanted, BATCH))
+        starts = self._due_starts(now, len(taken))
+        asked = self._due_parked(now) if claims else []
         batch = [*asked, *_in_order(taken, starts)]
         if not batch:
             return Written(self._durable, [], 0)
@@ -116,10 +120,10 @@ class Writer:
         self._durable = max([self._durable, *(_seq(record) for _, record in taken)])
         return Written(self._durable, self._answered(batch, answers), len(batch))
 
-    def _due_starts(self, now: int) -> dict[int, tuple[int, Start]]:
+    def _due_starts(self, now: int, taken: int) -> dict[int, tuple[int, Start]]:
         """By the claim they belong to; one whose claim waits for a later commit waits for it too."""
         waiting = {
-            record.seq for _, record in islice(self._pending, BATCH, None) if isinstance(record, Claim)
+            record.seq for _, record in islice(self._pending, taken, None) if isinstance(record, Claim)
         }
         return {
             seq: (at, start)
@@ -193,6 +197,10 @@ def _in_order(
         yield at, record
         if isinstance(record, Claim) and record.seq in starts:
             yield starts[record.seq]
+
+
+def _is_no_claim(pending: tuple[int, Record]) -> bool:
+    return not isinstance(pending[1], Claim)
 
 
 def _seq(record: Record) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 from crisper.core.model import Attempt, Case, Message, Recovery
 from crisper.core.states import OnLost, RecoveryState, State, VerdictKind
+from crisper.core.verdict import Judgement, Verdict
 from crisper.recorder import wire
 
 
@@ -31,6 +32,17 @@ def recovery_from_wire(plain: dict[str, Any]) -> Recovery:
             "verdict": VerdictKind(verdict) if verdict else None,
         }
     )
+
+
+def judgement_to_wire(judgement: Judgement) -> tuple[Any, ...]:
+    kind, reason, evidence = judgement.verdict
+    plain = (recovery_to_wire(judgement.recovery), kind.value, reason, wire.plain(evidence))
+    return *plain, judgement.due_in_ms
+
+
+def judgement_from_wire(plain: tuple[Any, ...]) -> Judgement:
+    recovery, kind, reason, evidence, due = plain
+    return Judgement(recovery_from_wire(recovery), Verdict(VerdictKind(kind), reason, evidence), due)
 
 
 def case_from_wire(plain: dict[str, Any]) -> Case:

@@ -53,6 +53,8 @@ ALIVE_EVERY = 1.0
 #: When busy, wait this long for more before a commit (a commit per task costs
 #: more CPU on both sides than its disk write costs time).
 LINGER = 0.002
+#: Past the trust window nothing new is claimed; how soon to look again whether the lease was renewed.
+UNTRUSTED_SECONDS = 0.05
 #: How long a recorder whose parent is dead tries to reach the registry before it
 #: leaves the verdict to the lease.
 LAST_WORDS_SECONDS = 60.0
@@ -354,16 +356,21 @@ class Recorder:
 
     def _write(self) -> None:
         writer = self._writer
-        if writer is None or time.monotonic() < self._write_after:
+        pulse = self._pulse
+        if writer is None or pulse is None or time.monotonic() < self._write_after:
             return
         due = writer.due(monotonic_ms())
         if due is None or due > 0:
             if self._said_bye is not None:
                 self._goodbye(writer)
             return
+        trusted = pulse.trusted()
+        if not trusted:
+            pulse.hurry()
+            self._write_after = time.monotonic() + UNTRUSTED_SECONDS
         try:
             with self._watchdog.call(self._store):
-                written = writer.write(monotonic_ms())
+                written = writer.write(monotonic_ms(), claims=trusted)
         except RegistryUnreachable as exc:
             self._trouble(exc)
             self._write_after = time.monotonic() + 0.25

@@ -15,13 +15,17 @@ from typing import Any
 
 from crisper.core.model import Fence
 from crisper.core.model import Pulse as Beating
-from crisper.core.states import VerdictKind
 from crisper.engine.deadline import Watchdog
 from crisper.engine.heartbeat import Beat, Heartbeat
 from crisper.engine.sweeper import Sweeper
 from crisper.errors import CrisperError, RegistryUnreachable
 from crisper.recorder import wire
-from crisper.recorder.cases import case_to_wire, recovery_from_wire, recovery_to_wire
+from crisper.recorder.cases import (
+    case_to_wire,
+    judgement_from_wire,
+    recovery_from_wire,
+    recovery_to_wire,
+)
 from crisper.recorder.host import ThisHost
 from crisper.store.base import Store
 from crisper.store.sql import CASE_MS
@@ -67,7 +71,7 @@ class PulseThread(threading.Thread):
         )
         self._asks: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()
         self._in_hand, self._handed_at = 0, 0.0
-        self._stopped = threading.Event()
+        self._stopped, self._hurried = threading.Event(), threading.Event()
         self._unreachable_since: float | None = None
         self.renewing: frozenset[str] = frozenset()
 
@@ -80,14 +84,21 @@ class PulseThread(threading.Thread):
         self._asks.put(None)
 
     def trusted(self) -> bool:
+        """Whether this incarnation may still believe in its lease. From any thread."""
         return self._heartbeat.trusted()
+
+    def hurry(self) -> None:
+        """Somebody waits for the lease: renew it now. From any thread."""
+        self._hurried.set()
+        self._asks.put(None)
 
     def run(self) -> None:
         beat_at = sweep_at = time.monotonic()
         while not self._stopped.is_set():
             now = time.monotonic()
-            if now >= beat_at:
+            if now >= beat_at or self._hurried.is_set():
                 reached = self._guarded(self._beat)
+                self._hurried.clear()
                 beat_at = now + (self._interval if reached else min(1.0, self._interval))
             if now >= sweep_at:
                 self._guarded(self._sweep)
@@ -121,7 +132,7 @@ class PulseThread(threading.Thread):
     # -- the courier's verbs --------------------------------------------------
 
     def _answer_asks(self, until: float) -> None:
-        while not self._stopped.is_set():
+        while not (self._stopped.is_set() or self._hurried.is_set()):
             left = until - time.monotonic()
             if left <= 0:
                 return
@@ -147,20 +158,14 @@ class PulseThread(threading.Thread):
             self._in_hand = 0
             self._hand_over()
             return None
-        recovery = recovery_from_wire(arguments.pop("recovery"))
+        by = arguments["by"]
         if verb == "decide":
-            decided = self._store.decide(
-                recovery,
-                VerdictKind(arguments["verdict"]),
-                arguments["reason"],
-                arguments["evidence"],
-                by=arguments["by"],
-                due_in_ms=arguments["due_in_ms"],
-            )
-            return None if decided is None else recovery_to_wire(decided)
+            judgements = [judgement_from_wire(plain) for plain in arguments["judgements"]]
+            decided = self._store.decide_all(judgements, by=by)
+            return [None if one is None else recovery_to_wire(one) for one in decided]
         if verb == "complete":
-            return self._store.complete(recovery, **arguments)
-        return self._store.give_up_case(recovery, **arguments)
+            return self._store.complete_all([recovery_from_wire(p) for p in arguments["recoveries"]], by=by)
+        return self._store.give_up_case(recovery_from_wire(arguments.pop("recovery")), **arguments)
 
     # -- trouble --------------------------------------------------------------
 

@@ -57,6 +57,7 @@ class Reader:
         properties: dict[str, Any],
         exchange: str,
         routing_key: str,
+        copy: bool,
     ) -> Claim:
         args, kwargs = preview_message(
             body,
@@ -83,6 +84,7 @@ class Reader:
             message=pack(kept, limit=self._max_message_bytes),
             args_preview=args,
             kwargs_preview=kwargs,
+            copy=copy,
         )
 
 

@@ -24,6 +24,7 @@ from crisper.core.model import (
     Worker,
 )
 from crisper.core.states import VerdictKind
+from crisper.core.verdict import Judgement
 
 
 class Term(NamedTuple):
@@ -125,8 +126,14 @@ class Store(Protocol):
         (`core.states.may_decide`).
         """
 
+    def decide_all(self, judgements: Sequence[Judgement], *, by: str) -> list[Recovery | None]:
+        """`decide` for each, in one transaction; each wins or loses by itself."""
+
     def complete(self, recovery: Recovery, *, by: str, data: dict[str, Any]) -> bool:
         """The verdict was carried out; False if the recovery moved."""
+
+    def complete_all(self, recoveries: Sequence[Recovery], *, by: str) -> list[bool]:
+        """`complete` for each, in one transaction, with the verdict's reason for data."""
 
     def give_up_case(self, recovery: Recovery, *, by: str, why: str, due_in_ms: int) -> bool:
         """The courier could not carry it out now: taken again, not before `due_in_ms`.

@@ -44,7 +44,7 @@ from crisper.core.states import (
     recoverable,
 )
 from crisper.core.text import as_json, key, storable, storable_record
-from crisper.core.verdict import superseded_or_finished
+from crisper.core.verdict import Judgement, superseded_or_finished
 from crisper.errors import Fenced
 from crisper.store.base import Closed, Term
 
@@ -249,7 +249,7 @@ class MemoryStore:
             self._latest(latest, me, renewing) if latest else None,
             redelivered=claim.redelivered,
             identified=claim.identified,
-            newer=latest is None or claim.seq > latest.seq,
+            newer=latest is None or (claim.seq > latest.seq and not claim.copy),
         )
         return self._carry_out(me, claim, decision, latest)
 
@@ -496,6 +496,12 @@ class MemoryStore:
                 self._messages.pop((recovery.task_id, recovery.number), None)
             return decided
 
+    def decide_all(self, judgements: Sequence[Judgement], *, by: str) -> list[Recovery | None]:
+        with self._lock:
+            return [
+                self.decide(recovery, *verdict, by=by, due_in_ms=due) for recovery, verdict, due in judgements
+            ]
+
     def complete(self, recovery: Recovery, *, by: str, data: dict[str, Any]) -> bool:
         with self._lock:
             if not self._unmoved(recovery) or recovery.state is not RecoveryState.DECIDED:
@@ -507,6 +513,10 @@ class MemoryStore:
                 data={"action": recovery.verdict, **data},
             )  # fmt: skip
             return True
+
+    def complete_all(self, recoveries: Sequence[Recovery], *, by: str) -> list[bool]:
+        with self._lock:
+            return [self.complete(one, by=by, data={"reason": one.reason}) for one in recoveries]
 
     def give_up_case(self, recovery: Recovery, *, by: str, why: str, due_in_ms: int) -> bool:
         with self._lock:

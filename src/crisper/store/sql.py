@@ -44,7 +44,7 @@ from crisper.core.states import (
     recoverable,
 )
 from crisper.core.text import as_json, key, storable, storable_record
-from crisper.core.verdict import superseded_or_finished
+from crisper.core.verdict import Judgement, Verdict, superseded_or_finished
 from crisper.errors import Fenced, RegistryUnreachable
 from crisper.store.base import Closed, Term
 
@@ -479,46 +479,65 @@ class SqlStore:
         by: str,
         due_in_ms: int | None = None,
     ) -> Recovery | None:
-        state, reason, by = VERDICT_MOVES[verdict], storable(reason), storable(by)
-        if not may_decide(recovery.state, verdict):
-            raise ValueError(f"a recovery that is {recovery.state} cannot be decided as {verdict}")
+        with self.db.write():
+            return self._decide(self._now(), recovery, Verdict(verdict, reason, evidence), due_in_ms, by)
+
+    @_verb
+    def decide_all(self, judgements: Sequence[Judgement], *, by: str) -> list[Recovery | None]:
         with self.db.write():
             now = self._now()
-            due = now + (CASE_MS if due_in_ms is None else due_in_ms)
-            won = self.db.run(
-                "UPDATE crisper_recovery SET state = ?, verdict = ?, reason = ?, evidence = ?,"
-                " decided_by = ?, decided_at = ?, due_at = ?, done_at = ?, version = version + 1"
-                " WHERE task_id = ? AND number = ? AND version = ? AND state = ?",
-                *(state, verdict, reason, as_json(evidence), by, now, due),
-                now if state is RecoveryState.DONE else None,
-                *(recovery.task_id, recovery.number, recovery.version, recovery.state),
-            )
-            if not won:
-                return None
-            self._verdict_event(now, recovery.task_id, recovery.number, verdict, reason, by, evidence)
-            if state is RecoveryState.DONE and verdict is not VerdictKind.DISCARD:
-                self._forget_message(recovery.task_id, recovery.number)
-            return self._recovery_now(recovery)
+            return [self._decide(now, *judgement, by) for judgement in judgements]
+
+    def _decide(
+        self, now: int, recovery: Recovery, verdict: Verdict, due_in_ms: int | None, by: str
+    ) -> Recovery | None:
+        kind, reason, evidence = verdict
+        state, reason, by = VERDICT_MOVES[kind], storable(reason), storable(by)
+        if not may_decide(recovery.state, kind):
+            raise ValueError(f"a recovery that is {recovery.state} cannot be decided as {kind}")
+        won = self.db.run(
+            "UPDATE crisper_recovery SET state = ?, verdict = ?, reason = ?, evidence = ?,"
+            " decided_by = ?, decided_at = ?, due_at = ?, done_at = ?, version = version + 1"
+            " WHERE task_id = ? AND number = ? AND version = ? AND state = ?",
+            *(state, kind, reason, as_json(evidence), by, now),
+            now + (CASE_MS if due_in_ms is None else due_in_ms),
+            now if state is RecoveryState.DONE else None,
+            *(recovery.task_id, recovery.number, recovery.version, recovery.state),
+        )
+        if not won:
+            return None
+        self._verdict_event(now, recovery.task_id, recovery.number, kind, reason, by, evidence)
+        if state is RecoveryState.DONE and kind is not VerdictKind.DISCARD:
+            self._forget_message(recovery.task_id, recovery.number)
+        return self._recovery_now(recovery)
 
     @_verb
     def complete(self, recovery: Recovery, *, by: str, data: dict[str, Any]) -> bool:
         with self.db.write():
+            return self._complete(self._now(), recovery, by, data)
+
+    @_verb
+    def complete_all(self, recoveries: Sequence[Recovery], *, by: str) -> list[bool]:
+        with self.db.write():
             now = self._now()
-            won = self.db.run(
-                "UPDATE crisper_recovery SET state = 'done', sent_at = ?, done_at = ?,"
-                " version = version + 1"
-                " WHERE task_id = ? AND number = ? AND version = ? AND state = 'decided'",
-                *(now, now, recovery.task_id, recovery.number, recovery.version),
+            return [self._complete(now, one, by, {"reason": one.reason}) for one in recoveries]
+
+    def _complete(self, now: int, recovery: Recovery, by: str, data: dict[str, Any]) -> bool:
+        won = self.db.run(
+            "UPDATE crisper_recovery SET state = 'done', sent_at = ?, done_at = ?,"
+            " version = version + 1"
+            " WHERE task_id = ? AND number = ? AND version = ? AND state = 'decided'",
+            *(now, now, recovery.task_id, recovery.number, recovery.version),
+        )
+        if won:
+            self._event(
+                now,
+                "recovered",
+                task_id=recovery.task_id,
+                number=recovery.number,
+                actor=by,
+                data={"action": recovery.verdict, **data},
             )
-            if won:
-                self._event(
-                    now,
-                    "recovered",
-                    task_id=recovery.task_id,
-                    number=recovery.number,
-                    actor=by,
-                    data={"action": recovery.verdict, **data},
-                )
         return bool(won)
 
     @_verb
@@ -759,7 +778,7 @@ class _Batch:
                 self._latest(latest) if latest else None,
                 redelivered=claim.redelivered,
                 identified=claim.identified,
-                newer=latest is None or claim.seq > latest.attempt.seq,
+                newer=latest is None or (claim.seq > latest.attempt.seq and not claim.copy),
             )
             number = known[-1].attempt.number + 1 if known else 1
             if self._carry_out(claim, decision, latest, number):

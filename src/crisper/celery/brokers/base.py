@@ -25,6 +25,11 @@ class Broker:
         """Make the broker deliver the held message again, at once; False if it moved."""
         return False
 
+    def take_back(self, tag: str, received_at: float) -> bool:
+        """Hand back what this worker received under `tag` on a connection that it lost, if the broker
+        still keeps it for that delivery (`received_at` by this host's clock)."""
+        return False
+
     def resend(self, message: Kept, attempt: Attempt) -> None:
         """Publish the kept message again: same id, headers, properties and body, byte for byte."""
         exchange, routing_key = self.target(message, attempt)

@@ -19,6 +19,9 @@ from crisper.celery.brokers.base import Broker
 from crisper.core.model import Attempt, Recovery
 from crisper.core.verdict import InBroker
 
+#: Kombu scores an entry when it hands the message to us, a moment before or after we look at the clock.
+SCORE_SECONDS = 0.5
+
 #: KEYS: unacked, unacked_index, queue. ARGV: tag, entry as read, score as read, new payload.
 #: RPUSH: the consumer pops from the right, so what was interrupted runs next.
 _HAND_BACK = """
@@ -47,6 +50,11 @@ class RedisBroker(Broker):
 
     def hand_back(self, attempt: Attempt) -> bool:
         return self._move(attempt.tag)
+
+    def take_back(self, tag: str, received_at: float) -> bool:
+        # Kombu's own restore uses the tag again: a later score is that of its next holder.
+        score = self._score(tag)
+        return bool(score) and float(score) <= received_at + SCORE_SECONDS and self._move(tag)
 
     def _entry(self, tag: str) -> bytes | None:
         entry: bytes | None = self.client.hget(self.channel.unacked_key, tag)

@@ -22,7 +22,8 @@ def carry_out(place: Place, store: Store, decided: Sequence[Done]) -> list[Done]
     """Send what was decided at once, if this app can; else leave it to a live worker of its app."""
     if place.app is None:
         return [_leave(store, one, "a live worker of its app sends it") for one in decided]
-    from crisper.celery.courier import Courier, StoreDesk
+    from crisper.celery.courier import Courier
+    from crisper.celery.desk import StoreDesk
     from crisper.celery.node import scope_of
 
     place.app.loader.import_default_modules()
@@ -50,7 +51,7 @@ def _send(courier: Any, store: Store, one: Done, scope: str) -> Done:
     case = store.case(one.task_id, one.recovery.number)
     if case is None or case.recovery.version != one.recovery.version:
         return replace(one, reason="decided; somebody else carries it out already")
-    done = courier.carry(case)
+    [done] = courier.carry([case])
     if done.carried_out:
         return replace(one, reason="sent again")
     return replace(

@@ -1,0 +1,107 @@
+"""The broker is away, or hangs: no worker is declared lost by it, and every task still runs once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.acceptance.unharmed import all_run_once
+from tests.fleet import Fleet, wait_for
+from tests.left_out import needs
+from tests.servers import PrivateRabbitMQ, PrivateRedis, PrivateServer
+
+LEASE = 3.0
+QUICK = {"lease": LEASE, "heartbeat_interval": 0.5, "sweep_interval": 0.2}
+#: RabbitMQ alone takes 5 s to start.
+pytestmark = pytest.mark.timeout(240)
+
+
+@pytest.fixture(params=["redis", "rabbitmq"])
+def server(request: pytest.FixtureRequest) -> Iterator[PrivateServer]:
+    """A broker that keeps its messages over a restart."""
+    with needs(request.param):
+        made = PrivateRabbitMQ() if request.param == "rabbitmq" else durable_redis()
+    with made:
+        yield made
+
+
+def durable_redis() -> PrivateRedis:
+    return PrivateRedis(appendonly="yes", appendfsync="always")
+
+
+@contextmanager
+def stopped(server: PrivateServer) -> Iterator[None]:
+    server.stop()
+    yield
+    server.start()
+
+
+@contextmanager
+def hung(server: PrivateServer) -> Iterator[None]:
+    server.pause()
+    yield
+    server.resume()
+
+
+@contextmanager
+def fleet_on(server: PrivateServer, folder: Path, **settings: Any) -> Iterator[Fleet]:
+    fleet = Fleet(folder, broker=server.url, **settings)
+    try:
+        yield fleet
+    except BaseException:
+        print(fleet.story())
+        raise
+    finally:
+        fleet.close()
+
+
+def outage(fleet: Fleet, how: Any, server: PrivateServer, seconds: float, already: list[str]) -> list[str]:
+    """Tasks end in it and after it, others wait prefetched or in the queue; with `already`, all sent."""
+    mark = f"{how.__name__}-{len(already)}"
+    ends_in = [fleet.send(name, mark, f"{mark}-in").id for name in ("late", "early")]
+    ends_after = [fleet.send(name, mark, f"{mark}-after").id for name in ("late", "early")]
+    running = [*ends_in, *ends_after]
+    wait_for("running on record", lambda: [fleet.attempts(id) for id in running] == [[(1, "running")]] * 4)
+    waiting = [fleet.send(name, key, 0.02).id for key in range(12) for name in ("late", "early")]
+    wait_for("prefetched", lambda: fleet.open_attempts() >= 4 + 8)
+    with how(server):
+        began = time.monotonic()
+        (fleet.folder / f"{mark}-in").touch()
+        wait_for("ended in it", lambda: all(fleet.ends(id) for id in ends_in), seconds)
+        time.sleep(max(0.0, began + seconds - time.monotonic()))
+    (fleet.folder / f"{mark}-after").touch()
+    more = [fleet.send(name, key, 0.02).id for key in range(5) for name in ("late", "early")]
+    sent = [*already, *running, *waiting, *more]
+    all_run_once(fleet, sent, 60)
+    assert {tuple(states) for states in fleet.incarnations().values()} == {("alive",)}
+    return sent
+
+
+def two_workers(fleet: Fleet) -> None:
+    workers = [fleet.worker(name, wait=False) for name in ("one", "two")]
+    for worker in workers:
+        worker.ready()
+
+
+def test_a_broker_away_for_longer_than_the_lease_declares_nobody_and_loses_no_task(
+    server: PrivateServer, tmp_path: Path
+) -> None:
+    with fleet_on(server, tmp_path, **QUICK) as fleet:
+        two_workers(fleet)
+        sent = outage(fleet, hung, server, LEASE + 1, [])
+        outage(fleet, stopped, server, LEASE + 1, sent)
+
+
+@pytest.mark.slow
+def test_a_broker_away_for_thirty_seconds_declares_nobody_and_loses_no_task_at_the_defaults(
+    server: PrivateServer, tmp_path: Path
+) -> None:
+    with fleet_on(server, tmp_path) as fleet:
+        two_workers(fleet)
+        sent = outage(fleet, hung, server, 30, [])
+        outage(fleet, stopped, server, 30, sent)
