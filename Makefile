@@ -39,7 +39,9 @@ clean:  ## removes .venv and whatever was built
 	rm -rf .venv .venv-lowest site build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# --inexact keeps uv itself, which is not one of the project's dependencies.
+# --inexact keeps uv itself, which is not one of the project's dependencies. The machine's own certificates
+# come first, as they do for pip: behind a company's proxy uv's own do not open a package index.
+SYNC := --quiet --frozen --inexact
 .venv/.synced: pyproject.toml uv.lock Makefile
 	@if ! $(BIN)/python -c '' 2>/dev/null; then \
 	  for python in python3.11 python3 python3.12 python3.13 python3.14 python; do \
@@ -50,7 +52,7 @@ clean:  ## removes .venv and whatever was built
 	  $(BIN)/python -c '' 2>/dev/null || { echo 'make: no Python 3.11 or newer with venv found on PATH' >&2; exit 1; }; \
 	fi
 	@$(UV) --version >/dev/null 2>&1 || $(INSTALL_UV)
-	@$(UV) sync --quiet --frozen --inexact
+	@UV_NATIVE_TLS=true $(UV) sync $(SYNC) || $(UV) sync $(SYNC)
 	@touch $@
 
 # A virtual environment made by uv, or on Debian without python3-venv, has no pip: the machine's own pip reaches into it.

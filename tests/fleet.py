@@ -56,7 +56,7 @@ class Worker:
         inside: Sequence[str] = (),
     ) -> None:  # fmt: skip
         self.name, self.log = name, fleet.folder / f"{name}.log"
-        command = [*inside, sys.executable, "-m", "celery", "-A", "tests.fleet_app", "worker"]
+        command = [*inside, sys.executable, "-m", "celery", "-A", fleet.module, "worker"]
         command += ["-n", f"{name}@test", "-l", "INFO", "--without-gossip", "--without-mingle", *arguments]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -128,6 +128,7 @@ class Fleet:
         }
         self.environment |= {f"CRISPER_{key.upper()}": str(value) for key, value in settings.items()}
         self.workers: list[Worker] = []
+        self.module = "tests.fleet_app"
         self.app = self._client()
 
     def _client(self) -> Celery:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import sys
@@ -43,11 +44,19 @@ def make(environment: Mapping[str, str]) -> Celery:
         }
     if "FLEET_VISIBILITY" in environment:
         app.conf.broker_transport_options = {"visibility_timeout": int(environment["FLEET_VISIBILITY"])}
+    app.conf.update(json.loads(environment.get("FLEET_CONF", "{}")))
     if not environment.get("FLEET_PLAIN"):
         app.conf.crisper_registry_url = environment["CRISPER_REGISTRY_URL"]
         crisper.install(app)
     _tasks(app, folder / "ledger")
+    if "FLEET_POLICY" in environment:
+        app.task(shared=False, name="own_policy", crisper=json.loads(environment["FLEET_POLICY"]))(_nothing)
+    for forgotten in environment.get("FLEET_WITHOUT", "").split():
+        del app.tasks[f"tests.fleet_app.{forgotten}"]
     return app
+
+
+def _nothing() -> None: ...
 
 
 def _tasks(app: Celery, ledger: Path) -> None:

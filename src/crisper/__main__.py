@@ -7,12 +7,15 @@ import sys
 
 def main() -> int:
     """Exit codes are in docs/reference/cli.md."""
-    from crisper.faces.cli import cli
-
     try:
+        from crisper.faces.cli import cli
+
         cli(prog_name="crisper")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except KeyboardInterrupt:
+        print("crisper: interrupted", file=sys.stderr)
+        return 130
     return 0
 
 

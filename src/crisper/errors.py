@@ -4,6 +4,7 @@
     ├── SettingsError          a setting is unknown or makes no sense
     ├── RegistryError
     │   ├── RegistryUnreachable    no answer from the database in time
+    │   │   └── RegistryUnusable       its file is no database, or cannot be made, read or written
     │   ├── SchemaMissing          the database has no registry yet
     │   ├── SchemaOutdated         the registry is older than this Crisper
     │   └── SchemaTooNew           the registry is newer than this Crisper
@@ -40,6 +41,10 @@ class RegistryUnreachable(RegistryError):
     """The registry did not answer in time; check `crisper_registry_url` and the server."""
 
     exit_code = 69
+
+
+class RegistryUnusable(RegistryUnreachable):
+    """The registry's file is no database, or cannot be made, read or written; waiting mends none of it."""
 
 
 class SchemaMissing(RegistryError):

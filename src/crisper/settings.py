@@ -9,17 +9,33 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from crisper.core.preview import DEFAULT_REDACT
+from crisper.core.values import EXPECTED, READ
 from crisper.errors import SettingsError
 
 PREFIX = "crisper_"
 
-_TRUE, _FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off"}
+#: The least and the most that makes sense. What is kept must fit the databases' own limits
+#: (32-bit counts; PostgreSQL's bytea and SQLite's blob end at 1 GB).
+_BOUNDS: dict[str, tuple[float, float]] = {
+    "heartbeat_interval": (0.05, 3600),
+    "lease": (0.15, 86_400),
+    "sweep_interval": (0.05, 21_600),
+    "recovery_rate": (0.1, 1_000_000),
+    "redelivery_grace": (0, 2_592_000),
+    "loss_budget": (0, 1_000_000),
+    "max_message_bytes": (0, 512 * 2**20),
+    "preview_bytes": (256, 2**20),
+}
+
+#: What Kubernetes calls the variables that it puts beside every service, behind the service's own name.
+_OF_KUBERNETES = re.compile(r"(^|_)(service_(host|port)(_\w+)?|port(_\d+_(tcp|udp|sctp)(_\w+)?)?)$")
 
 
 def _setting(default: Any, meaning: str, *, unit: str = "", one_of: tuple[str, ...] = ()) -> Any:
@@ -80,28 +96,35 @@ def _problems(settings: Settings) -> list[str]:
         for name, allowed in _one_of().items()
         if getattr(settings, name) not in allowed
     ]
-    least = {
-        "heartbeat_interval": 0.05,
-        "sweep_interval": 0.05,
-        "recovery_rate": 0.1,
-        "redelivery_grace": 0,
-        "loss_budget": 0,
-        "max_message_bytes": 0,
-        "preview_bytes": 256,
-    }
-    problems += [
-        f"crisper_{name} = {getattr(settings, name)!r}: must be at least {bound}"
-        for name, bound in least.items()
-        if not getattr(settings, name) >= bound
+    if not settings.registry_url.strip():
+        problems.append(
+            "crisper_registry_url is empty. Set it to postgresql://… or sqlite:////path/registry.db,"
+            " or leave it out for a SQLite file in the platform's state folder."
+        )
+    problems += _lease_problems(settings)
+    return problems + _out_of_bounds(settings)
+
+
+def _out_of_bounds(settings: Settings) -> list[str]:
+    units = {f.name: f.metadata["unit"] for f in _fields()}
+    return [
+        f"crisper_{name} = {getattr(settings, name)!r}: must be between {least:g} and {most:.15g}"
+        f" {units[name]}".rstrip()
+        for name, (least, most) in _BOUNDS.items()
+        if not least <= getattr(settings, name) <= most
     ]
-    if not settings.lease >= 3 * settings.heartbeat_interval:
+
+
+def _lease_problems(settings: Settings) -> list[str]:
+    problems = []
+    if 0 < settings.lease < 3 * settings.heartbeat_interval:
         problems.append(
             f"crisper_lease = {settings.lease:g} s is shorter than three heartbeats of"
             f" {settings.heartbeat_interval:g} s, so a single slow renewal would cost a live worker"
             f" its tasks. Set crisper_lease to {3 * settings.heartbeat_interval:g} or more, or"
             f" crisper_heartbeat_interval to {settings.lease / 3:.3g} or less."
         )
-    if not settings.sweep_interval <= settings.lease / 4:
+    if 0 < settings.lease / 4 < settings.sweep_interval:
         problems.append(
             f"crisper_sweep_interval = {settings.sweep_interval:g} s is longer than a quarter of"
             " the lease, so no observation could ever span one. Set it to"
@@ -146,39 +169,24 @@ def _from_environment(environ: Mapping[str, str], known: Mapping[str, Any]) -> d
             continue
         if name in known:
             given[name] = (key, value)
-        elif difflib.get_close_matches(name, known, n=1, cutoff=0.8):
+        elif not _OF_KUBERNETES.search(name) and difflib.get_close_matches(name, known, n=1, cutoff=0.8):
             raise SettingsError(_unknown(key, name, known))
     return given
 
 
 def _unknown(key: str, name: str, known: Mapping[str, Any]) -> str:
+    prefix = PREFIX.upper() if key.isupper() else PREFIX
     near = difflib.get_close_matches(name, known, n=1)
-    hint = f" Did you mean {PREFIX}{near[0]}?" if near else ""
-    return f"unknown setting {key}.{hint} Known: {', '.join(sorted(known))}."
+    meant = near[0].upper() if near and key.isupper() else near[0] if near else ""
+    hint = f" Did you mean {prefix}{meant}?" if meant else ""
+    return f"unknown setting {key}.{hint} Known, after {prefix}: {', '.join(sorted(known))}."
 
 
 def _coerce(field: dataclasses.Field[Any], key: str, value: Any) -> Any:
     """The value in the field's type; environment variables are all strings."""
+    kind = str(field.type)
     try:
-        match field.type:
-            case "bool":
-                return _bool(value)
-            case "int":
-                return int(value)
-            case "float":
-                return float(value)
-            case "str":
-                return str(value)
-        parts = value.split(",") if isinstance(value, str) else value
-        return tuple(str(part).strip() for part in parts)
-    except (TypeError, ValueError):
+        return READ[kind](value)
+    except (TypeError, ValueError, OverflowError):
         unit = f" ({field.metadata['unit']})" if field.metadata["unit"] else ""
-        raise SettingsError(f"{key} = {value!r}: expected {field.type}{unit}") from None
-
-
-def _bool(value: Any) -> bool:
-    if isinstance(value, str) and value.lower() in _TRUE | _FALSE:
-        return value.lower() in _TRUE
-    if isinstance(value, (bool, int)):
-        return bool(value)
-    raise ValueError(value)
+        raise SettingsError(f"{key} = {value!r}: expected {EXPECTED[kind]}{unit}") from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 
-from crisper.core.model import Message
+from crisper.core.message import Kept, pack
 from crisper.core.states import State, VerdictKind
 from crisper.store import migrate
 from crisper.store.open import open_store
@@ -45,6 +45,7 @@ def new_id() -> str:
     return str(uuid.uuid4())
 
 
+KEPT = pack(Kept(b"exact bytes", "application/json", "utf-8", {}, {}, "", "celery"), limit=1000)
 PREVIEWS = {"args_preview": '[42, "x"]', "kwargs_preview": '{"currency": "EUR"}'}
 
 
@@ -91,7 +92,7 @@ class Scene:
             "recovered": VerdictKind.RESEND,
         }
         for name in verdicts:
-            message = TOO_LARGE if name == "not kept" else Message(b"exact bytes", '{"headers": {}}', 11)
+            message = TOO_LARGE if name == "not kept" else KEPT
             two.runs(*self._new(name), name=f"shop.{name}", message=message, **PREVIEWS)
         two.is_lost()
         self.two = two

@@ -28,6 +28,7 @@ TASK_KEYS = [
 WORKER_KEYS = [
     *("id", "hostname", "host", "pid", "state", "started_at", "seen_at", "ended_at", "open_attempts"),
     *("queues", "pool", "concurrency", "version", "evidence"),
+    *("errors", "refused", "held", "loop_age_ms"),
 ]
 
 
@@ -46,7 +47,7 @@ def test_status_has_the_documented_shape(run: Run, read_scene: Scene) -> None:
     answer = read(run(read_scene.url, "status", "--json"))
     assert {key: list(value) for key, value in answer.items()} == {
         "registry": ["id", "url", "database", "schema", "now"],
-        "workers": ["alive", "suspect", "lost", "gone"],
+        "workers": ["alive", "suspect", "lost", "gone", "errors"],
         "attempts": ["claimed", "running"],
         "tasks": ["quarantined", "held", "lost_24h", "recovered_24h"],
         "sweeper": ["leader", "worker", "state", "since", "workers_to_clear", "recoveries_under_way"],
@@ -147,7 +148,8 @@ def test_a_hostile_name_neither_breaks_nor_colours_the_terminal(run: Run, scene:
 def test_nothing_on_record_is_a_sentence_too(run: Run, sqlite_url: str) -> None:
     migrate.upgrade(sqlite_url)
     assert "No worker is on record" in run(sqlite_url, "workers").stdout
-    assert "No such task" in run(sqlite_url, "tasks").stdout
+    assert "No task is on record yet" in run(sqlite_url, "tasks").stdout
+    assert "No such task" in run(sqlite_url, "tasks", "--state", "held").stdout
     assert read(run(sqlite_url, "tasks", "--json")) == {"tasks": [], "next": None}
 
 
@@ -235,7 +237,7 @@ def test_a_url_that_is_none_says_how_to_write_one(run: Run, url: str) -> None:
 
 def test_an_unknown_setting_names_the_one_that_was_meant(run: Run, sqlite_url: str) -> None:
     result = run(sqlite_url, "status", env={"CRISPER_LEESE": "30"})
-    assert_refused(result, 2, "CRISPER_LEESE. Did you mean crisper_lease")
+    assert_refused(result, 2, "CRISPER_LEESE. Did you mean CRISPER_LEASE")
 
 
 def test_a_lease_that_makes_no_sense_says_what_to_set(run: Run, sqlite_url: str) -> None:

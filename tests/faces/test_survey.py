@@ -47,7 +47,7 @@ def ids(answer: dict[str, list[dict[str, str]]]) -> set[str]:
 
 def test_status_counts_what_is_on_record(survey: Survey, read_scene: Scene) -> None:
     answer = survey.status()
-    assert answer["workers"] == {"alive": 1, "suspect": 0, "lost": 1, "gone": 1}
+    assert answer["workers"] == {"alive": 1, "suspect": 0, "lost": 1, "gone": 1, "errors": 0}
     assert answer["attempts"] == {"claimed": 1, "running": 1}
     assert answer["tasks"] == {"quarantined": 1, "held": 2, "lost_24h": 8, "recovered_24h": 1}
     assert set(answer["registry"]) == {"id", "url", "database", "schema", "now"}
@@ -61,11 +61,11 @@ def test_a_worker_silent_for_half_its_lease_is_suspect(empty_url: str) -> None:
         Actor(store)
         with store.db.write():
             store.db.run("UPDATE crisper_incarnation SET seen_at = seen_at - 9000")
-        assert survey.status()["workers"] == {"alive": 1, "suspect": 0, "lost": 0, "gone": 0}
+        assert survey.status()["workers"] == {"alive": 1, "suspect": 0, "lost": 0, "gone": 0, "errors": 0}
         assert survey.workers()["workers"][0]["state"] == "alive"
         with store.db.write():
             store.db.run("UPDATE crisper_incarnation SET seen_at = seen_at - 2000")
-        assert survey.status()["workers"] == {"alive": 0, "suspect": 1, "lost": 0, "gone": 0}
+        assert survey.status()["workers"] == {"alive": 0, "suspect": 1, "lost": 0, "gone": 0, "errors": 0}
         assert survey.workers()["workers"][0]["state"] == "suspect"
 
 

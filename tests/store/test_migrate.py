@@ -276,7 +276,7 @@ def test_redacting_takes_any_text() -> None:
 
 @pytest.mark.parametrize("place", ["/proc/nowhere/registry.db", "/dev/null/registry.db"])
 def test_a_place_that_cannot_hold_a_file_is_unreachable(place: str) -> None:
-    with pytest.raises(RegistryUnreachable, match="cannot be made or opened"):
+    with pytest.raises(RegistryUnreachable, match=r"cannot be (made|opened|used)"):
         migrate.ensure(f"sqlite:///{place}")
 
 

@@ -24,7 +24,7 @@ from crisper.celery.brokers.base import Broker
 from crisper.celery.desk import Desk, WireDesk
 from crisper.celery.results import store_lost, stored_state
 from crisper.core.message import Kept, unpack
-from crisper.core.model import Case, Recovery
+from crisper.core.model import Attempt, Case, Recovery
 from crisper.core.states import RecoveryState, VerdictKind
 from crisper.core.verdict import Facts, InBroker, Judgement, Verdict, judge
 from crisper.errors import CrisperError, MessageDamaged, RegistryUnreachable
@@ -107,7 +107,7 @@ class Courier:
             place = _place(recovery)
             tries = self._tries[place] = self._tries.get(place, 0) + 1
             delay = min(RETRY_MOST_MS, RETRY_MS * 2 ** min(tries - 1, 10))
-            why = f"{type(exc).__name__}: {exc}"
+            why = str(exc) if isinstance(exc, CrisperError) else f"{type(exc).__name__}: {exc}"
             logger.warning("crisper: recovery of %s is delayed: %s", recovery.task_id, why)
             self._desk.give_up_case(recovery, by=self.name, why=why, due_in_ms=delay)
             done[place] = Done(*place, None, why, False)
@@ -156,6 +156,7 @@ class Courier:
             losses=recovery.losses,
             loss_budget=attempt.loss_budget,
             kept=isinstance(kept, Kept),
+            task_known=self._known(attempt),
             why_not_kept=None if isinstance(kept, Kept) else str(kept),
             in_broker=self._in_broker(case),
             child_said=loss.get("child_said"),
@@ -168,6 +169,10 @@ class Courier:
             copy_refused=attempt.copy_refused,
             overdue=case.overdue,
         )
+
+    def _known(self, attempt: Attempt) -> bool:
+        """False if we consume from its queue and do not know its task: we would discard it ourselves."""
+        return attempt.name in self._app.tasks or attempt.queue not in self._app.amqp.queues.consume_from
 
     def _kept(self, case: Case) -> Kept | MessageDamaged:
         try:
@@ -196,6 +201,10 @@ class Courier:
                     self._desk.give_up_case(decided, by=self.name, why="its entry moved", due_in_ms=0)
                     return False
             case VerdictKind.RESEND | VerdictKind.RECOVER:
+                if not self._known(case.attempt):
+                    raise CrisperError(
+                        f"no task {case.attempt.name!r} is known here, so it would be discarded"
+                    )
                 self.broker.resend(unpack(case.message), case.attempt)
             case VerdictKind.FAIL:
                 store_lost(self._app, case, self._kept(case), verdict.reason)
@@ -271,6 +280,7 @@ class WorkerCourier:
     """The courier's thread in a worker's parent; started with its first job."""
 
     def __init__(self, app: Celery, settings: Settings, desk: WireDesk, *, name: str) -> None:
+        self.on_error: Callable[[str], None] = lambda doing: None
         self._desk = desk
         self._courier = Courier(app, settings, desk, name=name)
         self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue()
@@ -307,7 +317,7 @@ class WorkerCourier:
         except CrisperError as exc:
             logger.warning("crisper: recoveries are delayed: %s", exc)
         except Exception:
-            logger.exception("crisper: internal error in the courier; the cases are tried again")
+            self.on_error("carrying out recoveries")
         self._guarded(lambda: self._desk.ask("ready"))
 
     def _take_back(self, left: dict[str, float]) -> None:

@@ -20,6 +20,7 @@ from celery.utils.log import get_logger
 from celery.worker import state as worker_state
 from kombu.transport.virtual import Channel as VirtualChannel
 
+from crisper.celery import MESSAGE_ID_HEADER
 from crisper.celery.link import Item, Link, monotonic_ms
 from crisper.core.states import OnLost, State
 from crisper.recorder import wire
@@ -27,7 +28,6 @@ from crisper.settings import Settings
 
 logger = get_logger(__name__)
 
-MESSAGE_ID_HEADER = "crisper_message_id"
 #: Seconds before a delivery that could not be answered goes back to the broker.
 PUT_BACK_SECONDS = 5.0
 #: Where a claim's item holds `dispatched` (see `Deliveries._claim_item`).
@@ -112,7 +112,8 @@ class Deliveries:
 
     def _claim(self, request: Any) -> Held:
         headers = request.message.headers or {}
-        message_id = headers.get(MESSAGE_ID_HEADER) or _looks(request)
+        given = headers.get(MESSAGE_ID_HEADER)
+        message_id = given if given and isinstance(given, str) else _looks(request)
         holder = self._by_message.get(message_id)
         if holder is not None and holder.muted:
             holder = None
@@ -121,11 +122,12 @@ class Deliveries:
         with self.link.in_order:
             seq = self.link.number()
             held = Held(seq, request, message_id, self.generation)
+            held.is_copy = holder is not None
+            item = self._claim_item(held, headers)  # before anything knows of it: this may raise
             self._by_seq[seq] = self._asking[seq] = held
             if holder is None:
                 self._by_message[message_id] = held
-            held.is_copy = holder is not None
-            self.link.record(seq, self._claim_item(held, headers))
+            self.link.record(seq, item)
         self._maybe_flush()
         return held
 
@@ -142,7 +144,7 @@ class Deliveries:
             held.seq,
             held.task_id,
             held.message_id,
-            MESSAGE_ID_HEADER in headers,
+            not held.message_id.startswith(_LOOKS),
             request.type,
             self._queue(info, exchange, routing_key),
             headers.get("retries") or 0,
@@ -338,6 +340,9 @@ class Deliveries:
                 self.fenced()
             case wire.LOG:
                 getattr(logger, item[1])("crisper: %s", item[2])
+            case wire.TROUBLE:
+                self.errors += 1
+                logger.error("crisper: internal error in the recorder: %s", item[1])
             case wire.FATAL:
                 self.on_fatal(item[1], item[2])
 
@@ -751,12 +756,15 @@ class _Dispatcher(threading.Thread):
             self._deliveries.run_granted(self._queue.get())
 
 
+_LOOKS = "~"
+
+
 def _looks(request: Any) -> str:
     """A message without our header is known by task id, retries and body."""
     body = request.message.body or b""
     raw = body.encode("utf-8", "surrogatepass") if isinstance(body, str) else bytes(body)
     retries = (request.message.headers or {}).get("retries") or 0
-    return f"~{request.id}/{retries}/{zlib.crc32(raw):08x}"
+    return f"{_LOOKS}{request.id}/{retries}/{zlib.crc32(raw):08x}"
 
 
 def _on_lost(policy: str, acks_late: bool) -> str:

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import os
 import socket
+import sys
 import time
+import traceback
 import uuid
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from celery import Celery, bootsteps, signals
 from celery.utils.log import get_logger
 
-from crisper.celery import request
-from crisper.celery.child import Child
-from crisper.celery.courier import WorkerCourier
-from crisper.celery.deliveries import MESSAGE_ID_HEADER, Deliveries
-from crisper.celery.desk import WireDesk
-from crisper.celery.link import Link
-from crisper.celery.node import new_incarnation
+from crisper.celery import MESSAGE_ID_HEADER
 from crisper.errors import SettingsError
 from crisper.settings import PREFIX, Settings, load
 
@@ -44,9 +42,23 @@ def install(app: Celery) -> None:
 def settings_of(app: Celery) -> Settings:
     """The app's settings, checked. Raises `SettingsError`."""
     given = {}
+    app.conf.get("broker_url")  # until something is read from it, the configuration has no namespace
+    namespace = str(getattr(app.conf, "prefix", None) or "")
     for layer in reversed(getattr(app.conf, "maps", [])):
-        given.update({key: layer[key] for key in layer if str(key).lower().startswith(PREFIX)})
+        names = {key: _setting_name(str(key), namespace) for key in layer}
+        given.update({name: layer[key] for key, name in names.items() if name})
     return load(given)
+
+
+def _setting_name(key: str, namespace: str) -> str | None:
+    """The setting that a key of the configuration names. In a namespace (Django's `CELERY_`) upper-case
+    keys without it are somebody else's, as they are for Celery's own settings."""
+    name = key.lower()
+    if namespace and name.startswith(namespace.lower()):
+        name = name[len(namespace) :]
+    elif namespace and key != name:
+        return None
+    return name if name.startswith(PREFIX) else None
 
 
 def _name_message(headers: dict[str, Any] | None = None, **kwargs: Any) -> None:
@@ -63,19 +75,26 @@ def _on_worker_init(sender: Any = None, **kwargs: Any) -> None:
         settings = settings_of(sender.app)
         checked = [_check_task(task) for task in sender.app.tasks.values()]
     except SettingsError as exc:
-        logger.critical("crisper: %s", exc)
-        raise SystemExit(exc.exit_code) from exc
+        _say(str(exc))
+        raise SystemExit(exc.exit_code) from None
     if not (settings.enabled and checked):
         return
+    from crisper.celery import request  # only now: a client that publishes has no use for it
+
     try:
         sender.crisper = Recording(sender, settings)
     except Exception:
         request.use(None)
-        logger.exception("crisper: could not start; this worker runs WITHOUT a record of its tasks")
+        _say(f"could not start; this worker runs WITHOUT a record of its tasks\n{traceback.format_exc()}")
     else:
         # Called after the consumer has closed its connection, on every kind of shutdown
         # (celery/bootsteps.py, Blueprint.stop); the worker_shutdown signal is not.
         sender.on_stopped = sender.crisper.wrap_stopped(sender.on_stopped)
+
+
+def _say(sentence: str) -> None:
+    """Celery sets its logging up only after `worker_init`: what is logged before goes nowhere."""
+    print(f"crisper: {sentence}", file=sys.stderr, flush=True)
 
 
 _TASK_KEYS = {"on_lost", "loss_budget"}
@@ -83,14 +102,24 @@ _TASK_KEYS = {"on_lost", "loss_budget"}
 
 def _check_task(task: Any) -> bool:
     """`@app.task(crisper={...})` is checked like any setting."""
-    own = getattr(task, "crisper", None) or {}
-    unknown = set(own) - _TASK_KEYS
-    if unknown:
+    own = getattr(task, "crisper", None)
+    if own is None:
+        return True
+    if not isinstance(own, Mapping):
         raise SettingsError(
-            f"task {task.name}: crisper={{…}} knows {', '.join(sorted(_TASK_KEYS))}, not"
-            f" {', '.join(sorted(map(str, unknown)))}"
+            f"task {task.name}: crisper={own!r} is not a dict; write"
+            ' @app.task(crisper={"on_lost": "resend", "loss_budget": 3})'
         )
-    load({PREFIX + key: value for key, value in own.items()}, environ={})
+    for key in own:
+        if key not in _TASK_KEYS:
+            near = difflib.get_close_matches(str(key), _TASK_KEYS, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            known = " and ".join(sorted(_TASK_KEYS))
+            raise SettingsError(f"task {task.name}: crisper={{…}} knows {known}, not {key!r}.{hint}")
+    try:
+        load({PREFIX + key: value for key, value in own.items()}, environ={})
+    except SettingsError as exc:
+        raise SettingsError(f"task {task.name}: crisper={dict(own)!r}: {exc}") from None
     return True
 
 
@@ -98,6 +127,15 @@ class Recording:
     """All that Crisper runs in one worker's parent."""
 
     def __init__(self, worker: Any, settings: Settings) -> None:
+        from crisper.celery import request
+        from crisper.celery.child import Child
+        from crisper.celery.courier import WorkerCourier
+        from crisper.celery.deliveries import Deliveries
+        from crisper.celery.desk import WireDesk
+        from crisper.celery.link import Link
+        from crisper.celery.node import new_incarnation
+
+        self._request, self._new_incarnation = request, new_incarnation
         self.worker, self.settings = worker, settings
         self.incarnation = new_incarnation(worker, settings)
         self.link = Link(worker.hostname, self._hello)
@@ -106,6 +144,7 @@ class Recording:
         self.child = Child(self.link)
         desk = WireDesk(self.link)
         self.courier = WorkerCourier(worker.app, settings, desk, name=worker.hostname)
+        self.courier.on_error = self.deliveries.count_error
         self.deliveries.on_cases = self.courier.receive
         self.deliveries.on_told = desk.told
         self.deliveries.on_left_behind = self.courier.take_back
@@ -139,6 +178,7 @@ class Recording:
             "max_message_bytes": settings.max_message_bytes,
             "children": self._children(),
             "courier": True,
+            "starting": not self.deliveries.ready,
         }
 
     def _children(self) -> list[int]:
@@ -175,7 +215,7 @@ class Recording:
 
     def _reborn(self) -> None:
         """Fenced: go on as somebody new."""
-        self.incarnation = new_incarnation(self.worker, self.settings)
+        self.incarnation = self._new_incarnation(self.worker, self.settings)
         self.deliveries.incarnation = self.incarnation.id
         self.link.greet()
 
@@ -292,7 +332,7 @@ class Recording:
             self.deliveries.goodbye()
         self.link.close()
         self.child.disconnect()
-        request.use(None)
+        self._request.use(None)
 
 
 class RecordingStep(bootsteps.StartStopStep):

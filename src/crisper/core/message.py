@@ -76,8 +76,8 @@ def unpack(message: Message) -> Kept:
                 raw.decode("utf-8", "surrogatepass") if envelope["text"] else raw,
                 envelope["content_type"],
                 envelope["content_encoding"],
-                envelope["headers"],
-                envelope["properties"],
+                {**envelope["headers"]},
+                {**envelope["properties"]},
                 envelope["exchange"],
                 envelope["routing_key"],
             )

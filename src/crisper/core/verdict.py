@@ -39,6 +39,7 @@ class Facts:
     loss_budget: int
     kept: bool
     why_not_kept: str | None = None
+    task_known: bool = True  # whether those who would receive it know its task
     in_broker: InBroker = InBroker.UNKNOWN
     child_said: str | None = None
     backend_state: str | None = None
@@ -65,7 +66,7 @@ class Judgement(NamedTuple):
 
 def judge(facts: Facts) -> Verdict:
     """The table of design section 5, top to bottom."""
-    kind, reason = _over(facts) or _too_often(facts) or _bring_back(facts)
+    kind, reason = _unless_unknown(facts, _over(facts) or _too_often(facts) or _bring_back(facts))
     return Verdict(kind, reason, asdict(facts))
 
 
@@ -124,6 +125,14 @@ def _bring_back(facts: Facts) -> _Ruling:
     if facts.started:
         return _acknowledged(facts)
     return _from_broker(facts) or _early_and_gone(facts)
+
+
+def _unless_unknown(facts: Facts, ruling: _Ruling) -> _Ruling:
+    """Celery discards the message of a task that a worker does not know."""
+    kind, reason = ruling
+    if facts.task_known or kind not in (VerdictKind.RESEND, VerdictKind.HAND_BACK):
+        return ruling
+    return VerdictKind.HOLD, f"{reason}, but the workers of its queue do not know its task any more"
 
 
 def _from_broker(facts: Facts) -> _Ruling | None:

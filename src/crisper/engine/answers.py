@@ -31,6 +31,19 @@ def of_worker(row: Any, now: int) -> dict[str, Any]:
         "concurrency": about.get("concurrency"),
         "version": about.get("crisper"),
         "evidence": _read(row.evidence),
+        **of_pulse(row.pulse),
+    }
+
+
+def of_pulse(text: str) -> dict[str, Any]:
+    """What the last heartbeat told of the worker's parent."""
+    pulse = _read(text)
+    told = pulse if isinstance(pulse, dict) else {}
+    return {
+        "errors": told.get("errors") or 0,
+        "refused": told.get("refused") or 0,
+        "held": told.get("held") or 0,
+        "loop_age_ms": told.get("loop_age_ms"),
     }
 
 

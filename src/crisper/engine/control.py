@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from crisper.core.message import unpack
 from crisper.core.model import Recovery
 from crisper.core.states import OPEN, WAITS_FOR_A_PERSON, RecoveryState, State, VerdictKind
 from crisper.engine.survey import Survey
+from crisper.errors import MessageDamaged
 from crisper.store.base import Store
 
 
@@ -84,6 +86,8 @@ def _one(survey: Survey, task_id: str, may: Callable[[dict[str, Any]], Answer], 
         return Done(task_id, Outcome.NOT_FOUND, "no task of that id is on record")
     number = int(standing["attempt"])
     outcome, why = may(standing)
+    if outcome is Outcome.DONE and may is may_recover:
+        outcome, why = _unless_damaged(survey, task_id) or _YES
     if outcome is not Outcome.DONE:
         return Done(task_id, outcome, why, number)
     return act(task_id, number) or Done(task_id, Outcome.REFUSED, _MOVED, number)
@@ -92,6 +96,17 @@ def _one(survey: Survey, task_id: str, may: Callable[[dict[str, Any]], Answer], 
 def may_recover(standing: dict[str, Any]) -> Answer:
     """Whether a task's message may be sent again, from `Survey.standing`."""
     return _unless_lost(standing) or _unless_decided(standing) or _unless_kept(standing) or _YES
+
+
+def _unless_damaged(survey: Survey, task_id: str) -> Answer | None:
+    """What cannot be sent is better said now than found out by a courier, again and again."""
+    message = survey.message(task_id)
+    try:
+        if message is not None:
+            unpack(message)
+    except MessageDamaged as exc:
+        return Outcome.NOT_POSSIBLE, f"{exc}. It cannot be sent again; the rest of its record stays"
+    return None
 
 
 def may_discard(standing: dict[str, Any]) -> Answer:

@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, func, literal_column, or_, select, tuple_
 
+from crisper.core.model import Message
 from crisper.core.states import (
     BRINGS_BACK,
     OPEN,
@@ -20,7 +21,7 @@ from crisper.core.states import (
     WorkerState,
 )
 from crisper.core.text import storable
-from crisper.engine.answers import iso, of_event, of_story, of_task, of_worker
+from crisper.engine.answers import iso, of_event, of_pulse, of_story, of_task, of_worker
 from crisper.engine.filters import (
     Filters,
     bounded,
@@ -167,6 +168,22 @@ class Survey:
             "why_not_kept": row.why_not_kept,
         }
 
+    def message(self, task_id: str) -> Message | None:
+        """The kept message of a task's latest attempt; None if the task is not on record."""
+        question = (
+            select(attempt.c.body, attempt.c.envelope, attempt.c.message_size, attempt.c.why_not_kept)
+            .where(is_task(attempt.c.task_id, task_id))
+            .order_by(attempt.c.number.desc())
+            .limit(1)
+        )
+        with self._reading.snapshot() as connection:
+            row = connection.execute(question).first()
+        return (
+            None
+            if row is None
+            else Message(row.body, row.envelope or "{}", row.message_size, row.why_not_kept)
+        )
+
     def ids_like(self, prefix: str, *, limit: int = 5) -> list[str]:
         """Task ids that begin with `prefix`, which has at least `SHORTEST_PREFIX` characters."""
         prefix = storable(prefix)
@@ -228,11 +245,13 @@ def _worker_counts(connection: Connection, now: int) -> dict[str, int]:
     counts = dict(_counted(connection, incarnation.c.state))
     alive = incarnation.c.state == WorkerState.ALIVE.value
     suspect = connection.execute(select(func.count()).where(alive, _suspect_before(now))).scalar_one()
+    pulses = connection.execute(select(incarnation.c.pulse).where(alive)).scalars()
     return {
         "alive": counts.get(WorkerState.ALIVE.value, 0) - suspect,
         "suspect": suspect,
         "lost": counts.get(WorkerState.LOST.value, 0),
         "gone": counts.get(WorkerState.GONE.value, 0),
+        "errors": sum(of_pulse(pulse)["errors"] for pulse in pulses),
     }
 
 

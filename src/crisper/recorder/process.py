@@ -30,6 +30,7 @@ from crisper.errors import (
     CrisperError,
     Fenced,
     RegistryUnreachable,
+    RegistryUnusable,
     SchemaMissing,
     SchemaOutdated,
 )
@@ -37,6 +38,7 @@ from crisper.recorder import wire
 from crisper.recorder.pulse import PulseThread
 from crisper.recorder.records import Reader, read_word
 from crisper.recorder.witness import LINUX, Process, is_stopped, process_start
+from crisper.store.ensure import told
 from crisper.store.open import is_sqlite, open_store, sqlite_path
 from crisper.store.version import check_light
 
@@ -256,20 +258,26 @@ class Recorder:
         if self._writer is not None or not self._hello or time.monotonic() < self._enroll_at:
             return
         hello = self._hello
-        store = open_store(hello["registry_url"], application_name=f"crisper {hello['nodename']}")
+        try:
+            store = open_store(hello["registry_url"], application_name=f"crisper {hello['nodename']}")
+        except CrisperError as exc:
+            self._refuse_to_start(exc)
+            return
         try:
             with self._watchdog.call(store):
                 self._ready_schema(store, hello["registry_url"])
                 fence = self._fence(store, hello)
         except RegistryUnreachable as exc:
             store.close()
+            if hello["starting"] and isinstance(exc, RegistryUnusable):
+                self._refuse_to_start(exc)
+                return
             self._trouble(exc)
             self._enroll_at = time.monotonic() + 1.0
             return
         except CrisperError as exc:
             store.close()
-            self._hello = {}
-            self._tell((wire.FATAL, str(exc), exc.exit_code))
+            self._refuse_to_start(exc)
             return
         if fence is None:
             store.close()
@@ -277,6 +285,11 @@ class Recorder:
             self._tell((wire.FENCED, hello["incarnation"]["id"]))
             return
         self._start(store, fence)
+
+    def _refuse_to_start(self, exc: CrisperError) -> None:
+        """What no waiting will mend: the worker ends with this sentence."""
+        self._hello = {}
+        self._tell((wire.FATAL, str(exc), exc.exit_code))
 
     def _ready_schema(self, store: Any, url: str) -> None:
         """An embedded registry is made ready here; a server's is somebody's to migrate."""
@@ -288,8 +301,10 @@ class Recorder:
             if not is_sqlite(url):
                 raise
             # In a process of its own: the migration tools would stay in our memory.
-            code = "import sys; from crisper.store.migrate import ensure; ensure(sys.stdin.read())"
-            subprocess.run([sys.executable, "-P", "-c", code], input=url, text=True, check=False)
+            command = [sys.executable, "-P", "-m", "crisper.store.ensure"]
+            made = subprocess.run(command, input=url, capture_output=True, text=True, check=False)
+            if made.returncode:
+                raise told(made.stdout) from None
             check_light(store)
 
     def _fence(self, store: Any, hello: dict[str, Any]) -> Fence | None:
@@ -322,7 +337,7 @@ class Recorder:
             store,
             fence,
             renewing=lambda: pulse.renewing,
-            on_error=lambda sentence: self._tell((wire.LOG, "error", sentence)),
+            on_error=lambda sentence: self._tell((wire.TROUBLE, sentence)),
         )
         self._store = store
         self._tell((wire.READY, fence.generation))

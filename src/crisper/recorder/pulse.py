@@ -180,7 +180,7 @@ class PulseThread(threading.Thread):
                 self._tell((wire.LOG, "error", f"{exc}"))
             return False
         except Exception:
-            self._tell((wire.LOG, "error", f"pulse: {traceback.format_exc(limit=6)}"))
+            self._tell((wire.TROUBLE, traceback.format_exc(limit=6)))
             return False
         if self._unreachable_since is not None:
             away = time.monotonic() - self._unreachable_since

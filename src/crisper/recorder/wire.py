@@ -14,6 +14,7 @@ Parent to recorder                      Recorder to parent
     ask     the courier's verbs             told    the answers to them
     bye     clean goodbye                   cases   recoveries for the courier
                                             log     level, sentence
+                                            trouble an error of the recorder's own
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ HEADER = struct.Struct("<I")
 HELLO, BYE, TICK, DROP, ASK = "hello", "bye", "t", "x", "ask"
 CLAIM, START, FINISH, CHILD_LOST, NOTE = "c", "s", "f", "l", "n"
 READY, FATAL, ANSWERS, FENCED, TOLD, CASES, LOG = "ready", "fatal", "a", "fenced", "told", "cases", "log"
+TROUBLE = "trouble"
 #: Datagrams from a pool child.
 WORD, CHILD = "w", "k"
 

@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import io
 import os
+import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -19,9 +20,10 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 
-from crisper.errors import RegistryUnreachable, SchemaMissing, SchemaOutdated
+from crisper.errors import RegistryUnreachable, RegistryUnusable, SchemaMissing, SchemaOutdated
 from crisper.store import version
 from crisper.store.open import driver_url, is_sqlite, open_store, redacted, sqlite_path
+from crisper.store.sqlite import trouble
 
 #: The key of PostgreSQL's advisory lock: any number, as long as every Crisper takes the same.
 LOCK_KEY = 0x43524953504552
@@ -122,9 +124,15 @@ def _locked_sqlite(url: str) -> Iterator[sa.Connection]:
             fcntl.flock(lock, fcntl.LOCK_EX)
             with _sqlite_engine(path).begin() as connection:
                 yield connection
-    except (OSError, sa.exc.OperationalError) as exc:
-        why = exc.orig if isinstance(exc, sa.exc.OperationalError) else exc
-        raise RegistryUnreachable(f"the registry {path} cannot be made or opened: {why}") from exc
+    except OSError as exc:
+        raise RegistryUnusable(
+            f"the registry {path} cannot be made: {exc.strerror or exc}. Make its folder writable for the"
+            " user that runs this, or set crisper_registry_url to another file"
+        ) from exc
+    except sa.exc.DatabaseError as exc:
+        if not isinstance(exc.orig, sqlite3.Error):
+            raise
+        raise trouble(path, exc.orig) from exc
 
 
 def _make_private(path: Path) -> None:

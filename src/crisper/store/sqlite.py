@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from crisper.errors import RegistryUnreachable
+from crisper.errors import RegistryUnreachable, RegistryUnusable
 from crisper.store.sql import Row, SqlStore
 
 #: How long a writer waits for its turn. SQLite's own busy handler starves the
@@ -42,7 +42,7 @@ class SqliteDatabase:
         except BaseException as exc:
             self._roll_back(connection)
             if isinstance(exc, sqlite3.OperationalError) or type(exc) is sqlite3.DatabaseError:
-                raise RegistryUnreachable(f"{self._path}: {exc}") from exc
+                raise trouble(self._path, exc) from exc
             raise
 
     def _begin(self, connection: sqlite3.Connection) -> None:
@@ -55,7 +55,7 @@ class SqliteDatabase:
             except sqlite3.OperationalError as exc:
                 busy = exc.sqlite_errorcode in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
                 if not busy or time.monotonic() > give_up:
-                    raise RegistryUnreachable(f"{self._path}: {exc}") from exc
+                    raise trouble(self._path, exc) from exc
             time.sleep(random.uniform(0.0005, 0.004))
 
     def _roll_back(self, connection: sqlite3.Connection) -> None:
@@ -107,8 +107,28 @@ def connect(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
     except sqlite3.Error as exc:
-        raise RegistryUnreachable(f"{path}: {exc}") from exc
+        raise trouble(path, exc) from exc
     return connection
+
+
+_WAITING_MENDS_NOT = {
+    sqlite3.SQLITE_NOTADB: "it is no SQLite database. Move it away,"
+    " or set crisper_registry_url to another file",
+    sqlite3.SQLITE_CORRUPT: "it is damaged. Stop the workers, and move it away or put a backup in its place",
+    sqlite3.SQLITE_CANTOPEN: "it cannot be opened. Look at its folder and its permissions,"
+    " or set crisper_registry_url to another file",
+    sqlite3.SQLITE_READONLY: "it is read-only. Make it and its folder writable for the user that runs this",
+    sqlite3.SQLITE_PERM: "it is not ours. Make it and its folder writable for the user that runs this",
+}
+
+
+def trouble(path: Path, exc: sqlite3.Error) -> RegistryUnreachable:
+    """SQLite's error as ours, with what to do where waiting would not mend it."""
+    code = getattr(exc, "sqlite_errorcode", None)
+    advice = None if code is None else _WAITING_MENDS_NOT.get(code & 0xFF)
+    if advice is None:
+        return RegistryUnreachable(f"the registry {path} does not answer: {exc}")
+    return RegistryUnusable(f"the registry {path} cannot be used: {exc}: {advice}")
 
 
 def open_sqlite(path: Path) -> SqlStore:

@@ -32,6 +32,8 @@ def revision(store: SqlStore) -> str | None:
 def compare(found: str | None, where: str) -> None:
     """Revisions are numbers, counted up; `where` is the registry's URL without its password."""
     run = f"CRISPER_REGISTRY_URL='{where}' crisper migrate"
+    if "***" in where:  # what it is shown without, it cannot be run without
+        run = "crisper -A proj migrate (proj: the app that the workers run)"
     if found is None:
         raise SchemaMissing(f"{where} holds no Crisper registry yet. Create it once, with: {run}")
     if found < HEAD_REVISION:

@@ -14,8 +14,8 @@ from typing import Any
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps, loads
 
+from crisper.celery import MESSAGE_ID_HEADER
 from crisper.celery.brokers.base import Broker
-from crisper.celery.deliveries import MESSAGE_ID_HEADER
 from crisper.core.model import Attempt, Recovery
 from crisper.core.verdict import InBroker
 

@@ -68,8 +68,8 @@ def recover(ctx: click.Context, /, **options: Any) -> None:
 def discard(ctx: click.Context, /, **options: Any) -> None:
     """Close quarantined or held tasks for good.
 
-    Nothing runs any more for them. Their messages are kept until they are
-    pruned, so that `crisper recover` can still undo it.
+    Nothing runs any more for them. Their messages are kept, so that
+    `crisper recover` can still undo it.
 
     \b
     Examples:

@@ -75,6 +75,9 @@ class Commands(click.Group):
         except (click.ClickException, click.exceptions.Exit, BrokenPipeError):
             raise
         except Exception as exc:
+            if _is_an_interrupt(exc):
+                _say("interrupted")
+                ctx.exit(INTERRUPTED)
             if ctx.params.get("traceback"):
                 raise
             _say(
@@ -82,6 +85,13 @@ class Commands(click.Group):
                 f" Please report what {ctx.command_path} --traceback {ctx.invoked_subcommand} … prints"
             )
             ctx.exit(1)
+
+
+def _is_an_interrupt(exc: BaseException | None) -> bool:
+    """Ctrl-C while a module is imported may arrive in another error's clothes."""
+    while exc is not None and not isinstance(exc, KeyboardInterrupt):
+        exc = exc.__cause__
+    return exc is not None
 
 
 def _is_there(module: str) -> bool:

@@ -14,7 +14,6 @@ from crisper.faces.cli.text import clean
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.text import Text
 
     from crisper.faces.cli.place import Place
 
@@ -60,34 +59,60 @@ class Column(NamedTuple):
     whole: bool = False  # folded over lines rather than cut
 
 
-def table(console: Console, columns: Sequence[Column], rows: Iterable[Sequence[object]]) -> None:
-    """One line per row, cut to fit; states in colour."""
-    from rich.table import Table
+#: Between two columns.
+_GAP = 2
 
-    shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for column in columns:
+
+def table(console: Console, columns: Sequence[Column], rows: Iterable[Sequence[object]]) -> None:
+    """One line per row; only flexible columns are cut to fit. States in colour."""
+    from rich.table import Table
+    from rich.text import Text
+
+    cells = [[_plain(value) for value in row] for row in rows]
+    widths = _widths(columns, cells, console.width)
+    shown = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
+    for column, width in zip(columns, widths, strict=True):
         shown.add_column(
             column.title,
             justify="right" if column.right else "left",
             no_wrap=not column.whole,
             overflow="fold" if column.whole else "ellipsis",
-            ratio=column.flexible or None,
-            max_width=column.most,
+            width=width,
         )
-    for row in rows:
-        shown.add_row(*(_cell(column, value) for column, value in zip(columns, row, strict=True)))
+    for row in cells:
+        shown.add_row(*(Text(*_fitted(*cell)) for cell in zip(columns, row, widths, strict=True)))
     console.print(shown)
 
 
-def _cell(column: Column, value: object) -> Text:
-    from rich.text import Text
+def _plain(value: object) -> str:
+    return "-" if value is None or value == "" else str(value)
 
-    text = "-" if value is None or value == "" else str(value)
-    if column.tail and column.most and len(text) > column.most:
-        text = "…" + clean(text[1 - column.most :])
-    else:
-        text = clean(text)
-    return Text(text, style=COLOURS.get(text, "") if column.title == "state" else "")
+
+def _fitted(column: Column, text: str, width: int) -> tuple[str, str]:
+    """The value as it is shown, and its colour. Of some columns the end tells more than the beginning."""
+    from_the_end = column.tail and len(text) > width
+    shown = f"…{clean(text[1 - width :])}" if from_the_end else clean(text)
+    return shown, COLOURS.get(text, "") if column.title == "state" else ""
+
+
+def _widths(columns: Sequence[Column], cells: Sequence[Sequence[str]], room: int) -> list[int]:
+    """What each column needs; flexible ones share what the others leave, none gets more than it needs."""
+    from rich.cells import cell_len
+
+    texts = zip(*([column.title for column in columns], *cells), strict=True)
+    needs = [max(cell_len(clean(text)) for text in of_column) for of_column in texts]
+    widths = [min(need, column.most or room) for need, column in zip(needs, columns, strict=True)]
+    sharing = sorted(
+        (i for i, column in enumerate(columns) if column.flexible),
+        key=lambda i: widths[i] / columns[i].flexible,
+    )
+    left = room - _GAP * len(columns) - sum(w for i, w in enumerate(widths) if i not in sharing)
+    while sharing:
+        weight = sum(columns[i].flexible for i in sharing)
+        first = sharing.pop(0)
+        widths[first] = max(4, min(widths[first], left * columns[first].flexible // weight))
+        left -= widths[first]
+    return widths
 
 
 def lines(console: Console, *texts: str, style: str = "") -> None:

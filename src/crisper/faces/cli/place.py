@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
+import os
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -50,11 +53,33 @@ class Place:
             settings = dataclasses.replace(settings, registry_url=self.registry)
         return settings
 
+    @property
+    def typed(self) -> str:
+        """What stands before a command's name, for commands that people are to copy."""
+        if self.app_name is not None:
+            return f"crisper -A {shlex.quote(self.app_name)}"
+        if self.app is not None:
+            return f"celery -A {shlex.quote(_app_of_celery_s_door(sys.argv) or 'proj')} crisper"
+        return "crisper" if self.registry is None else "crisper --registry URL"
+
+    def _url(self) -> str:
+        """The registry to read. Raises `SettingsError` where nobody said which and there is no default."""
+        from crisper.store.open import is_sqlite, sqlite_path
+
+        url = self.settings.registry_url
+        named = self.app is not None or self.registry is not None or "CRISPER_REGISTRY_URL" in os.environ
+        if not named and is_sqlite(url) and not sqlite_path(url).exists():
+            raise SettingsError(
+                "which registry? Name the app with -A proj before the command, or the registry with"
+                " --registry or CRISPER_REGISTRY_URL"
+            )
+        return url
+
     @contextmanager
     def survey(self) -> Iterator[Survey]:
         from crisper.engine.survey import Survey
 
-        with closing(Survey(self.settings.registry_url, application_name="crisper command line")) as survey:
+        with closing(Survey(self._url(), application_name="crisper command line")) as survey:
             yield survey
 
     @contextmanager
@@ -63,11 +88,19 @@ class Place:
         from crisper.store import migrate
         from crisper.store.open import open_store
 
-        migrate.check(self.settings.registry_url)
-        with closing(
-            open_store(self.settings.registry_url, application_name="crisper command line")
-        ) as store:
+        url = self._url()
+        migrate.check(url)
+        with closing(open_store(url, application_name="crisper command line")) as store:
             yield store
+
+
+def _app_of_celery_s_door(arguments: list[str]) -> str | None:
+    for option, value in itertools.pairwise(arguments):
+        if option in ("-A", "--app"):
+            return value
+        if option.startswith("--app="):
+            return option.removeprefix("--app=")
+    return None
 
 
 def _find(name: str) -> Any:

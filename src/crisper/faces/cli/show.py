@@ -47,7 +47,7 @@ def show(place: Place, task_id: str, as_json: bool) -> None:
             click.echo(f"crisper: only the newest {STORY_MOST} {what} are shown", err=True)
     if as_json:
         return emit(shown)
-    return print_story(console(place), shown)
+    return print_story(console(place), shown, typed=place.typed)
 
 
 def not_found(task_id: str) -> TaskNotFound:
@@ -66,7 +66,7 @@ def whole_id(survey: Survey, given: str) -> str:
     return candidates[0] if candidates else given
 
 
-def print_story(out: Console, shown: dict[str, Any]) -> None:
+def print_story(out: Console, shown: dict[str, Any], *, typed: str = "crisper") -> None:
     """`shown` as `Survey.task` answers it."""
     lines(out, f"task    {clean(shown['task_id'])}", style="bold")
     lines(out, f"name    {clean(shown['name'])}")
@@ -79,7 +79,7 @@ def print_story(out: Console, shown: dict[str, Any]) -> None:
             out.print()
             lines(out, f"{day} (UTC)", style="dim")
         _print_entry(out, entry)
-    for hint in advice(shown):
+    for hint in advice(shown, typed):
         lines(out, hint, style="yellow")
 
 

@@ -29,15 +29,15 @@ def status(place: Place, as_json: bool) -> None:
         answer = survey.status()
     if as_json:
         return emit(answer)
-    return _print(console(place), answer)
+    return _print(console(place), answer, place.typed)
 
 
-def _print(out: Console, answer: dict[str, Any]) -> None:
+def _print(out: Console, answer: dict[str, Any], typed: str) -> None:
     registry, sweeper, tasks = answer["registry"], answer["sweeper"], answer["tasks"]
     now = registry["now"].replace("T", " ")[:19]
     rows = [
         ("registry", f"{clean(registry['url'])}, schema {clean(registry['schema'])}, {now} UTC"),
-        ("workers", _counts(answer["workers"])),
+        ("workers", _counts({k: v for k, v in answer["workers"].items() if k != "errors"})),
         ("attempts", _counts(answer["attempts"])),
         ("tasks", _counts({word: tasks[word] for word in ("quarantined", "held")})),
         ("last 24 h", f"{tasks['lost_24h']} lost, {tasks['recovered_24h']} recovered"),
@@ -45,7 +45,7 @@ def _print(out: Console, answer: dict[str, Any]) -> None:
     ]
     for name, sentence in rows:
         lines(out, f"{name:<11}{sentence}")
-    for advice in _advice(answer):
+    for advice in _advice(answer, typed):
         lines(out, f"→ {advice}", style="yellow")
 
 
@@ -60,19 +60,24 @@ def _who_sweeps(sweeper: dict[str, Any]) -> str:
     return f"{clean(sweeper['worker'] or sweeper['leader'])} leads since {since} UTC"
 
 
-def _advice(answer: dict[str, Any]) -> list[str]:
+def _advice(answer: dict[str, Any], typed: str) -> list[str]:
     tasks, sweeper, workers = answer["tasks"], answer["sweeper"], answer["workers"]
     advice = [
-        f"{plural(tasks[word], 'task')} {word}: crisper tasks --state {word}"
+        f"{plural(tasks[word], 'task')} {word}: {typed} tasks --state {word}"
         for word in ("quarantined", "held")
         if tasks[word]
     ]
+    if workers["errors"]:
+        count = plural(workers["errors"], "error")
+        advice.append(f"{count} in Crisper's own code: {typed} workers")
     if sweeper["recoveries_under_way"]:
         count = sweeper["recoveries_under_way"]
         noun = "recovery" if count == 1 else "recoveries"
-        advice.append(f"{count} {noun} under way: crisper tasks --state recovering")
+        advice.append(f"{count} {noun} under way: {typed} tasks --state recovering")
     if sweeper["workers_to_clear"] and not workers["alive"]:
-        advice.append("attempts of lost workers are still open, and nobody sweeps: crisper sweep")
+        advice.append(f"attempts of lost workers are still open, and nobody sweeps: {typed} sweep")
     elif workers["suspect"] and not workers["alive"]:
-        advice.append("no worker renews its lease any more: start one, or run crisper sweep")
+        advice.append(f"no worker renews its lease any more: start one, or run {typed} sweep")
+    if not any(workers.values()):
+        advice.append("no worker is on record: start one whose app calls crisper.install(app)")
     return advice

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -133,10 +134,10 @@ def _sent(shown: dict[str, Any]) -> Iterator[Entry]:
             yield Entry(recovery["sent_at"], recovery["attempt"], f"carried out: {action}")
 
 
-def advice(shown: dict[str, Any]) -> tuple[str, ...]:
+def advice(shown: dict[str, Any], typed: str = "crisper") -> tuple[str, ...]:
     """What a person can do now, if anything; commands stand in lines of their own, to be copied."""
-    id = clean(shown["task_id"])
-    again, close = f"  crisper recover {id}", f"  crisper discard {id}"
+    id = clean(shlex.quote(shown["task_id"]))
+    again, close = f"  {typed} recover {id}", f"  {typed} discard {id}"
     last = shown["recoveries"][-1] if shown["recoveries"] else None
     if shown["state"] in ("quarantined", "held"):
         return "", "→ It waits for you. Run it again, or close it for good:", again, close

@@ -17,7 +17,7 @@ _COLUMNS = (
     Column("state"),
     Column("attempt", right=True),
     Column("worker", flexible=2),
-    Column("queue", most=12),
+    Column("queue", most=12, flexible=1),
     Column("age", right=True),
 )
 
@@ -72,7 +72,8 @@ def tasks(
         return emit(answer)
     out = console(place)
     if not answer["tasks"]:
-        return lines(out, "No such task is on record.")
+        asked = filters != Filters() or cursor is not None
+        return lines(out, "No such task is on record." if asked else "No task is on record yet.")
     short = short_ids(task["task_id"] for task in answer["tasks"])
     table(out, _COLUMNS, (_row(task, short) for task in answer["tasks"]))
     if answer["next"]:

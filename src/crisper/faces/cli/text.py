@@ -10,6 +10,9 @@ from datetime import UTC, datetime
 #: Controls, directions, invisible and unassigned characters: what a terminal may obey instead of showing.
 _UNSAFE = frozenset({"Cc", "Cf", "Cs", "Cn", "Co", "Zl", "Zp"})
 _UUID = re.compile(r"[0-9a-f]{8}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12}")
+#: Marks that stand on one letter: more than three only cover the lines above and below.
+_MARK = r"[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]"
+_STACKED = re.compile(rf"({_MARK}{{3}}){_MARK}+")
 SHORT = 8
 
 
@@ -17,7 +20,7 @@ def clean(text: object, *, most: int = 200) -> str:
     """One line that a terminal only shows, at most `most` characters of the original."""
     text = str(text)
     shown = text[:most].rstrip() if len(text) > most else text
-    safe = "".join(map(_safe, shown))
+    safe = _STACKED.sub(r"\1", "".join(map(_safe, shown)))
     return f"{safe}…" if len(text) > most else safe
 
 

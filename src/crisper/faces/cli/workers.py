@@ -9,7 +9,7 @@ import click
 from crisper.faces.cli.output import Column, console, emit, json_option, lines, table
 from crisper.faces.cli.place import Place
 from crisper.faces.cli.story import told
-from crisper.faces.cli.text import age, clean
+from crisper.faces.cli.text import age, clean, plural
 
 _COLUMNS = (
     Column("worker", flexible=3),
@@ -50,6 +50,14 @@ def workers(place: Place, everything: bool, as_json: bool) -> None:
         if worker["state"] == "lost":
             evidence = told(worker["evidence"])
             lines(out, f"{clean(worker['hostname'])} was lost {age(worker['ended_at'])} ago: {evidence}")
+        if worker["errors"]:
+            count = plural(worker["errors"], "error")
+            lines(
+                out,
+                f"{clean(worker['hostname'])} has counted {count} in Crisper's own code; its tasks go on."
+                " Look for 'internal error' in its log, and report it.",
+                style="yellow",
+            )
     return None
 
 
