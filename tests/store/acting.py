@@ -27,7 +27,7 @@ from crisper.core.model import (
 )
 from crisper.core.states import OnLost, State, VerdictKind
 from crisper.core.text import key
-from crisper.store import sql
+from crisper.store import rows, sql
 from crisper.store.base import Store
 from crisper.store.memory import Event, MemoryStore
 from crisper.store.open import open_store
@@ -145,12 +145,12 @@ class SqlRegistry(Registry):
             return list(self.store.db.rows(statement, *params))
 
     def attempts(self, task_id: str) -> list[Attempt]:
-        columns = f"SELECT {sql._ATTEMPT} FROM crisper_attempt WHERE task_id = ? ORDER BY number"
-        return [sql._attempt(row) for row in self.rows(columns, key(task_id))]
+        columns = f"SELECT {rows.ATTEMPT} FROM crisper_attempt WHERE task_id = ? ORDER BY number"
+        return [rows.as_attempt(row) for row in self.rows(columns, key(task_id))]
 
     def recoveries(self, task_id: str) -> list[Recovery]:
-        columns = f"SELECT {sql._RECOVERY} FROM crisper_recovery WHERE task_id = ? ORDER BY number"
-        return [sql._recovery(row) for row in self.rows(columns, key(task_id))]
+        columns = f"SELECT {rows.RECOVERY} FROM crisper_recovery WHERE task_id = ? ORDER BY number"
+        return [rows.as_recovery(row) for row in self.rows(columns, key(task_id))]
 
     def all_events(self) -> list[Event]:
         columns = (
@@ -159,8 +159,8 @@ class SqlRegistry(Registry):
         return [Event(*row[:-1], json.loads(row[-1])) for row in self.rows(columns)]
 
     def worker(self, id: str) -> Worker:
-        [row] = self.rows(f"SELECT {sql._WORKER} FROM crisper_incarnation WHERE id = ?", id)
-        return sql._worker(row)
+        [row] = self.rows(f"SELECT {rows.WORKER} FROM crisper_incarnation WHERE id = ?", id)
+        return rows.as_worker(row)
 
     def body(self, task_id: str, number: int) -> bytes | None:
         columns = "SELECT body FROM crisper_attempt WHERE task_id = ? AND number = ?"

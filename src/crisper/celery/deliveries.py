@@ -7,12 +7,9 @@ the consumer happens on the loop's own thread.
 from __future__ import annotations
 
 import contextlib
-import queue
 import threading
 import time
-import zlib
 from collections.abc import Callable, Iterator
-from enum import StrEnum
 from typing import Any
 
 from celery.exceptions import TaskRevokedError
@@ -20,9 +17,11 @@ from celery.utils.log import get_logger
 from celery.worker import state as worker_state
 from kombu.transport.virtual import Channel as VirtualChannel
 
-from crisper.celery import MESSAGE_ID_HEADER
+from crisper.celery.claims import DISPATCHED, Claims, message_id_of
+from crisper.celery.dispatcher import Dispatcher
+from crisper.celery.held import Held, Stage
 from crisper.celery.link import Item, Link, monotonic_ms
-from crisper.core.states import OnLost, State
+from crisper.core.states import State
 from crisper.recorder import wire
 from crisper.settings import Settings
 
@@ -30,54 +29,6 @@ logger = get_logger(__name__)
 
 #: Seconds before a delivery that could not be answered goes back to the broker.
 PUT_BACK_SECONDS = 5.0
-#: Where a claim's item holds `dispatched` (see `Deliveries._claim_item`).
-_DISPATCHED = 11
-
-
-class Stage(StrEnum):
-    ASKED = "asked"
-    GRANTED = "granted"
-    PARKED = "parked"
-    UNANSWERABLE = "unanswerable"  # not on record; it goes back to the broker
-    DISPATCHED = "dispatched"
-    DROPPED = "dropped"  # its delivery is somebody else's by now
-    CLOSED = "closed"
-
-
-class Held:
-    """One delivery and its attempt."""
-
-    __slots__ = (
-        "accepted", "acks_late", "asked_at", "finish_seq", "generation", "has_slot", "is_copy", "message_id",
-        "muted", "number", "pool", "put_back_at", "received_at", "request", "seq", "stage",
-        "task_id", "wants_to_run",
-    )  # fmt: skip
-
-    def __init__(self, seq: int, request: Any, message_id: str, generation: int) -> None:
-        self.seq, self.request, self.message_id = seq, request, message_id
-        self.task_id: str = request.id
-        self.acks_late: bool = request.task.acks_late
-        self.generation = generation  # of the broker connection
-        self.stage = Stage.ASKED
-        self.number = 1
-        self.pool: Any = None
-        self.has_slot = False  # of the pool's semaphore, while it waits for its answer
-        self.is_copy = False  # we hold another delivery of the message, on the same connection
-        self.wants_to_run = False  # Celery asked to run it while it was parked
-        self.accepted = False
-        self.finish_seq = 0
-        self.muted = False  # fenced: nothing it says counts
-        self.asked_at = time.monotonic()
-        self.received_at = time.time()  # of its latest delivery
-        self.put_back_at: float | None = None
-
-    @property
-    def is_open(self) -> bool:
-        return self.stage in (Stage.GRANTED, Stage.DISPATCHED)
-
-    def runs_without_us(self) -> None:
-        """After an error of ours: its answer must not give it to the pool a second time."""
-        self.stage, self.has_slot = Stage.DISPATCHED, False
 
 
 class Deliveries:
@@ -96,8 +47,8 @@ class Deliveries:
         self._by_seq: dict[int, Held] = {}
         self._by_message: dict[str, Held] = {}
         self._lost: dict[int, tuple[Held, Callable[[str], None]]] = {}
-        self._queues: dict[tuple[str, str], str] = {}
-        self._dispatcher: _Dispatcher | None = None
+        self._claims = Claims(worker, settings)
+        self._dispatcher: Dispatcher | None = None
         self._asking: dict[int, Held] = {}  # claims without an answer, in their order
         self._receiving = threading.RLock()
         self.ready = False
@@ -111,9 +62,7 @@ class Deliveries:
             return self._claim(request)
 
     def _claim(self, request: Any) -> Held:
-        headers = request.message.headers or {}
-        given = headers.get(MESSAGE_ID_HEADER)
-        message_id = given if given and isinstance(given, str) else _looks(request)
+        message_id = message_id_of(request)
         holder = self._by_message.get(message_id)
         if holder is not None and holder.muted:
             holder = None
@@ -123,7 +72,7 @@ class Deliveries:
             seq = self.link.number()
             held = Held(seq, request, message_id, self.generation)
             held.is_copy = holder is not None
-            item = self._claim_item(held, headers)  # before anything knows of it: this may raise
+            item = self._claim_item(held)  # before anything knows of it: this may raise
             self._by_seq[seq] = self._asking[seq] = held
             if holder is None:
                 self._by_message[message_id] = held
@@ -131,62 +80,13 @@ class Deliveries:
         self._maybe_flush()
         return held
 
-    def _claim_item(self, held: Held, headers: dict[str, Any]) -> Any:
-        request, message = held.request, held.request.message
-        info = message.delivery_info or {}
-        exchange, routing_key = info.get("exchange") or "", info.get("routing_key") or ""
-        task = request.task
-        policy = getattr(task, "crisper", None) or {}
-        early_pool = not held.acks_late and not self._uses_slots()
-        return [
-            wire.CLAIM,
-            monotonic_ms(),
-            held.seq,
-            held.task_id,
-            held.message_id,
-            not held.message_id.startswith(_LOOKS),
-            request.type,
-            self._queue(info, exchange, routing_key),
-            headers.get("retries") or 0,
-            bool(info.get("redelivered")),
-            held.acks_late,
-            early_pool,  # index _DISPATCHED: no slot will tell us later that it began
-            str(message.delivery_tag),
-            _on_lost(policy.get("on_lost", self.settings.on_lost), held.acks_late),
-            int(policy.get("loss_budget", self.settings.loss_budget)),
-            message.body,
-            message.content_type,
-            message.content_encoding,
-            headers,
-            message.properties,
-            exchange,
-            routing_key,
-            held.is_copy,
-        ]
+    def _claim_item(self, held: Held) -> Item:
+        return self._claims.item(held, begins=not held.acks_late and not self._uses_slots())
 
     def _is_copy(self, holder: Held, request: Any) -> bool:
         """Whether the message lies in the broker twice: of a redelivery the earlier delivery is over."""
         tags = request.message.delivery_tag, holder.request._message.delivery_tag
         return holder.generation == self.generation and tags[0] != tags[1]
-
-    def _queue(self, info: dict[str, Any], exchange: str, routing_key: str) -> str:
-        tag = info.get("consumer_tag")
-        key = (f"tag:{tag}", "") if tag else (exchange, routing_key)
-        name = self._queues.get(key)
-        if name is None:
-            name = self._queues[key] = self._find_queue(tag, exchange, routing_key)
-        return name
-
-    def _find_queue(self, tag: str | None, exchange: str, routing_key: str) -> str:
-        consumer = getattr(self.worker.consumer, "task_consumer", None)
-        for queue_name, active in getattr(consumer, "_active_tags", {}).items():
-            if tag and active == tag:
-                return str(queue_name)
-        for name, declared in self.worker.app.amqp.queues.items():
-            same_exchange = (declared.exchange.name or "") == exchange
-            if same_exchange and (declared.routing_key or name) == routing_key:
-                return str(name)
-        return routing_key
 
     def _redelivered(self, holder: Held, request: Any) -> Held:
         """The broker gave us again what we have."""
@@ -246,7 +146,7 @@ class Deliveries:
                 held.has_slot = self.settings.recording == "strict"
                 # A slot is free: the body begins as soon as the claim is durable, so the claim says so.
                 if held.has_slot and self._uses_slots():
-                    self.link.amend(held.seq, _DISPATCHED, True)
+                    self.link.amend(held.seq, DISPATCHED, True)
                 return not held.has_slot
             held.wants_to_run = held.stage is Stage.PARKED
         raise TaskRevokedError(held.task_id)
@@ -420,7 +320,7 @@ class Deliveries:
 
     def _keep_asking(self, held: Held) -> None:
         """A parked claim is confirmed, so the next recorder must be asked anew."""
-        item = self._claim_item(held, held.request.message.headers or {})
+        item = self._claim_item(held)
         self.link.keep_standing(held.seq, tuple(item))
 
     def _give_prefetch(self, held: Held) -> None:
@@ -583,7 +483,7 @@ class Deliveries:
     def new_connection(self) -> None:
         """The consumer has a new broker connection: deliveries of the old one cannot be acked."""
         self.generation += 1
-        self._queues.clear()
+        self._claims.forget_queues()
         self._take_back()
         for held in list(self._by_seq.values()):
             if held.stage is not Stage.DISPATCHED:
@@ -712,7 +612,7 @@ class Deliveries:
 
     def use_dispatcher(self) -> None:
         """Without an event loop: receive on a thread of our own, dispatch on another."""
-        self._dispatcher = _Dispatcher(self)
+        self._dispatcher = Dispatcher(self.run_granted)
         self._dispatcher.start()
         threading.Thread(target=self._receive_for_ever, name="crisper-receive", daemon=True).start()
 
@@ -740,35 +640,3 @@ class Deliveries:
         """Our own trouble never kills a task, and is never silent."""
         self.errors += 1
         logger.exception("crisper: internal error while %s; Celery goes on without us", doing)
-
-
-class _Dispatcher(threading.Thread):
-    """Hands granted requests to a pool whose `apply_async` blocks while it is full."""
-
-    def __init__(self, deliveries: Deliveries) -> None:
-        super().__init__(name="crisper-dispatch", daemon=True)
-        self._deliveries = deliveries
-        self._queue: queue.Queue[Held] = queue.Queue()
-        self.put = self._queue.put
-
-    def run(self) -> None:
-        while True:
-            self._deliveries.run_granted(self._queue.get())
-
-
-_LOOKS = "~"
-
-
-def _looks(request: Any) -> str:
-    """A message without our header is known by task id, retries and body."""
-    body = request.message.body or b""
-    raw = body.encode("utf-8", "surrogatepass") if isinstance(body, str) else bytes(body)
-    retries = (request.message.headers or {}).get("retries") or 0
-    return f"{_LOOKS}{request.id}/{retries}/{zlib.crc32(raw):08x}"
-
-
-def _on_lost(policy: str, acks_late: bool) -> str:
-    """`auto`: a task that acknowledges late has said that it may run twice."""
-    if policy == "auto":
-        return OnLost.RESEND.value if acks_late else OnLost.FAIL.value
-    return OnLost(policy).value

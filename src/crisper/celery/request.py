@@ -13,7 +13,8 @@ from celery.worker import state as worker_state
 from celery.worker.request import Request
 from kombu.transport.virtual import Channel as VirtualChannel
 
-from crisper.celery.deliveries import Deliveries, Held
+from crisper.celery.deliveries import Deliveries
+from crisper.celery.held import Held
 from crisper.core.states import State
 
 logger = get_logger(__name__)

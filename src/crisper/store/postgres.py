@@ -14,8 +14,9 @@ from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict
 
 from crisper.errors import RegistryUnreachable, SchemaMissing, SettingsError
+from crisper.store.database import Conflict, Row
 from crisper.store.open import redacted
-from crisper.store.sql import Conflict, Row, SqlStore
+from crisper.store.sql import SqlStore
 
 #: Seconds to reach the server; and, on the server, for one statement or lock.
 #: The client's own watchdog is what one may rely on: a stopped server, or one

@@ -1,43 +1,35 @@
 """The store's verbs in SQL that PostgreSQL and SQLite both speak.
 
 The dialects differ in how a transaction begins, how rows are locked and what
-their clock is called: `Database` holds those. Statements are plain text and not
+their clock is called: `crisper.store.database` holds those. Statements are plain text and not
 built by a library, because the recorder that runs them must stay small.
 """
 
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from crisper.core.gate import Decision, Latest, Owner, Ruling, rule
 from crisper.core.model import (
     Answer,
     Attempt,
     Case,
     ChildLost,
-    Claim,
     Fence,
     Finish,
     Incarnation,
     Message,
-    Note,
     Pulse,
     Record,
     Recovery,
-    Start,
     Worker,
 )
 from crisper.core.order import segments
 from crisper.core.states import (
     VERDICT_MOVES,
     WAITS_FOR_A_PERSON,
-    OnLost,
     RecoveryState,
-    State,
     VerdictKind,
     WorkerState,
     may_decide,
@@ -47,8 +39,13 @@ from crisper.core.text import as_json, key, storable, storable_record
 from crisper.core.verdict import Judgement, Verdict, superseded_or_finished
 from crisper.errors import Fenced, RegistryUnreachable
 from crisper.store.base import Closed, Term
+from crisper.store.batch import Batch
+from crisper.store.database import Conflict, Database
+from crisper.store.rows import ATTEMPT, IS_OPEN, RECOVERY, WORKER, as_attempt, as_recovery, as_worker
 
-Row = tuple[Any, ...]
+#: How often a transaction is tried that the database refuses as a deadlock's victim.
+TRIES = 5
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -57,85 +54,6 @@ T = TypeVar("T")
 #: is then not alive any more. Longer than any publish that is going to succeed.
 CASE_MS = 60_000
 
-#: How often a transaction is tried that the database refuses as a deadlock's victim.
-TRIES = 5
-
-
-class Conflict(Exception):
-    """The database refused a transaction that may simply be tried again (deadlock)."""
-
-
-class Database(Protocol):
-    """One connection, and what is peculiar to its dialect."""
-
-    #: Appended to a SELECT: keep the row as it is; take it; take what nobody has.
-    share: str
-    lock: str
-    skip: str
-
-    where: str  # the registry's URL without its password
-
-    def write(self) -> AbstractContextManager[None]:
-        """A transaction that commits at the end of the block."""
-
-    def rows(self, sql: str, *params: Any) -> list[Row]: ...
-
-    def run(self, sql: str, *params: Any) -> int:
-        """Rows changed."""
-
-    def each(self, sql: str, params: Sequence[Row]) -> list[int]:
-        """The statement once per row of params, in few round trips; rows changed by each."""
-
-    def has_table(self, name: str) -> bool: ...
-
-    def now(self) -> str:
-        """An SQL expression: milliseconds of the registry's clock."""
-
-    def close(self) -> None: ...
-
-    def abort(self) -> None: ...
-
-
-_OPEN = "state IN ('claimed', 'running')"
-
-_ATTEMPT = (
-    "task_id, number, message_id, name, queue, incarnation, seq, state, acks_late, dispatched,"
-    " redelivered, retries, tag, copy_refused, pid, pid_start, on_lost, loss_budget, received_at,"
-    " started_at, finished_at, runtime_ms, closed_seq, counted, reason, message_size, why_not_kept"
-)
-_RECOVERY = (
-    "task_id, number, message_id, name, scope, state, version, cause, losses, verdict, reason,"
-    " evidence, courier, decided_by, created_at, decided_at, due_at, sent_at, done_at"
-)
-_WORKER = (
-    "id, hostname, scope, host, boot_id, pid_namespace, pid, pid_start, recorder_pid,"
-    " recorder_start, lease_ms, heartbeat_ms, state, counter, generation, started_at, seen_at,"
-    " ended_at, cleared, evidence, about, pulse"
-)
-
-_INSERT_ATTEMPT = f"""
-INSERT INTO crisper_attempt ({_ATTEMPT}, args_preview, kwargs_preview, envelope, body)
-VALUES (?, ?, ?, ?, ?, ?, ?, 'claimed', ?, ?, ?, ?, ?, FALSE, NULL, NULL, ?, ?, ?,
-        NULL, NULL, NULL, NULL, FALSE, NULL, ?, ?, ?, ?, ?, ?)
-ON CONFLICT DO NOTHING"""
-
-_START = """
-UPDATE crisper_attempt
-   SET state = 'running', dispatched = TRUE, pid = ?, pid_start = ?, started_at = ?
- WHERE task_id = ? AND incarnation = ? AND seq = ? AND state = 'claimed'"""
-
-_DISPATCH = """
-UPDATE crisper_attempt SET dispatched = TRUE
- WHERE task_id = ? AND incarnation = ? AND seq = ? AND state = 'claimed'"""
-
-#: A finished task's message is deleted: it can never be needed again.
-_FINISH = f"""
-UPDATE crisper_attempt
-   SET state = ?, reason = ?, runtime_ms = ?, finished_at = ?, closed_seq = ?,
-       started_at = COALESCE(started_at, ?), pid = COALESCE(pid, ?),
-       envelope = NULL, body = NULL
- WHERE task_id = ? AND incarnation = ? AND seq = ? AND {_OPEN}"""
-
 _EVENT = """
 INSERT INTO crisper_event (at, kind, task_id, number, incarnation, seq, actor, data)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"""
@@ -143,7 +61,7 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"""
 _LOSE = f"""
 UPDATE crisper_attempt
    SET state = 'lost', finished_at = ?, closed_seq = ?, counted = ?, reason = ?
- WHERE task_id = ? AND incarnation = ? AND seq = ? AND {_OPEN}"""
+ WHERE task_id = ? AND incarnation = ? AND seq = ? AND {IS_OPEN}"""
 
 #: Losses are counted since a person last recovered the task, up to this attempt:
 #: whichever of two open attempts is closed first, the counts are the same.
@@ -214,7 +132,7 @@ class SqlStore:
         with self.db.write():
             now = self._now()
             self.db.run(
-                f"INSERT INTO crisper_incarnation ({_WORKER}) VALUES"
+                f"INSERT INTO crisper_incarnation ({WORKER}) VALUES"
                 " (?, ?, ?, ?, ?, ?, ?, ?, 0, 0, ?, ?, 'alive', 0, 1, ?, ?, NULL, FALSE, '{}', ?, '{}')"
                 " ON CONFLICT DO NOTHING",
                 *(one.id, *names, one.pid_namespace),
@@ -260,7 +178,7 @@ class SqlStore:
         with self.db.write():
             rows = self.db.rows(
                 "SELECT DISTINCT pid, pid_start FROM crisper_attempt WHERE incarnation = ?"
-                f" AND {_OPEN} AND pid > 0 AND pid_start IS NOT NULL",
+                f" AND {IS_OPEN} AND pid > 0 AND pid_start IS NOT NULL",
                 id,
             )
         return [(int(pid), int(start)) for pid, start in rows]
@@ -300,7 +218,7 @@ class SqlStore:
             if now is None:
                 self._keep_late(fence, records)
             else:
-                batch = _Batch(self, fence, now, renewing)
+                batch = Batch(self, fence, now, renewing)
                 for segment in segments(records):
                     batch.apply(segment)
                 return batch.answers_to(records)
@@ -359,7 +277,7 @@ class SqlStore:
             now = self._now()
             picked = self.db.rows(
                 "SELECT task_id, seq, (state = 'running' OR dispatched) FROM crisper_attempt"
-                f" WHERE incarnation = ? AND {_OPEN} ORDER BY seq LIMIT ?{self.db.skip}",
+                f" WHERE incarnation = ? AND {IS_OPEN} ORDER BY seq LIMIT ?{self.db.skip}",
                 id,
                 limit,
             )
@@ -375,7 +293,7 @@ class SqlStore:
                 evidence=evidence,
             )
             more = bool(
-                self.db.rows(f"SELECT 1 FROM crisper_attempt WHERE incarnation = ? AND {_OPEN} LIMIT 1", id)
+                self.db.rows(f"SELECT 1 FROM crisper_attempt WHERE incarnation = ? AND {IS_OPEN} LIMIT 1", id)
             )
             if not more:
                 self.db.run("UPDATE crisper_incarnation SET cleared = TRUE WHERE id = ?", id)
@@ -416,7 +334,7 @@ class SqlStore:
         with self.db.write():
             now = self._now()
             picked = self.db.rows(
-                f"SELECT {_RECOVERY} FROM crisper_recovery r WHERE scope = ? AND ("
+                f"SELECT {RECOVERY} FROM crisper_recovery r WHERE scope = ? AND ("
                 "   state IN ('pending', 'decided', 'waiting') AND (due_at IS NULL OR due_at <= ?)"
                 "   OR state IN ('pending', 'decided') AND EXISTS ("
                 "      SELECT 1 FROM crisper_incarnation i"
@@ -424,7 +342,7 @@ class SqlStore:
                 f" ORDER BY created_at, task_id, number LIMIT ?{self.db.skip}",
                 *(scope, now, limit),
             )
-            taken = [_recovery(row) for row in picked]
+            taken = [as_recovery(row) for row in picked]
             self.db.each(
                 "UPDATE crisper_recovery SET courier = ?, version = version + 1, due_at = ?"
                 " WHERE task_id = ? AND number = ? AND version = ?",
@@ -438,16 +356,16 @@ class SqlStore:
 
     def _case(self, task_id: str, number: int) -> Case | None:
         recoveries = self.db.rows(
-            f"SELECT {_RECOVERY} FROM crisper_recovery WHERE task_id = ? AND number = ?",
+            f"SELECT {RECOVERY} FROM crisper_recovery WHERE task_id = ? AND number = ?",
             *(task_id, number),
         )
         attempts = self.db.rows(
-            f"SELECT {_ATTEMPT}, body, envelope FROM crisper_attempt WHERE task_id = ? AND number = ?",
+            f"SELECT {ATTEMPT}, body, envelope FROM crisper_attempt WHERE task_id = ? AND number = ?",
             *(task_id, number),
         )
         if not (recoveries and attempts):
             return None
-        attempt, recovery = _attempt(attempts[0]), _recovery(recoveries[0])
+        attempt, recovery = as_attempt(attempts[0]), as_recovery(recoveries[0])
         body, envelope = attempts[0][-2:]
         message = Message(
             bytes(body) if body is not None else None,
@@ -628,11 +546,11 @@ class SqlStore:
         """The recovery of the task's latest attempt, if that one was lost."""
         with self.db.write():
             rows = self.db.rows(
-                f"SELECT {_RECOVERY} FROM crisper_recovery r WHERE task_id = ? AND number ="
+                f"SELECT {RECOVERY} FROM crisper_recovery r WHERE task_id = ? AND number ="
                 " (SELECT max(number) FROM crisper_attempt a WHERE a.task_id = r.task_id)",
                 task_id,
             )
-        return _recovery(rows[0]) if rows else None
+        return as_recovery(rows[0]) if rows else None
 
     # -- parts ----------------------------------------------------------------
 
@@ -640,8 +558,8 @@ class SqlStore:
         return int(self.db.rows(f"SELECT {self.db.now()}")[0][0])
 
     def _workers(self, where: str, *params: Any) -> list[Worker]:
-        sql = f"SELECT {_WORKER} FROM crisper_incarnation WHERE {where} ORDER BY started_at, id"
-        return [_worker(row) for row in self.db.rows(sql, *params)]
+        sql = f"SELECT {WORKER} FROM crisper_incarnation WHERE {where} ORDER BY started_at, id"
+        return [as_worker(row) for row in self.db.rows(sql, *params)]
 
     @_verb
     def _end(self, state: str, evidence: dict[str, Any], by: str, id: str, where: str, *params: Any) -> bool:
@@ -695,333 +613,7 @@ class SqlStore:
 
     def _recovery_now(self, recovery: Recovery) -> Recovery:
         rows = self.db.rows(
-            f"SELECT {_RECOVERY} FROM crisper_recovery WHERE task_id = ? AND number = ?",
+            f"SELECT {RECOVERY} FROM crisper_recovery WHERE task_id = ? AND number = ?",
             *(recovery.task_id, recovery.number),
         )
-        return _recovery(rows[0])
-
-
-class _Known(NamedTuple):
-    """An attempt that the gate finds on record."""
-
-    attempt: Attempt
-    recovery: Recovery | None
-    kept: bool
-
-
-class _Batch:
-    """Records applied inside one transaction that holds the fence."""
-
-    def __init__(self, store: SqlStore, fence: Fence, now: int, renewing: Collection[str]) -> None:
-        self.store, self.db, self.fence, self.now = store, store.db, fence, now
-        self.renewing = renewing
-        self.answers: list[Answer] = []
-
-    def apply(self, records: Sequence[Record]) -> None:
-        self._claims([r for r in records if isinstance(r, Claim)])
-        self._starts([r for r in records if isinstance(r, Start)])
-        self._finishes([r for r in records if isinstance(r, Finish)])
-        for record in records:
-            if isinstance(record, ChildLost):
-                self._child_lost(record)
-            elif isinstance(record, Note):
-                self._note(record)
-
-    # -- claims ---------------------------------------------------------------
-
-    def _claims(self, claims: Sequence[Claim]) -> None:
-        """A task's first claim needs no look at the past: attempt 1 exists or it does not."""
-        first = {claim.task_id: claim for claim in reversed(claims)}
-        ordered = sorted(first.values(), key=lambda claim: claim.task_id)
-        done = self.db.each(_INSERT_ATTEMPT, [self._row(claim, 1) for claim in ordered])
-        granted = {c.seq for c, inserted in zip(ordered, done, strict=True) if inserted}
-        refused = self._refused_before([c.seq for c in claims if c.seq not in granted])
-        for claim in sorted(claims, key=lambda claim: claim.task_id):  # against deadlocks
-            if claim.seq in granted:
-                self._answer(claim.seq, "granted", 1)
-            elif claim.seq in refused:
-                self._answer(claim.seq, "refused", *refused[claim.seq])
-            else:
-                self._claim_known(claim)
-
-    def _refused_before(self, seqs: Sequence[int]) -> dict[int, tuple[int, str]]:
-        """Claims that this incarnation was refused already, with what they were answered."""
-        if not seqs:
-            return {}
-        rows = self.db.rows(
-            "SELECT seq, number, data FROM crisper_event"
-            " WHERE incarnation = ? AND seq BETWEEN ? AND ? AND kind = 'refused'",
-            *(self.fence.incarnation, min(seqs), max(seqs)),
-        )
-        return {seq: (number, json.loads(data)["reason"]) for seq, number, data in rows}
-
-    def _row(self, claim: Claim, number: int) -> Row:
-        return (
-            *(claim.task_id, number, claim.message_id, claim.name, claim.queue),
-            *(self.fence.incarnation, claim.seq, claim.acks_late, claim.dispatched),
-            *(claim.redelivered, claim.retries, claim.tag, claim.on_lost, claim.loss_budget),
-            *(self.now - claim.age_ms, claim.message.size, claim.message.why_not),
-            *(claim.args_preview, claim.kwargs_preview),
-            *(claim.message.envelope, claim.message.body),
-        )
-
-    def _claim_known(self, claim: Claim) -> None:
-        """The task is on record: ask the gate, and again if its facts moved under the answer."""
-        for _ in range(3):
-            known = self._known(claim.task_id)
-            mine = [k.attempt for k in known if self._is(k.attempt, claim.seq)]
-            if mine:
-                return self._answer(claim.seq, "granted", mine[0].number)
-            same = [k for k in known if k.attempt.message_id == claim.message_id]
-            latest = same[-1] if same else None
-            decision = rule(
-                self._latest(latest) if latest else None,
-                redelivered=claim.redelivered,
-                identified=claim.identified,
-                newer=latest is None or (claim.seq > latest.attempt.seq and not claim.copy),
-            )
-            number = known[-1].attempt.number + 1 if known else 1
-            if self._carry_out(claim, decision, latest, number):
-                return None
-        self._answer(claim.seq, "parked", 0, "its registry rows keep moving")
-
-    def _known(self, task_id: str) -> list[_Known]:
-        attempts = self.db.rows(
-            f"SELECT {_ATTEMPT}, body IS NOT NULL FROM crisper_attempt WHERE task_id = ? ORDER BY number",
-            task_id,
-        )
-        if not attempts:
-            return []
-        recoveries = {
-            row[1]: _recovery(row)
-            for row in self.db.rows(
-                f"SELECT {_RECOVERY} FROM crisper_recovery WHERE task_id = ? ORDER BY number{self.db.lock}",
-                task_id,
-            )
-        }
-        return [_Known(_attempt(row), recoveries.get(row[1]), bool(row[-1])) for row in attempts]
-
-    def _is(self, attempt: Attempt, seq: int) -> bool:
-        return attempt.incarnation == self.fence.incarnation and attempt.seq == seq
-
-    def _latest(self, known: _Known) -> Latest:
-        attempt, recovery, kept = known
-        return Latest(
-            number=attempt.number,
-            state=attempt.state,
-            owner=self._owner(attempt.incarnation),
-            dispatched=attempt.dispatched,
-            kept=kept,
-            on_lost=attempt.on_lost,
-            ran=attempt.counted,
-            losses=recovery.losses if recovery else 0,
-            loss_budget=attempt.loss_budget,
-            recovery=recovery.state if recovery else None,
-            verdict=recovery.verdict if recovery else None,
-        )
-
-    def _owner(self, incarnation: str) -> Owner:
-        if incarnation == self.fence.incarnation:
-            return Owner.SELF
-        return Owner.RENEWING if incarnation in self.renewing else Owner.UNJUDGED
-
-    def _carry_out(
-        self,
-        claim: Claim,
-        decision: Decision,
-        latest: _Known | None,
-        number: int,
-    ) -> bool:
-        """Write the gate's ruling; False if what it was decided on has moved."""
-        match decision.ruling:
-            case Ruling.GRANT:
-                return self._grant(claim, latest, number)
-            case Ruling.REGRANT if latest:
-                return self._regrant(claim, latest.attempt)
-            case Ruling.REFUSE if latest:
-                return self._refuse(claim, decision.reason, latest.attempt)
-        self._answer(claim.seq, decision.ruling.value, 0, decision.reason)
-        return True
-
-    def _grant(self, claim: Claim, latest: _Known | None, number: int) -> bool:
-        attempt, recovery, _ = latest or (None, None, False)
-        if recovery and recovery.state is not RecoveryState.DONE and not self._overtake(recovery):
-            return False
-        if not self.db.each(_INSERT_ATTEMPT, [self._row(claim, number)])[0]:
-            return False
-        if attempt is not None and attempt.state is State.LOST and claim.message.body is not None:
-            self.store._forget_message(attempt.task_id, attempt.number)
-        self._answer(claim.seq, "granted", number)
-        return True
-
-    def _overtake(self, recovery: Recovery) -> bool:
-        """The message came by itself before its recovery was complete: that ends the recovery."""
-        verdict = recovery.verdict or VerdictKind.REDELIVERED
-        reason = recovery.reason or "the broker delivered its message again"
-        won = self.db.run(
-            "UPDATE crisper_recovery SET state = 'done', verdict = ?, reason = ?, done_at = ?,"
-            " decided_by = COALESCE(decided_by, 'gate'), decided_at = COALESCE(decided_at, ?),"
-            " version = version + 1 WHERE task_id = ? AND number = ? AND version = ? AND state = ?",
-            *(verdict, reason, self.now, self.now),
-            *(recovery.task_id, recovery.number, recovery.version, recovery.state),
-        )
-        if won and recovery.verdict is None:
-            evidence = {"claimed_by": self.fence.incarnation, **recovery.evidence}
-            self.store._verdict_event(
-                self.now, recovery.task_id, recovery.number, verdict, reason, "gate", evidence
-            )
-        return bool(won)
-
-    def _regrant(self, claim: Claim, attempt: Attempt) -> bool:
-        won = self.db.run(
-            "UPDATE crisper_attempt SET seq = ?, tag = ?, dispatched = ?"
-            " WHERE task_id = ? AND number = ? AND incarnation = ? AND seq = ?"
-            " AND state = 'claimed' AND NOT dispatched",
-            *(claim.seq, claim.tag, claim.dispatched),
-            *(attempt.task_id, attempt.number, self.fence.incarnation, attempt.seq),
-        )
-        if won:
-            self._answer(claim.seq, "granted", attempt.number)
-        return bool(won)
-
-    def _refuse(self, claim: Claim, reason: str, attempt: Attempt) -> bool:
-        """Acknowledging destroys the delivery, so what makes it safe is repeated here."""
-        if attempt.state is State.RUNNING and not self.db.run(
-            "UPDATE crisper_attempt SET copy_refused = TRUE WHERE task_id = ? AND number = ?"
-            " AND incarnation = ? AND state = 'running' AND body IS NOT NULL AND EXISTS (SELECT 1 FROM"
-            " crisper_incarnation i WHERE i.id = incarnation AND i.state = 'alive')",
-            *(attempt.task_id, attempt.number, attempt.incarnation),
-        ):
-            return False
-        self.store._event(
-            self.now - claim.age_ms,
-            "refused",
-            task_id=claim.task_id,
-            number=attempt.number,
-            incarnation=self.fence.incarnation,
-            seq=claim.seq,
-            actor="gate",
-            data={"reason": reason, "redelivered": claim.redelivered},
-        )
-        self._answer(claim.seq, "refused", attempt.number, reason)
-        return True
-
-    # -- starts, finishes, losses ---------------------------------------------
-
-    def _starts(self, starts: Sequence[Start]) -> None:
-        me = self.fence.incarnation
-        running = [s for s in starts if s.pid]
-        dispatched = [s for s in starts if not s.pid]
-        self.db.each(_DISPATCH, [(s.task_id, me, s.claim_seq) for s in dispatched])
-        self.db.each(
-            _START,
-            [(s.pid, s.pid_start, self.now - s.age_ms, s.task_id, me, s.claim_seq) for s in running],
-        )
-
-    def _finishes(self, finishes: Sequence[Finish]) -> None:
-        me = self.fence.incarnation
-        changed = self.db.each(
-            _FINISH,
-            [
-                (
-                    f.state,
-                    f.reason,
-                    f.runtime_ms,
-                    self.now - f.age_ms,
-                    f.seq,
-                    self._began(f),
-                    f.pid,
-                    f.task_id,
-                    me,
-                    f.claim_seq,
-                )
-                for f in finishes
-            ],
-        )
-        for finish, closed in zip(finishes, changed, strict=True):
-            self._answer(finish.seq, "closed" if closed else self._not_open(finish))
-
-    def _began(self, finish: Finish) -> int | None:
-        if finish.runtime_ms is None:
-            return None
-        return self.now - finish.age_ms - finish.runtime_ms
-
-    def _not_open(self, finish: Finish) -> str:
-        if self.store._closed_by(self.fence, finish) == finish.seq:
-            return "closed"
-        self.store._late(self.now, self.fence, finish, "the attempt was closed before")
-        return "late"
-
-    def _child_lost(self, loss: ChildLost) -> None:
-        lost = self.store._lose(
-            self.now,
-            self.fence.incarnation,
-            [(loss.task_id, loss.claim_seq, loss.seq, loss.counted)],
-            cause="child" if loss.counted else "shutdown",
-            by="worker",
-            evidence=loss.evidence,
-        )[0]
-        known = lost or self.store._closed_by(self.fence, loss) == loss.seq
-        self._answer(loss.seq, "lost" if known else "late")
-
-    def _note(self, note: Note) -> None:
-        self.store._event(
-            self.now - note.age_ms,
-            note.kind,
-            task_id=note.task_id,
-            incarnation=self.fence.incarnation,
-            seq=note.seq,
-            actor="worker",
-            data=note.data,
-        )
-
-    def answers_to(self, records: Sequence[Record]) -> list[Answer]:
-        """The answers in the order of what they answer; segments write by kind."""
-        places: dict[int, list[int]] = {}
-        for place, record in enumerate(records):
-            if not isinstance(record, Start):
-                places.setdefault(record.seq, []).append(place)
-        placed = [(places[answer.seq].pop(0), answer) for answer in self.answers]
-        return [answer for _, answer in sorted(placed)]
-
-    def _answer(self, seq: int, kind: str, number: int = 0, reason: str = "") -> None:
-        self.answers.append(Answer(seq, kind, number, reason))
-
-
-def _attempt(row: Row) -> Attempt:
-    (
-        task_id, number, message_id, name, queue, incarnation, seq, state, acks_late, dispatched,
-        redelivered, retries, tag, copy_refused, pid, pid_start, on_lost, loss_budget, received_at,
-        started_at, finished_at, runtime_ms, closed_seq, counted, reason, size, why_not_kept,
-    ) = row[:27]  # fmt: skip
-    return Attempt(
-        task_id, number, message_id, name, queue, incarnation, seq, State(state), bool(acks_late),
-        bool(dispatched), bool(redelivered), retries, tag, bool(copy_refused), pid, pid_start,
-        OnLost(on_lost), loss_budget, received_at, started_at, finished_at, runtime_ms, closed_seq,
-        bool(counted), reason, size, why_not_kept,
-    )  # fmt: skip
-
-
-def _recovery(row: Row) -> Recovery:
-    (
-        task_id, number, message_id, name, scope, state, version, cause, losses, verdict, reason,
-        evidence, courier, decided_by, created_at, decided_at, due_at, sent_at, done_at,
-    ) = row  # fmt: skip
-    return Recovery(
-        task_id, number, message_id, name, scope, RecoveryState(state), version, cause, losses,
-        VerdictKind(verdict) if verdict else None, reason, json.loads(evidence), courier, decided_by,
-        created_at, decided_at, due_at, sent_at, done_at,
-    )  # fmt: skip
-
-
-def _worker(row: Row) -> Worker:
-    (
-        id, hostname, scope, host, boot_id, pid_namespace, pid, pid_start, recorder_pid, recorder_start,
-        lease_ms, heartbeat_ms, state, counter, generation, started_at, seen_at, ended_at, cleared,
-        evidence, about, pulse,
-    ) = row  # fmt: skip
-    return Worker(
-        id, hostname, scope, host, boot_id, pid_namespace, pid, pid_start, recorder_pid, recorder_start,
-        lease_ms, heartbeat_ms, WorkerState(state), counter, generation, started_at, seen_at, ended_at,
-        bool(cleared), json.loads(evidence), json.loads(about), json.loads(pulse),
-    )  # fmt: skip
+        return as_recovery(rows[0])

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from crisper.errors import RegistryUnreachable, RegistryUnusable
-from crisper.store.sql import Row, SqlStore
+from crisper.store.database import Row
+from crisper.store.sql import SqlStore
 
 #: How long a writer waits for its turn. SQLite's own busy handler starves the
 #: slowest of eight writers; a short one with jittered retries is fair (measured:

@@ -1,0 +1,53 @@
+"""One delivery in this worker's hands, and the stages of its way."""
+
+from __future__ import annotations
+
+import time
+from enum import StrEnum
+from typing import Any
+
+
+class Stage(StrEnum):
+    ASKED = "asked"
+    GRANTED = "granted"
+    PARKED = "parked"
+    UNANSWERABLE = "unanswerable"  # not on record; it goes back to the broker
+    DISPATCHED = "dispatched"
+    DROPPED = "dropped"  # its delivery is somebody else's by now
+    CLOSED = "closed"
+
+
+class Held:
+    """One delivery and its attempt."""
+
+    __slots__ = (
+        "accepted", "acks_late", "asked_at", "finish_seq", "generation", "has_slot", "is_copy", "message_id",
+        "muted", "number", "pool", "put_back_at", "received_at", "request", "seq", "stage",
+        "task_id", "wants_to_run",
+    )  # fmt: skip
+
+    def __init__(self, seq: int, request: Any, message_id: str, generation: int) -> None:
+        self.seq, self.request, self.message_id = seq, request, message_id
+        self.task_id: str = request.id
+        self.acks_late: bool = request.task.acks_late
+        self.generation = generation  # of the broker connection
+        self.stage = Stage.ASKED
+        self.number = 1
+        self.pool: Any = None
+        self.has_slot = False  # of the pool's semaphore, while it waits for its answer
+        self.is_copy = False  # we hold another delivery of the message, on the same connection
+        self.wants_to_run = False  # Celery asked to run it while it was parked
+        self.accepted = False
+        self.finish_seq = 0
+        self.muted = False  # fenced: nothing it says counts
+        self.asked_at = time.monotonic()
+        self.received_at = time.time()  # of its latest delivery
+        self.put_back_at: float | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return self.stage in (Stage.GRANTED, Stage.DISPATCHED)
+
+    def runs_without_us(self) -> None:
+        """After an error of ours: its answer must not give it to the pool a second time."""
+        self.stage, self.has_slot = Stage.DISPATCHED, False

@@ -1,0 +1,337 @@
+"""A batch of records, applied inside one transaction that holds the fence: the gate, starts, finishes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from crisper.core.gate import Decision, Latest, Owner, Ruling, rule
+from crisper.core.model import (
+    Answer,
+    Attempt,
+    ChildLost,
+    Claim,
+    Fence,
+    Finish,
+    Note,
+    Record,
+    Recovery,
+    Start,
+)
+from crisper.core.states import RecoveryState, State, VerdictKind
+from crisper.store.database import Row
+from crisper.store.rows import ATTEMPT, IS_OPEN, RECOVERY, as_attempt, as_recovery
+
+if TYPE_CHECKING:
+    from crisper.store.sql import SqlStore
+
+_INSERT_ATTEMPT = f"""
+INSERT INTO crisper_attempt ({ATTEMPT}, args_preview, kwargs_preview, envelope, body)
+VALUES (?, ?, ?, ?, ?, ?, ?, 'claimed', ?, ?, ?, ?, ?, FALSE, NULL, NULL, ?, ?, ?,
+        NULL, NULL, NULL, NULL, FALSE, NULL, ?, ?, ?, ?, ?, ?)
+ON CONFLICT DO NOTHING"""
+
+_START = """
+UPDATE crisper_attempt
+   SET state = 'running', dispatched = TRUE, pid = ?, pid_start = ?, started_at = ?
+ WHERE task_id = ? AND incarnation = ? AND seq = ? AND state = 'claimed'"""
+
+_DISPATCH = """
+UPDATE crisper_attempt SET dispatched = TRUE
+ WHERE task_id = ? AND incarnation = ? AND seq = ? AND state = 'claimed'"""
+
+#: A finished task's message is deleted: it can never be needed again.
+_FINISH = f"""
+UPDATE crisper_attempt
+   SET state = ?, reason = ?, runtime_ms = ?, finished_at = ?, closed_seq = ?,
+       started_at = COALESCE(started_at, ?), pid = COALESCE(pid, ?),
+       envelope = NULL, body = NULL
+ WHERE task_id = ? AND incarnation = ? AND seq = ? AND {IS_OPEN}"""
+
+
+class Known(NamedTuple):
+    """An attempt that the gate finds on record."""
+
+    attempt: Attempt
+    recovery: Recovery | None
+    kept: bool
+
+
+class Batch:
+    """Records applied inside one transaction that holds the fence."""
+
+    def __init__(self, store: SqlStore, fence: Fence, now: int, renewing: Collection[str]) -> None:
+        self.store, self.db, self.fence, self.now = store, store.db, fence, now
+        self.renewing = renewing
+        self.answers: list[Answer] = []
+
+    def apply(self, records: Sequence[Record]) -> None:
+        self._claims([r for r in records if isinstance(r, Claim)])
+        self._starts([r for r in records if isinstance(r, Start)])
+        self._finishes([r for r in records if isinstance(r, Finish)])
+        for record in records:
+            if isinstance(record, ChildLost):
+                self._child_lost(record)
+            elif isinstance(record, Note):
+                self._note(record)
+
+    # -- claims ---------------------------------------------------------------
+
+    def _claims(self, claims: Sequence[Claim]) -> None:
+        """A task's first claim needs no look at the past: attempt 1 exists or it does not."""
+        first = {claim.task_id: claim for claim in reversed(claims)}
+        ordered = sorted(first.values(), key=lambda claim: claim.task_id)
+        done = self.db.each(_INSERT_ATTEMPT, [self._row(claim, 1) for claim in ordered])
+        granted = {c.seq for c, inserted in zip(ordered, done, strict=True) if inserted}
+        refused = self._refused_before([c.seq for c in claims if c.seq not in granted])
+        for claim in sorted(claims, key=lambda claim: claim.task_id):  # against deadlocks
+            if claim.seq in granted:
+                self._answer(claim.seq, "granted", 1)
+            elif claim.seq in refused:
+                self._answer(claim.seq, "refused", *refused[claim.seq])
+            else:
+                self._claim_known(claim)
+
+    def _refused_before(self, seqs: Sequence[int]) -> dict[int, tuple[int, str]]:
+        """Claims that this incarnation was refused already, with what they were answered."""
+        if not seqs:
+            return {}
+        rows = self.db.rows(
+            "SELECT seq, number, data FROM crisper_event"
+            " WHERE incarnation = ? AND seq BETWEEN ? AND ? AND kind = 'refused'",
+            *(self.fence.incarnation, min(seqs), max(seqs)),
+        )
+        return {seq: (number, json.loads(data)["reason"]) for seq, number, data in rows}
+
+    def _row(self, claim: Claim, number: int) -> Row:
+        return (
+            *(claim.task_id, number, claim.message_id, claim.name, claim.queue),
+            *(self.fence.incarnation, claim.seq, claim.acks_late, claim.dispatched),
+            *(claim.redelivered, claim.retries, claim.tag, claim.on_lost, claim.loss_budget),
+            *(self.now - claim.age_ms, claim.message.size, claim.message.why_not),
+            *(claim.args_preview, claim.kwargs_preview),
+            *(claim.message.envelope, claim.message.body),
+        )
+
+    def _claim_known(self, claim: Claim) -> None:
+        """The task is on record: ask the gate, and again if its facts moved under the answer."""
+        for _ in range(3):
+            known = self._known(claim.task_id)
+            mine = [k.attempt for k in known if self._is(k.attempt, claim.seq)]
+            if mine:
+                return self._answer(claim.seq, "granted", mine[0].number)
+            same = [k for k in known if k.attempt.message_id == claim.message_id]
+            latest = same[-1] if same else None
+            decision = rule(
+                self._latest(latest) if latest else None,
+                redelivered=claim.redelivered,
+                identified=claim.identified,
+                newer=latest is None or (claim.seq > latest.attempt.seq and not claim.copy),
+            )
+            number = known[-1].attempt.number + 1 if known else 1
+            if self._carry_out(claim, decision, latest, number):
+                return None
+        self._answer(claim.seq, "parked", 0, "its registry rows keep moving")
+
+    def _known(self, task_id: str) -> list[Known]:
+        attempts = self.db.rows(
+            f"SELECT {ATTEMPT}, body IS NOT NULL FROM crisper_attempt WHERE task_id = ? ORDER BY number",
+            task_id,
+        )
+        if not attempts:
+            return []
+        recoveries = {
+            row[1]: as_recovery(row)
+            for row in self.db.rows(
+                f"SELECT {RECOVERY} FROM crisper_recovery WHERE task_id = ? ORDER BY number{self.db.lock}",
+                task_id,
+            )
+        }
+        return [Known(as_attempt(row), recoveries.get(row[1]), bool(row[-1])) for row in attempts]
+
+    def _is(self, attempt: Attempt, seq: int) -> bool:
+        return attempt.incarnation == self.fence.incarnation and attempt.seq == seq
+
+    def _latest(self, known: Known) -> Latest:
+        attempt, recovery, kept = known
+        return Latest(
+            number=attempt.number,
+            state=attempt.state,
+            owner=self._owner(attempt.incarnation),
+            dispatched=attempt.dispatched,
+            kept=kept,
+            on_lost=attempt.on_lost,
+            ran=attempt.counted,
+            losses=recovery.losses if recovery else 0,
+            loss_budget=attempt.loss_budget,
+            recovery=recovery.state if recovery else None,
+            verdict=recovery.verdict if recovery else None,
+        )
+
+    def _owner(self, incarnation: str) -> Owner:
+        if incarnation == self.fence.incarnation:
+            return Owner.SELF
+        return Owner.RENEWING if incarnation in self.renewing else Owner.UNJUDGED
+
+    def _carry_out(
+        self,
+        claim: Claim,
+        decision: Decision,
+        latest: Known | None,
+        number: int,
+    ) -> bool:
+        """Write the gate's ruling; False if what it was decided on has moved."""
+        match decision.ruling:
+            case Ruling.GRANT:
+                return self._grant(claim, latest, number)
+            case Ruling.REGRANT if latest:
+                return self._regrant(claim, latest.attempt)
+            case Ruling.REFUSE if latest:
+                return self._refuse(claim, decision.reason, latest.attempt)
+        self._answer(claim.seq, decision.ruling.value, 0, decision.reason)
+        return True
+
+    def _grant(self, claim: Claim, latest: Known | None, number: int) -> bool:
+        attempt, recovery, _ = latest or (None, None, False)
+        if recovery and recovery.state is not RecoveryState.DONE and not self._overtake(recovery):
+            return False
+        if not self.db.each(_INSERT_ATTEMPT, [self._row(claim, number)])[0]:
+            return False
+        if attempt is not None and attempt.state is State.LOST and claim.message.body is not None:
+            self.store._forget_message(attempt.task_id, attempt.number)
+        self._answer(claim.seq, "granted", number)
+        return True
+
+    def _overtake(self, recovery: Recovery) -> bool:
+        """The message came by itself before its recovery was complete: that ends the recovery."""
+        verdict = recovery.verdict or VerdictKind.REDELIVERED
+        reason = recovery.reason or "the broker delivered its message again"
+        won = self.db.run(
+            "UPDATE crisper_recovery SET state = 'done', verdict = ?, reason = ?, done_at = ?,"
+            " decided_by = COALESCE(decided_by, 'gate'), decided_at = COALESCE(decided_at, ?),"
+            " version = version + 1 WHERE task_id = ? AND number = ? AND version = ? AND state = ?",
+            *(verdict, reason, self.now, self.now),
+            *(recovery.task_id, recovery.number, recovery.version, recovery.state),
+        )
+        if won and recovery.verdict is None:
+            evidence = {"claimed_by": self.fence.incarnation, **recovery.evidence}
+            self.store._verdict_event(
+                self.now, recovery.task_id, recovery.number, verdict, reason, "gate", evidence
+            )
+        return bool(won)
+
+    def _regrant(self, claim: Claim, attempt: Attempt) -> bool:
+        won = self.db.run(
+            "UPDATE crisper_attempt SET seq = ?, tag = ?, dispatched = ?"
+            " WHERE task_id = ? AND number = ? AND incarnation = ? AND seq = ?"
+            " AND state = 'claimed' AND NOT dispatched",
+            *(claim.seq, claim.tag, claim.dispatched),
+            *(attempt.task_id, attempt.number, self.fence.incarnation, attempt.seq),
+        )
+        if won:
+            self._answer(claim.seq, "granted", attempt.number)
+        return bool(won)
+
+    def _refuse(self, claim: Claim, reason: str, attempt: Attempt) -> bool:
+        """Acknowledging destroys the delivery, so what makes it safe is repeated here."""
+        if attempt.state is State.RUNNING and not self.db.run(
+            "UPDATE crisper_attempt SET copy_refused = TRUE WHERE task_id = ? AND number = ?"
+            " AND incarnation = ? AND state = 'running' AND body IS NOT NULL AND EXISTS (SELECT 1 FROM"
+            " crisper_incarnation i WHERE i.id = incarnation AND i.state = 'alive')",
+            *(attempt.task_id, attempt.number, attempt.incarnation),
+        ):
+            return False
+        self.store._event(
+            self.now - claim.age_ms,
+            "refused",
+            task_id=claim.task_id,
+            number=attempt.number,
+            incarnation=self.fence.incarnation,
+            seq=claim.seq,
+            actor="gate",
+            data={"reason": reason, "redelivered": claim.redelivered},
+        )
+        self._answer(claim.seq, "refused", attempt.number, reason)
+        return True
+
+    # -- starts, finishes, losses ---------------------------------------------
+
+    def _starts(self, starts: Sequence[Start]) -> None:
+        me = self.fence.incarnation
+        running = [s for s in starts if s.pid]
+        dispatched = [s for s in starts if not s.pid]
+        self.db.each(_DISPATCH, [(s.task_id, me, s.claim_seq) for s in dispatched])
+        self.db.each(
+            _START,
+            [(s.pid, s.pid_start, self.now - s.age_ms, s.task_id, me, s.claim_seq) for s in running],
+        )
+
+    def _finishes(self, finishes: Sequence[Finish]) -> None:
+        me = self.fence.incarnation
+        changed = self.db.each(
+            _FINISH,
+            [
+                (
+                    f.state,
+                    f.reason,
+                    f.runtime_ms,
+                    self.now - f.age_ms,
+                    f.seq,
+                    self._began(f),
+                    f.pid,
+                    f.task_id,
+                    me,
+                    f.claim_seq,
+                )
+                for f in finishes
+            ],
+        )
+        for finish, closed in zip(finishes, changed, strict=True):
+            self._answer(finish.seq, "closed" if closed else self._not_open(finish))
+
+    def _began(self, finish: Finish) -> int | None:
+        if finish.runtime_ms is None:
+            return None
+        return self.now - finish.age_ms - finish.runtime_ms
+
+    def _not_open(self, finish: Finish) -> str:
+        if self.store._closed_by(self.fence, finish) == finish.seq:
+            return "closed"
+        self.store._late(self.now, self.fence, finish, "the attempt was closed before")
+        return "late"
+
+    def _child_lost(self, loss: ChildLost) -> None:
+        lost = self.store._lose(
+            self.now,
+            self.fence.incarnation,
+            [(loss.task_id, loss.claim_seq, loss.seq, loss.counted)],
+            cause="child" if loss.counted else "shutdown",
+            by="worker",
+            evidence=loss.evidence,
+        )[0]
+        known = lost or self.store._closed_by(self.fence, loss) == loss.seq
+        self._answer(loss.seq, "lost" if known else "late")
+
+    def _note(self, note: Note) -> None:
+        self.store._event(
+            self.now - note.age_ms,
+            note.kind,
+            task_id=note.task_id,
+            incarnation=self.fence.incarnation,
+            seq=note.seq,
+            actor="worker",
+            data=note.data,
+        )
+
+    def answers_to(self, records: Sequence[Record]) -> list[Answer]:
+        """The answers in the order of what they answer; segments write by kind."""
+        places: dict[int, list[int]] = {}
+        for place, record in enumerate(records):
+            if not isinstance(record, Start):
+                places.setdefault(record.seq, []).append(place)
+        placed = [(places[answer.seq].pop(0), answer) for answer in self.answers]
+        return [answer for _, answer in sorted(placed)]
+
+    def _answer(self, seq: int, kind: str, number: int = 0, reason: str = "") -> None:
+        self.answers.append(Answer(seq, kind, number, reason))
