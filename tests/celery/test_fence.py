@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.conftest import BROKERS, broker_urls
-from tests.acceptance.watching import nothing_left_in_the_broker
+from tests.acceptance.watching import is_running, nothing_left_in_the_broker
 from tests.fleet import Fleet, wait_for
 
 #: Four run, and four times as many as that wait twenty-four deep: a hundred deliveries in one worker's hands.
@@ -29,9 +29,10 @@ def test_after_a_hundred_fenced_deliveries_a_worker_consumes_at_its_full_prefetc
     worker = fleet.worker("fenced", "-c", "4", **HELD)
     sent = [fleet.send("late", key, "first").id for key in range(100)]
     wait_for("a hundred held", lambda: fleet.open_attempts() == 100)
-    wait_for("four running", lambda: len(fleet.starts()) == 4)
+    running = wait_for("four running", lambda: x if len(x := fleet.starts()) == 4 else [])
     declare(fleet)
     wait_for("a new incarnation", lambda: fleet.incarnations() == {"fenced": ["lost", "alive"]})
+    wait_for("what it ran is stopped", lambda: not any(is_running(line.pid) for line in running))
     (fleet.folder / "first").touch()
     wait_for("all came back and finished", lambda: {x.task_id for x in fleet.ends()} == set(sent), 60)
     wait_for("nothing open", lambda: fleet.open_attempts() == 0)

@@ -29,6 +29,8 @@ logger = get_logger(__name__)
 
 #: Seconds before a delivery that could not be answered goes back to the broker.
 PUT_BACK_SECONDS = 5.0
+#: Between learning of a fence and stopping the processes of what it fenced.
+STOP_SECONDS = 0.2
 
 
 class Deliveries:
@@ -535,7 +537,8 @@ class Deliveries:
             held.muted = True
             was = held.stage
             if was is Stage.DISPATCHED:
-                self._stop(held, held.request.worker_pid)
+                # A body that ended while the parent stood still is heard first, as a late finish.
+                self.worker.timer.call_after(STOP_SECONDS, self._stop_unless_ended, (held,))
             else:
                 held.stage = Stage.DROPPED
                 held.request._crisper_forget_delivery()
@@ -547,6 +550,10 @@ class Deliveries:
         for known in (self._by_seq, self._by_message, self._asking, self._lost):
             known.clear()
         self.on_fenced()
+
+    def _stop_unless_ended(self, held: Held) -> None:
+        if held.stage is Stage.DISPATCHED:
+            self._stop(held, held.request.worker_pid)
 
     def _stop(self, held: Held, pid: int | None) -> None:
         """Kill the pool process that runs a fenced attempt; pools without processes go on, muted."""
@@ -612,9 +619,16 @@ class Deliveries:
 
     def use_dispatcher(self) -> None:
         """Without an event loop: receive on a thread of our own, dispatch on another."""
-        self._dispatcher = Dispatcher(self.run_granted)
+        self._dispatcher = Dispatcher(self.run_granted, self._wait_for_room)
         self._dispatcher.start()
         threading.Thread(target=self._receive_for_ever, name="crisper-receive", daemon=True).start()
+
+    def _wait_for_room(self) -> None:
+        """What waits inside the pool would run even if a fence came meanwhile; here it does not."""
+        room = getattr(getattr(self.worker.pool, "_pool", None), "_putlock", None)
+        if room is not None:
+            with room:
+                pass
 
     def _receive_for_ever(self) -> None:
         while not self.link._closed:

@@ -12,12 +12,14 @@ from crisper.celery.held import Held
 class Dispatcher(threading.Thread):
     """For workers without an event loop: the thread that consumes must not wait for the pool."""
 
-    def __init__(self, run: Callable[[Held], None]) -> None:
+    def __init__(self, run: Callable[[Held], None], wait_for_room: Callable[[], None]) -> None:
         super().__init__(name="crisper-dispatch", daemon=True)
-        self._run_granted = run
+        self._run_granted, self._wait_for_room = run, wait_for_room
         self._queue: queue.Queue[Held] = queue.Queue()
         self.put = self._queue.put
 
     def run(self) -> None:
         while True:
-            self._run_granted(self._queue.get())
+            held = self._queue.get()
+            self._wait_for_room()
+            self._run_granted(held)
