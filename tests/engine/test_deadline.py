@@ -43,6 +43,24 @@ def test_a_call_to_a_black_hole_fails_within_the_limit(
     watchdog.stop()
 
 
+def test_every_transaction_has_a_deadline_of_its_own(own_postgres: PrivatePostgres) -> None:
+    """However many a sweep needs: it is the single one that must not hang."""
+    migrate.upgrade(own_postgres.url)
+    watchdog = Watchdog(LIMIT)
+    store = open_store(own_postgres.url, within=watchdog.call)
+    connection, give_up = None, time.monotonic() + LIMIT * 2
+    while time.monotonic() < give_up:
+        store.alive()
+        assert connection in (None, store.db._connection)
+        connection = store.db._connection
+    own_postgres.pause()
+    with pytest.raises(RegistryUnreachable):
+        store.alive()
+    own_postgres.resume()
+    assert store.alive() == []
+    watchdog.stop()
+
+
 def test_connecting_to_a_black_hole_fails_too(own_postgres: PrivatePostgres, store: SqlStore) -> None:
     watchdog = Watchdog(LIMIT)
     own_postgres.pause()

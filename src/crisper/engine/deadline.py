@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from crisper.store.base import Store
+from crisper.store.database import Abortable
 
 
 class Watchdog:
@@ -20,12 +20,12 @@ class Watchdog:
 
     def __init__(self, limit: float) -> None:
         self._limit = limit
-        self._calls: dict[int, tuple[float, Store]] = {}
+        self._calls: dict[int, tuple[float, Abortable]] = {}
         self._wake = threading.Event()
         threading.Thread(target=self._watch, name="crisper-deadline", daemon=True).start()
 
     @contextmanager
-    def call(self, store: Store) -> Iterator[None]:
+    def call(self, store: Abortable) -> Iterator[None]:
         me = threading.get_ident()
         self._calls[me] = (time.monotonic() + self._limit, store)
         try:

@@ -325,10 +325,9 @@ class Recorder:
         hello = self._hello
         application = f"crisper {hello['nodename']}"
         pulse = self._pulse = PulseThread(
-            open_store(hello["registry_url"], application_name=application),
+            open_store(hello["registry_url"], application_name=application, within=self._watchdog.call),
             fence,
             hello,
-            watchdog=self._watchdog,
             parent_stopped=lambda: is_stopped(hello["incarnation"]["pid"]),
             beating=self._beating,
             tell=self._tell,

@@ -15,7 +15,6 @@ from typing import Any
 
 from crisper.core.model import Fence
 from crisper.core.model import Pulse as Beating
-from crisper.engine.deadline import Watchdog
 from crisper.engine.heartbeat import Beat, Heartbeat
 from crisper.engine.sweeper import Sweeper
 from crisper.errors import CrisperError, RegistryUnreachable
@@ -35,7 +34,10 @@ CASES = 50
 
 
 class PulseThread(threading.Thread):
-    """Ticks until stopped. `tell` is called with items for the parent, from this thread."""
+    """Ticks until stopped. `tell` is called with items for the parent, from this thread.
+
+    Every transaction of its store has a deadline of its own: a sweep may be many.
+    """
 
     def __init__(
         self,
@@ -43,13 +45,12 @@ class PulseThread(threading.Thread):
         fence: Fence,
         hello: dict[str, Any],
         *,
-        watchdog: Watchdog,
         parent_stopped: Callable[[], bool],
         beating: Callable[[], Beating],
         tell: Callable[[tuple[Any, ...]], None],
     ) -> None:
         super().__init__(name="crisper-pulse", daemon=True)
-        self._store, self._fence, self._watchdog, self._tell = store, fence, watchdog, tell
+        self._store, self._fence, self._tell = store, fence, tell
         self._scope: str = hello["incarnation"]["scope"]
         self._interval: float = hello["heartbeat"]
         self._sweep_interval: float = hello["sweep"]
@@ -146,8 +147,7 @@ class PulseThread(threading.Thread):
     def _answer(self, item: tuple[Any, ...]) -> None:
         _, reference, verb, arguments = item
         try:
-            with self._watchdog.call(self._store):
-                result = self._ask(verb, arguments)
+            result = self._ask(verb, arguments)
         except CrisperError as exc:
             self._tell((wire.TOLD, reference, False, f"{type(exc).__name__}: {exc}"))
         else:
@@ -172,8 +172,7 @@ class PulseThread(threading.Thread):
     def _guarded(self, step: Callable[[], None]) -> bool:
         """Our trouble is never the worker's: it is told, once with its cause, and tried again."""
         try:
-            with self._watchdog.call(self._store):
-                step()
+            step()
         except RegistryUnreachable as exc:
             if self._unreachable_since is None:
                 self._unreachable_since = time.monotonic()

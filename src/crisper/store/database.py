@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -11,6 +11,15 @@ Row = tuple[Any, ...]
 
 class Conflict(Exception):
     """The database refused a transaction that may simply be tried again (deadlock)."""
+
+
+class Abortable(Protocol):
+    def abort(self) -> None:
+        """From any thread: make the call that is under way fail now."""
+
+
+#: Holds a deadline over one transaction (`crisper.engine.deadline`).
+Within = Callable[[Abortable], AbstractContextManager[Any]]
 
 
 class Database(Protocol):

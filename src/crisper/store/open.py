@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from crisper.errors import SettingsError
+from crisper.store.database import Within
 from crisper.store.sql import SqlStore
 
 _POSTGRES = ("postgresql", "postgres")
@@ -47,8 +49,11 @@ def redacted(url: str) -> str:
     return _IN_QUERY.sub(r"\1***", _USERINFO.sub(r"\1:***@", url))
 
 
-def open_store(url: str, *, application_name: str = "crisper") -> SqlStore:
-    """A store over its own connection, opened at the first verb."""
+def open_store(
+    url: str, *, application_name: str = "crisper", within: Within = contextlib.nullcontext
+) -> SqlStore:
+    """A store over its own connection, opened at the first verb; `within` is entered for each transaction
+    that a peer could make hang."""
     if is_sqlite(url):
         from crisper.store.sqlite import open_sqlite
 
@@ -58,7 +63,7 @@ def open_store(url: str, *, application_name: str = "crisper") -> SqlStore:
             raise SettingsError("PostgreSQL needs psycopg 3: pip install 'celery-crisper[postgres]'")
         from crisper.store.postgres import open_postgres
 
-        return open_postgres(driver_url(url), application_name)
+        return open_postgres(driver_url(url), application_name, within)
     raise SettingsError(
         f"crisper_registry_url {redacted(url)!r}: use postgresql://… or sqlite:////path/registry.db"
     )

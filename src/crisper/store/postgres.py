@@ -14,7 +14,7 @@ from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict
 
 from crisper.errors import RegistryUnreachable, SchemaMissing, SettingsError
-from crisper.store.database import Conflict, Row
+from crisper.store.database import Conflict, Row, Within
 from crisper.store.open import redacted
 from crisper.store.sql import SqlStore
 
@@ -30,8 +30,8 @@ class PostgresDatabase:
     lock = " FOR UPDATE"
     skip = " FOR UPDATE SKIP LOCKED"
 
-    def __init__(self, url: str, application_name: str) -> None:
-        self._url = url
+    def __init__(self, url: str, application_name: str, within: Within = contextlib.nullcontext) -> None:
+        self._url, self._within = url, within
         self._application_name = application_name
         self._connection: psycopg.Connection[Row] | None = None
         self.where = redacted(url)
@@ -43,7 +43,7 @@ class PostgresDatabase:
     def write(self) -> Iterator[None]:
         connection = self._connect()
         try:
-            with connection.transaction():
+            with self._within(self), connection.transaction():
                 yield
         except (errors.DeadlockDetected, errors.SerializationFailure) as exc:
             raise Conflict(str(exc)) from exc
@@ -145,5 +145,7 @@ def _placed(sql: str) -> bytes:
 _PLACED: dict[str, bytes] = {}
 
 
-def open_postgres(url: str, application_name: str = "crisper") -> SqlStore:
-    return SqlStore(PostgresDatabase(url, application_name))
+def open_postgres(
+    url: str, application_name: str = "crisper", within: Within = contextlib.nullcontext
+) -> SqlStore:
+    return SqlStore(PostgresDatabase(url, application_name, within))
