@@ -52,7 +52,7 @@ CALL_SECONDS = 5.0
 ALIVE_EVERY = 1.0
 #: When busy, wait this long for more before a commit (a commit per task costs
 #: more CPU on both sides than its disk write costs time).
-LINGER = 0.002
+LINGER, LINGER_RECORDS = 0.002, 64
 #: Past the trust window nothing new is claimed; how soon to look again whether the lease was renewed.
 UNTRUSTED_SECONDS = 0.05
 #: How long a recorder whose parent is dead tries to reach the registry before it
@@ -128,11 +128,18 @@ class Recorder:
                 timeout = min(timeout, max(due / 1000, self._write_after - time.monotonic()))
         elif self._hello:
             timeout = min(timeout, max(0.0, self._enroll_at - time.monotonic()))
+        self._select(timeout)
+        if self._busy and self._writer is not None:
+            self._linger(self._writer)
+
+    def _linger(self, writer: Writer) -> None:
+        until = time.monotonic() + LINGER
+        while 0 < len(writer) < LINGER_RECORDS and (left := until - time.monotonic()) > 0:
+            self._select(left)
+
+    def _select(self, timeout: float) -> None:
         for key, _ in self._selector.select(timeout):
             self._readable(key.fileobj)
-        if self._busy and self._writer is not None and 0 < len(self._writer) < 64:
-            for key, _ in self._selector.select(LINGER):
-                self._readable(key.fileobj)
 
     def _readable(self, source: Any) -> None:
         if source is self._wire:
