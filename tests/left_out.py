@@ -12,22 +12,15 @@ import pytest
 from tests.servers import Unavailable
 
 REQUIRED = "CRISPER_REQUIRE_SERVERS"
-_left_out = pytest.StashKey[Counter["Missing"]]()
 
 
 class Missing:
-    """The server that a test could not have. Two that are equal are one line of the report."""
+    """The server that a test could not have."""
 
     def __init__(self, server: str, reason: str) -> None:
         super().__init__(f"left out: {server}: {reason}")
         self.server = server
         self.reason = reason
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Missing) and (self.server, self.reason) == (other.server, other.reason)
-
-    def __hash__(self) -> int:
-        return hash((self.server, self.reason))
 
 
 class Skipped(Missing, pytest.skip.Exception):
@@ -48,18 +41,24 @@ def needs(server: str) -> Iterator[None]:
         raise (Failed if failed else Skipped)(server, str(reason)) from None
 
 
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    call: pytest.CallInfo[None],
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
     if call.excinfo is not None and isinstance(missing := call.excinfo.value, Missing):
-        item.config.stash.setdefault(_left_out, Counter())[missing] += 1
+        # On the report, which reaches the summary from a worker process too.
+        report.left_out = [missing.server, missing.reason]  # type: ignore[attr-defined]
+    return report
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, config: pytest.Config
-) -> Generator[None, None, None]:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Generator[None, None, None]:
     yield
-    if left_out := config.stash.get(_left_out, None):
+    reports = [report for some in terminalreporter.stats.values() for report in some]
+    left_out = Counter(tuple(report.left_out) for report in reports if hasattr(report, "left_out"))
+    if left_out:
         terminalreporter.section("left out", yellow=True)
-        for missing, tests in left_out.items():
+        for (server, reason), tests in left_out.items():
             count = f"{tests} test{'s' if tests != 1 else ''}"
-            terminalreporter.line(f"left out: {missing.server} ({count}): {missing.reason}", yellow=True)
+            terminalreporter.line(f"left out: {server} ({count}): {reason}", yellow=True)

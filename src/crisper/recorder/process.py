@@ -423,6 +423,7 @@ class Recorder:
         if writer is not None and (wire.FENCED, writer.fence.incarnation) in items:
             self._over = writer
             self._retire()
+            self._hello = {}  # nobody to enroll until the parent presents its next incarnation
         if items:
             self._out += wire.frame(items)
 
