@@ -289,14 +289,20 @@ class Recording:
 
     def _flush(self) -> None:
         """After a lost connection the pool discards jobs that no child has accepted, yet a child
-        that was sent one would still run it, unheard. Stop such a child; its job comes again."""
-        with self.deliveries.counted("flushing the pool"):
-            self._stop_unheard()
+        that was sent one would still run it, unheard. Stop such a child; its job comes again.
+
+        Celery 5.5 may discard those that run as well (asynpool.py, flush): nobody would hear of their end."""
+        running: dict[Any, Any] = {}
+        if self.worker.pool._pool is not None:  # else a shutdown has stopped it
+            with self.deliveries.counted("flushing the pool"):
+                self._stop_unheard()
+                cache = self.worker.pool._pool._cache
+                running = {id: job for id, job in tuple(cache.items()) if job._accepted and not job.ready()}
         self._pool_flush()
+        if running:
+            cache.update(running)
 
     def _stop_unheard(self) -> None:
-        if self.worker.pool._pool is None:
-            return  # stopped already: a shutdown
         unheard = {held.request.id: held for held in self.deliveries.unaccepted()}
         for job in tuple(self.worker.pool._pool._cache.values()):
             held = unheard.get(getattr(job, "correlation_id", None))
