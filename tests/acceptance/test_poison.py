@@ -36,12 +36,14 @@ def test_what_kills_its_worker_is_quarantined_and_the_innocents_around_it_finish
     """They were only prefetched, or waited for their ETA, on every worker that it killed."""
     fleet.environment["CRISPER_LOSS_BUDGET"] = str(kills - 1)
     sent = fleet.send("poison_worker", 1, "go")
-    prefetched = [fleet.send("late", key, 0).id for key in range(3)]
-    waiting = [fleet.send("late", key, 0, countdown=10 + 6 * kills).id for key in range(3)]
-    innocents = {*prefetched, *waiting}
+    waiting: list[str] = []
+    innocents: set[str] = set()
     for life in range(1, kills + 1):
         worker = fleet.worker(f"life{life}", "-c", "1", FLEET_PREFETCH="16")
         wait_for(f"start {life}", lambda life=life: len(fleet.starts(sent.id)) == life)
+        if not innocents:  # published behind it, so that none of them runs before it
+            waiting += [fleet.send("late", key, 0, countdown=10 + 6 * kills).id for key in range(3)]
+            innocents.update(waiting, (fleet.send("late", key, 0).id for key in range(3)))
         wait_for("everything claimed", lambda: _claimed(fleet, {sent.id, *innocents}))
         (fleet.folder / "go").touch()
         worker.process.wait(10)

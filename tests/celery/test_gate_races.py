@@ -43,7 +43,7 @@ def test_every_task_ends_once_whatever_happens_to_the_worker_that_held_it(
     wait_for("on record", lambda: all(fleet.attempts(id)[-1][1] == "succeeded" for id in sent))
     assert fleet.run_twice() == []
     begun = [line for line in fleet.starts() if line.task_id in sent]
-    if happens in (warm, cut_off):
+    if happens is warm:  # a lost connection stops a body whose beginning nobody has heard of yet
         assert len(begun) == 60, "nothing began twice"
     nothing_left_in_the_broker(fleet)
     assert fleet.open_attempts() == 0
