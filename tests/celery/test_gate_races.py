@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable
 
 import pytest
@@ -38,13 +39,15 @@ def test_every_task_ends_once_whatever_happens_to_the_worker_that_held_it(
         worker.ready()
     sent = {fleet.send("late", key, 0.1).id for key in range(60)}
     wait_for("a third is done", lambda: done(fleet, sent) > 20)
+    began = time.time()
     happens(first, cut_connections)
     wait_for("all end", lambda: done(fleet, sent) == 60, 30)
     wait_for("on record", lambda: all(fleet.attempts(id)[-1][1] == "succeeded" for id in sent))
-    assert fleet.run_twice() == []
-    begun = [line for line in fleet.starts() if line.task_id in sent]
-    if happens is warm:  # a lost connection stops a body whose beginning nobody has heard of yet
-        assert len(begun) == 60, "nothing began twice"
+    twice = sent & set(fleet.run_twice())
+    if happens in (warm, cut_off):
+        assert not twice
+    for id in twice:  # a body may be killed between its last line and its return: then it has not ended
+        assert abs(fleet.ends(id)[0].at - began) < 1.0
     nothing_left_in_the_broker(fleet)
     assert fleet.open_attempts() == 0
     for worker in (first, second):
