@@ -196,6 +196,24 @@ def test_a_parked_claim_that_was_dropped_asks_no_more(registry: Registry) -> Non
     assert registry.states("t") == [State.LOST]
 
 
+@pytest.mark.parametrize("commits", [1, 2])
+def test_a_parked_claim_whose_delivery_ended_is_never_granted(registry: Registry, commits: int) -> None:
+    """Celery ends an expired or revoked one before anybody was asked."""
+    holder, other = registry.joins(), registry.joins(hostname="celery@other")
+    holder.runs()
+    writer = Writer(registry.store, other.fence)
+    asked = other.wants(redelivered=True)
+    writer.add(FIRST, asked)
+    if commits == 2:
+        writer.write(FIRST)
+    writer.add(FIRST, Finish(asked.seq + 1, asked.seq, asked.task_id, State.EXPIRED, "expired"))
+    writer.write(FIRST)
+    holder.is_lost()
+    assert writer.due(FIRST + PARKED_MS) is None
+    writer.write(FIRST + PARKED_MS)
+    assert registry.states("t") == [State.LOST]
+
+
 # -- a child's own word -------------------------------------------------------------
 
 

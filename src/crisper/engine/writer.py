@@ -72,6 +72,7 @@ class Writer:
     def _closing(self, record: Finish | ChildLost) -> Record:
         """The child's own word outweighs its death, and its release by a shutdown that did not hear
         of the end; a start that was not written yet is merged."""
+        self._parked.pop(record.claim_seq, None)  # Celery ended it unasked: expired, revoked
         word = self._words.pop(record.claim_seq, None)
         start = self._starts.get(record.claim_seq)
         if isinstance(record, ChildLost):
@@ -144,10 +145,11 @@ class Writer:
     def _answered(self, batch: Iterable[tuple[int, Record]], answers: list[Answer]) -> list[Answer]:
         """The answers worth sending: a parked one is news only once."""
         claims = {r.seq: (at, r) for at, r in batch if isinstance(r, Claim)}
+        ended = {r.claim_seq for _, r in [*batch, *self._pending] if isinstance(r, (Finish, ChildLost))}
         news = []
         for answer in answers:
             if answer.kind == "parked":
-                if answer.seq in self._parked:
+                if answer.seq in self._parked or answer.seq in ended:
                     continue
                 self._parked[answer.seq] = claims[answer.seq]
             elif self._parked.pop(answer.seq, None):
