@@ -64,6 +64,11 @@ class RecordedRequest(Request):
 
     # -- to the pool ----------------------------------------------------------
 
+    def revoked(self) -> bool:
+        """A delivery that a running attempt adopted is that one's to acknowledge: Celery would end
+        it here, expired or revoked, although its task runs."""
+        return False if self._crisper_dropped else bool(super().revoked())
+
     def execute_using_pool(self, pool: Any, **kwargs: Any) -> Any:
         held = self._crisper
         if self._crisper_dropped:
