@@ -32,6 +32,9 @@ PUT_BACK_SECONDS = 5.0
 #: Between learning of a fence and stopping the processes of what it fenced.
 STOP_SECONDS = 0.2
 
+#: What the registry has not granted us: a fence takes nothing of it away.
+_NOT_CLAIMED = (Stage.ASKED, Stage.PARKED, Stage.UNANSWERABLE)
+
 
 class Deliveries:
     """The parent's view of its attempts. See `crisper.celery.request` for who calls what."""
@@ -308,6 +311,8 @@ class Deliveries:
         if held.stage is Stage.DISPATCHED:  # relaxed: it runs already
             self.note("overlap", held.task_id, {"seq": held.seq})
             return
+        if held.stage is Stage.PARKED:
+            return  # another recorder was asked, or another incarnation asks
         if held.stage is not Stage.ASKED:
             self.link.send((wire.DROP, held.seq))
             self._forget(held)
@@ -471,6 +476,11 @@ class Deliveries:
         """Whether a thread of ours receives even while the worker is closing."""
         return self._dispatcher is not None
 
+    def settle_acknowledgements(self) -> None:
+        """The loop has ended, and nobody receives what the outcomes it took in still wait for."""
+        if not self._on_other_thread():
+            self.settle(self.link.awaited(), seconds=5.0)
+
     def settle(self, seq: int, seconds: float) -> bool:
         """Wait, bounded, until record `seq` is durable."""
         give_up = time.monotonic() + seconds
@@ -533,9 +543,12 @@ class Deliveries:
             " and it goes on under a new incarnation"
         )
         fenced = list(self._by_seq.values())
+        unclaimed = [held for held in fenced if held.stage in _NOT_CLAIMED]
         for held in fenced:
-            held.muted = True
             was = held.stage
+            if was in _NOT_CLAIMED:
+                continue
+            held.muted = True
             if was is Stage.DISPATCHED:
                 # A body that ended while the parent stood still is heard first, as a late finish.
                 self.worker.timer.call_after(STOP_SECONDS, self._stop_unless_ended, (held,))
@@ -550,6 +563,25 @@ class Deliveries:
         for known in (self._by_seq, self._by_message, self._asking, self._lost):
             known.clear()
         self.on_fenced()
+        for held in unclaimed:
+            self._claim_anew(held)
+
+    def _claim_anew(self, held: Held) -> None:
+        """No attempt of the fenced incarnation, so nobody would bring the message back: ours to ask for."""
+        if held.stage is Stage.UNANSWERABLE:
+            held.stage = Stage.ASKED
+        held.put_back_at, held.asked_at = None, time.monotonic()
+        held.is_copy = held.message_id in self._by_message
+        with self.link.in_order:
+            held.seq = self.link.number()
+            item = self._claim_item(held)
+            if held.has_slot and self._uses_slots():
+                item[DISPATCHED] = True
+            self._by_seq[held.seq] = self._asking[held.seq] = held
+            self._by_message.setdefault(held.message_id, held)
+            self.link.record(held.seq, item)
+        if held.stage is Stage.PARKED:
+            self._keep_asking(held)
 
     def _stop_unless_ended(self, held: Held) -> None:
         if held.stage is Stage.DISPATCHED:

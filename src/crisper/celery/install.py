@@ -328,6 +328,11 @@ class Recording:
 
         return stopped
 
+    def settle(self) -> None:
+        """The loop has ended, the hub and the connection are still there to acknowledge by."""
+        with self.deliveries.counted("acknowledging before the end"):
+            self.deliveries.settle_acknowledgements()
+
     def stop(self) -> None:
         """The consumer has closed: everything unacknowledged is back with the broker."""
         if self._stopping:
@@ -359,7 +364,10 @@ class RecordingStep(bootsteps.StartStopStep):
             worker.crisper.without_loop()
 
     def stop(self, worker: Any) -> None:
-        """Nothing yet: the pool is joined after us, and its outcomes are still to come."""
+        """No goodbye yet: the pool is joined after us, and its outcomes are still to come."""
+        worker.crisper.settle()
+
+    terminate = stop
 
     def register_with_event_loop(self, worker: Any, hub: Any) -> None:
         if self.enabled:

@@ -264,6 +264,11 @@ class Link:
             with guarded():
                 call()
 
+    def awaited(self) -> int:
+        """The last record that something waits for."""
+        with self._lock:
+            return self._waiting[-1][0] if self._waiting else 0
+
     def when_durable(self, seq: int, call: Callable[[], None], give_up: Callable[[], None]) -> None:
         """Call once record `seq` is durable: now, or from the loop that receives.
 
