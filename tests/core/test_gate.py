@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from crisper.core.gate import Latest, Owner, Ruling, comes_back, rule
+from crisper.core.gate import UNDECIDED_MS, Latest, Owner, Ruling, rule
 from crisper.core.states import (
     BRINGS_BACK,
     CLOSED,
@@ -52,7 +52,7 @@ def test_a_message_that_nobody_claimed_is_granted() -> None:
 
 @pytest.mark.parametrize("state", sorted(MAY_COME_AGAIN))
 def test_what_may_come_again_is_granted(state: State) -> None:
-    assert ruling(latest(state)) is Ruling.GRANT
+    assert ruling(latest(state, ran=False)) is Ruling.GRANT
 
 
 @pytest.mark.parametrize("state", sorted(CLOSED_FOR_GOOD))
@@ -103,26 +103,39 @@ def test_a_copy_is_parked_where_one_of_the_three_is_missing(of: Latest) -> None:
 # Lost.
 
 
+@pytest.mark.parametrize("on_lost", OnLost)
 @pytest.mark.parametrize("recovery", [None, RecoveryState.PENDING])
-def test_a_loss_that_comes_back_anyway_is_granted_before_it_is_decided(
-    recovery: RecoveryState | None,
+def test_a_body_that_may_have_ended_waits_for_the_verdict(
+    recovery: RecoveryState | None, on_lost: OnLost
 ) -> None:
-    assert ruling(latest(State.LOST, recovery=recovery)) is Ruling.GRANT
+    of = latest(State.LOST, recovery=recovery, on_lost=on_lost, undecided_ms=UNDECIDED_MS - 1)
+    assert ruling(of) is Ruling.PARK
+
+
+def test_a_loss_that_nobody_decides_is_not_waited_for_for_ever() -> None:
+    assert ruling(undecided()) is Ruling.GRANT
 
 
 @pytest.mark.parametrize("on_lost", [OnLost.FAIL, OnLost.HOLD])
 def test_a_loss_that_policy_may_end_is_parked_until_it_is_decided(on_lost: OnLost) -> None:
-    assert ruling(latest(State.LOST, recovery=RecoveryState.PENDING, on_lost=on_lost)) is Ruling.PARK
+    assert ruling(undecided(on_lost=on_lost)) is Ruling.PARK
 
 
-def test_a_loss_within_its_budget_is_granted_and_the_next_is_parked() -> None:
-    assert ruling(latest(State.LOST, recovery=RecoveryState.PENDING, losses=3)) is Ruling.GRANT
-    assert ruling(latest(State.LOST, recovery=RecoveryState.PENDING, losses=4)) is Ruling.PARK
+def test_an_undecided_loss_within_its_budget_is_granted_and_the_next_is_parked() -> None:
+    assert ruling(undecided(losses=3)) is Ruling.GRANT
+    assert ruling(undecided(losses=4)) is Ruling.PARK
 
 
-def test_what_never_ran_comes_back_whatever_policy_says() -> None:
-    for on_lost in OnLost:
-        assert comes_back(ran=False, losses=99, loss_budget=0, on_lost=on_lost)
+def undecided(**about: Any) -> Latest:
+    return latest(State.LOST, recovery=RecoveryState.PENDING, undecided_ms=UNDECIDED_MS, **about)
+
+
+@pytest.mark.parametrize("on_lost", OnLost)
+@pytest.mark.parametrize("recovery", [None, RecoveryState.PENDING])
+def test_what_never_ran_comes_back_at_once_whatever_policy_says(
+    recovery: RecoveryState | None, on_lost: OnLost
+) -> None:
+    assert ruling(latest(State.LOST, recovery=recovery, on_lost=on_lost, ran=False)) is Ruling.GRANT
 
 
 @pytest.mark.parametrize("verdict", sorted(BRINGS_BACK))

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 import pytest
 
 from crisper.core.model import Answer, ChildLost, Claim, Fence, Finish, Record
-from crisper.core.states import State
+from crisper.core.states import State, VerdictKind
 from crisper.engine.writer import BATCH, PARKED_MS, START_AFTER_MS, Writer
 from crisper.errors import Fenced, RegistryUnreachable
 from crisper.store.memory import MemoryStore
@@ -178,6 +178,7 @@ def test_a_parked_claim_is_granted_once_its_holder_is_lost(registry: Registry) -
     writer.add(FIRST, asked)
     writer.write(FIRST)
     holder.is_lost()
+    registry.decided("t", VerdictKind.AWAIT_REDELIVERY)
     assert kinds(writer.write(FIRST + PARKED_MS).answers) == [(asked.seq, "granted")]
     assert registry.states("t") == [State.LOST, State.CLAIMED]
 

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Collection
 from typing import Any
 
+from crisper.core.gate import UNDECIDED_MS
 from crisper.core.model import (
     Answer,
     Attempt,
@@ -60,6 +61,10 @@ class Registry:
 
     def body(self, task_id: str, number: int) -> bytes | None:
         raise NotImplementedError
+
+    def nobody_decides(self) -> None:
+        """No courier takes up the losses, for as long as the gate waits for one."""
+        self.later(UNDECIDED_MS)
 
     def later(self, ms: int) -> None:
         """Move the registry's clock on, as far as recoveries are concerned."""
@@ -169,7 +174,9 @@ class SqlRegistry(Registry):
 
     def later(self, ms: int) -> None:
         with self.store.db.write():
-            self.store.db.run("UPDATE crisper_recovery SET due_at = due_at - ?", ms)
+            self.store.db.run(
+                "UPDATE crisper_recovery SET due_at = due_at - ?, created_at = created_at - ?", ms, ms
+            )
 
 
 def incarnation(id: str | None = None, **about: Any) -> Incarnation:

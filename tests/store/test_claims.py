@@ -61,6 +61,7 @@ def test_a_lost_attempts_message_is_granted_and_ends_its_recovery(registry: Regi
     me, other = registry.joins(), registry.joins()
     me.runs()
     me.is_lost()
+    registry.nobody_decides()
     assert other.asks(other.wants(redelivered=True))[1:] == ("granted", 2, "")
     recovery = registry.recovery("t")
     assert (recovery.state, recovery.verdict) == (RecoveryState.DONE, VerdictKind.REDELIVERED)
@@ -325,6 +326,7 @@ def test_a_courier_cannot_decide_what_the_gate_has_ended(registry: Registry) -> 
     other, me = registry.joins(), registry.joins()
     other.runs()
     other.is_lost()
+    registry.nobody_decides()
     [case] = registry.take()
     assert me.asks(me.wants(redelivered=True)).kind == "granted"
     assert registry.store.decide(case.recovery, VerdictKind.FAIL, "stale", {}, by="courier") is None
@@ -353,6 +355,7 @@ def test_a_lost_attempts_message_moves_to_its_successor(registry: Registry) -> N
     other, me = registry.joins(), registry.joins()
     other.runs()
     other.is_lost()
+    registry.nobody_decides()
     assert registry.body("t", 1) == KEPT.body
     me.claims(redelivered=True)
     assert (registry.body("t", 1), registry.body("t", 2)) == (None, KEPT.body)
@@ -362,6 +365,7 @@ def test_a_lost_attempts_message_stays_if_its_successors_is_not_kept(registry: R
     other, me = registry.joins(), registry.joins()
     other.runs()
     other.is_lost()
+    registry.nobody_decides()
     me.claims(redelivered=True, message=TOO_LARGE)
     assert (registry.body("t", 1), registry.body("t", 2)) == (KEPT.body, None)
 
@@ -411,3 +415,13 @@ def test_a_record_that_is_in_its_batch_twice_is_answered_twice_in_its_places(reg
     finish = me.finish(wanted)
     kinds = [a.kind for a in me.record(wanted, finish, wanted, finish)]
     assert kinds == ["granted", "closed", "granted", "closed"]
+
+
+def test_a_lost_body_is_not_run_again_before_its_result_was_asked_for(registry: Registry) -> None:
+    other, me = registry.joins(), registry.joins()
+    other.runs()
+    other.is_lost()
+    copy = me.wants(redelivered=True)
+    assert me.asks(copy).kind == "parked"
+    registry.decided("t", VerdictKind.SETTLED)
+    assert me.asks(copy)[1:] == ("refused", 1, "finished: settled")

@@ -91,6 +91,7 @@ def _lost_again(registry: Registry, *, ran: bool = True, task: str = "t") -> Act
     else:
         me.claims(task, redelivered=True)
     me.is_lost()
+    registry.nobody_decides()
     return me
 
 
@@ -121,6 +122,7 @@ def test_the_loss_that_exceeds_the_budget_is_not_brought_back_by_the_gate(regist
         assert (answer.kind, answer.number) == ("granted", number)
         me.record(start(wanted))
         me.is_lost()
+        registry.nobody_decides()
     next_one = registry.joins()
     assert next_one.asks(next_one.wants(redelivered=True)).kind == "parked"
     assert registry.recovery("t", 4).losses == 4

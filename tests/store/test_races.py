@@ -91,6 +91,7 @@ def test_one_lost_attempt_has_one_successor_however_many_copies_ask_at_once(regi
     lost = registry.joins()
     lost.runs()
     lost.is_lost()
+    registry.nobody_decides()
     actors = _actors(registry, 4)
     kinds = at_once(*(lambda me=me: me.asks(me.wants(redelivered=True)).kind for me in actors))
     assert Counter(kinds) == {"granted": 1, "parked": 3}

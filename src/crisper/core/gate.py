@@ -54,6 +54,11 @@ class Latest:
     loss_budget: int
     recovery: RecoveryState | None = None
     verdict: VerdictKind | None = None
+    undecided_ms: int = 0  # for so long its loss has been on record
+
+
+#: A loss that no courier has decided for so long is not waited for: its app may have no worker left.
+UNDECIDED_MS = 30_000
 
 
 class Decision(NamedTuple):
@@ -80,7 +85,7 @@ def rule(latest: Latest | None, *, redelivered: bool, identified: bool, newer: b
 
 
 def comes_back(*, ran: bool, losses: int, loss_budget: int, on_lost: OnLost) -> bool:
-    """Whether a lost attempt is to run again, whatever the broker says about its message."""
+    """Whether a lost attempt is to run again, by all that the registry knows of it."""
     if not ran:
         return True
     return losses <= loss_budget and on_lost is OnLost.RESEND
@@ -101,14 +106,7 @@ def _open(latest: Latest, newer: bool) -> Decision:
 
 def _lost(latest: Latest) -> Decision:
     if latest.recovery is None or latest.recovery is RecoveryState.PENDING:
-        if comes_back(
-            ran=latest.ran,
-            losses=latest.losses,
-            loss_budget=latest.loss_budget,
-            on_lost=latest.on_lost,
-        ):
-            return Decision(Ruling.GRANT)
-        return Decision(Ruling.PARK, "its loss is not decided yet")
+        return _undecided(latest)
     if latest.recovery in WAITS_FOR_A_PERSON:
         return _for_a_person(latest, latest.recovery.value)
     if latest.verdict in BRINGS_BACK:
@@ -118,6 +116,16 @@ def _lost(latest: Latest) -> Decision:
     if latest.recovery is RecoveryState.DONE:
         return Decision(Ruling.REFUSE, f"finished: {latest.verdict}")
     return Decision(Ruling.PARK, "its recovery is under way")
+
+
+def _undecided(latest: Latest) -> Decision:
+    """A body that began may have ended, and only a courier can ask for its result."""
+    again = comes_back(
+        ran=latest.ran, losses=latest.losses, loss_budget=latest.loss_budget, on_lost=latest.on_lost
+    )
+    if again and (not latest.ran or latest.undecided_ms >= UNDECIDED_MS):
+        return Decision(Ruling.GRANT)
+    return Decision(Ruling.PARK, "its loss is not decided yet")
 
 
 def _for_a_person(latest: Latest, reason: str) -> Decision:

@@ -167,6 +167,7 @@ class Batch:
             loss_budget=attempt.loss_budget,
             recovery=recovery.state if recovery else None,
             verdict=recovery.verdict if recovery else None,
+            undecided_ms=self.now - recovery.created_at if recovery else 0,
         )
 
     def _owner(self, incarnation: str) -> Owner:

@@ -268,6 +268,7 @@ class MemoryStore:
             loss_budget=attempt.loss_budget,
             recovery=recovery.state if recovery else None,
             verdict=recovery.verdict if recovery else None,
+            undecided_ms=self._clock() - recovery.created_at if recovery else 0,
         )
 
     def _carry_out(self, me: str, claim: Claim, decision: Decision, latest: Attempt | None) -> Answer:
