@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from crisper.core.gate import UNDECIDED_MS, Latest, Owner, Ruling, rule
+from crisper.core.gate import UNDECIDED_MS, Latest, Owner, Past, Ruling, is_left_over, rule
+from crisper.core.model import Entry
 from crisper.core.states import (
     BRINGS_BACK,
     CLOSED,
@@ -211,3 +212,50 @@ def test_an_open_attempt_is_never_joined_by_another() -> None:
 def test_open_closed_and_the_kinds_of_closed_are_all_there_is() -> None:
     assert set(State) == OPEN | CLOSED
     assert CLOSED == CLOSED_FOR_GOOD | MAY_COME_AGAIN
+
+
+# What the broker still keeps for somebody.
+
+ENTRY = Entry("t", "m", "tag-2")
+
+
+def past(state: State, **about: Any) -> Past:
+    return Past(
+        **{
+            "number": 1, "message_id": "m", "tag": "tag-1", "state": state, "recovery": None, "verdict": None,
+            **about,
+        }
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("state", sorted(CLOSED_FOR_GOOD))
+def test_a_delivery_of_what_is_over_is_left_over(state: State) -> None:
+    assert is_left_over(ENTRY, [past(state)])
+
+
+@pytest.mark.parametrize("state", sorted(MAY_COME_AGAIN - {State.LOST}))
+def test_what_was_to_be_given_back_is_left_over_only_under_its_own_tag(state: State) -> None:
+    assert is_left_over(ENTRY, [past(state, tag="tag-2")])
+    assert not is_left_over(ENTRY, [past(state)])
+
+
+@pytest.mark.parametrize("state", sorted(OPEN))
+def test_a_delivery_of_what_is_open_is_somebodys(state: State) -> None:
+    assert not is_left_over(ENTRY, [past(state, tag="tag-2")])
+    assert not is_left_over(ENTRY, [past(state), past(State.SUCCEEDED, number=2)])
+
+
+def test_a_delivery_that_is_not_on_record_may_be_somebodys() -> None:
+    assert not is_left_over(ENTRY, [])
+    assert not is_left_over(ENTRY, [past(State.SUCCEEDED, message_id="another message of the task")])
+
+
+def test_of_a_lost_attempt_only_what_the_gate_refuses_is_left_over() -> None:
+    """What comes back, and what waits for a person, is in a courier's hands."""
+    for recovery, verdict in itertools.product((None, *RecoveryState), (None, *VerdictKind)):
+        of = past(State.LOST, tag="tag-2", recovery=recovery, verdict=verdict)
+        if is_left_over(ENTRY, [of]):
+            decided = latest(State.LOST, recovery=recovery, verdict=verdict, kept=False)
+            assert ruling(decided) is Ruling.REFUSE
+    over = past(State.LOST, recovery=RecoveryState.DONE, verdict=VerdictKind.SETTLED)
+    assert is_left_over(ENTRY, [over])

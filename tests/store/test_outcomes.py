@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from crisper.core.model import Entry
 from crisper.core.states import CLOSED, MOVES, OPEN, RecoveryState, State
 from crisper.errors import Fenced
 from tests.store.acting import KEPT, Actor, Registry, start
@@ -308,3 +309,13 @@ def test_the_end_of_its_worker_loses_only_an_open_attempt(registry: Registry, be
     _brought(registry, me, "t", before)
     me.is_lost()
     assert registry.states("t") == [State.LOST if before in OPEN else before]
+
+
+def test_what_is_left_over_at_the_broker_is_told_by_what_is_on_record(registry: Registry) -> None:
+    me = registry.joins()
+    over, open_, odd = me.claims("over"), me.claims("open"), me.claims("odd \0 id")
+    me.finishes(over)
+    me.finishes(odd)
+    entries = [Entry(one.task_id, one.message_id, one.tag) for one in (over, open_, odd)]
+    unknown = Entry("nobody's", "m", "tag")
+    assert registry.store.left_over([*entries, unknown]) == [True, False, True, False]

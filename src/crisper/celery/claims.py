@@ -18,14 +18,17 @@ _LOOKS = "~"
 
 
 def message_id_of(request: Any) -> str:
+    """Of the message that the request was made from."""
+    return message_id(request.id, request.message.headers or {}, request.message.body or b"")
+
+
+def message_id(task_id: str, headers: dict[str, Any], body: str | bytes) -> str:
     """From our header; a message without it is known by task id, retries and body."""
-    headers = request.message.headers or {}
     given = headers.get(MESSAGE_ID_HEADER)
     if given and isinstance(given, str):
         return given
-    body = request.message.body or b""
     raw = body.encode("utf-8", "surrogatepass") if isinstance(body, str) else bytes(body)
-    return f"{_LOOKS}{request.id}/{headers.get('retries') or 0}/{zlib.crc32(raw):08x}"
+    return f"{_LOOKS}{task_id}/{headers.get('retries') or 0}/{zlib.crc32(raw):08x}"
 
 
 class Claims:

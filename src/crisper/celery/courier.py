@@ -228,14 +228,6 @@ class Courier:
             self._broker = broker_of(self._app)
         return self._broker
 
-    def take_back(self, tag: str, received_at: float) -> None:
-        """See `Broker.take_back`. Raises whatever the broker's client raises."""
-        try:
-            self.broker.take_back(tag, received_at)
-        except Exception:
-            self._drop_broker()
-            raise
-
     def _drop_broker(self) -> None:
         if self._broker is not None:
             self._broker.close()
@@ -283,32 +275,23 @@ class WorkerCourier:
         self.on_error: Callable[[str], None] = lambda doing: None
         self._desk = desk
         self._courier = Courier(app, settings, desk, name=name)
-        self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue()
+        self._arrived: queue.Queue[list[dict[str, Any]] | None] = queue.Queue()
         self._thread: threading.Thread | None = None
-        self._stopped = threading.Event()
 
     def receive(self, cases: list[dict[str, Any]]) -> None:
         """Cases arrived. On the loop's thread, which this does not hold up."""
-        self._give(lambda: self._carry(cases))
-
-    def take_back(self, left: dict[str, float]) -> None:
-        """Deliveries, by tag and time, were left behind on a lost connection. On the loop's thread."""
-        self._give(lambda: self._take_back(left))
-
-    def stop(self) -> None:
-        """What is not done is taken by another courier: we are not alive any more."""
-        self._stopped.set()
-        self._jobs.put(None)
-
-    def _give(self, job: Callable[[], None]) -> None:
-        self._jobs.put(job)
+        self._arrived.put(cases)
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="crisper-courier", daemon=True)
             self._thread.start()
 
+    def stop(self) -> None:
+        """What is not done is taken by another courier: we are not alive any more."""
+        self._arrived.put(None)
+
     def _run(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            job()
+        while (cases := self._arrived.get()) is not None:
+            self._carry(cases)
         self._courier.close()
 
     def _carry(self, cases: list[dict[str, Any]]) -> None:
@@ -318,21 +301,7 @@ class WorkerCourier:
             logger.warning("crisper: recoveries are delayed: %s", exc)
         except Exception:
             self.on_error("carrying out recoveries")
-        self._guarded(lambda: self._desk.ask("ready"))
-
-    def _take_back(self, left: dict[str, float]) -> None:
-        """Until the broker has answered for each: nobody else knows of them."""
-        while left and not self._stopped.is_set():
-            tag, received_at = next(iter(left.items()))
-            try:
-                self._courier.take_back(tag, received_at)
-                del left[tag]
-            except Exception as exc:
-                logger.warning("crisper: %d deliveries cannot be handed back yet: %s", len(left), exc)
-                self._stopped.wait(1.0)
-
-    def _guarded(self, step: Callable[[], Any]) -> None:
         try:
-            step()
+            self._desk.ask("ready")
         except Exception as exc:
             logger.warning("crisper: courier: %s", exc)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from crisper.celery.link import Link
-from crisper.core.model import Recovery
+from crisper.core.model import Entry, Recovery
 from crisper.core.verdict import Judgement
 from crisper.errors import RegistryUnreachable
 from crisper.recorder import wire
@@ -27,6 +27,9 @@ class Desk(Protocol):
 
     def complete(self, recoveries: Sequence[Recovery], *, by: str) -> None:
         """These were carried out."""
+
+    def left_over(self, entries: Sequence[Entry]) -> list[bool]:
+        """See `Store.left_over`."""
 
     def give_up_case(self, recovery: Recovery, *, by: str, why: str, due_in_ms: int) -> bool:
         """This one could not be: it is taken again, not before `due_in_ms`."""
@@ -74,6 +77,9 @@ class WireDesk:
         if recoveries:
             self.ask("complete", recoveries=[recovery_to_wire(one) for one in recoveries], by=by)
 
+    def left_over(self, entries: Sequence[Entry]) -> list[bool]:
+        return list(self.ask("left_over", entries=[tuple(entry) for entry in entries]))
+
     def give_up_case(self, recovery: Recovery, *, by: str, why: str, due_in_ms: int) -> bool:
         plain = recovery_to_wire(recovery)
         return bool(self.ask("give_up", recovery=plain, by=by, why=why, due_in_ms=due_in_ms))
@@ -90,6 +96,9 @@ class StoreDesk:
 
     def complete(self, recoveries: Sequence[Recovery], *, by: str) -> None:
         self._store.complete_all(recoveries, by=by)
+
+    def left_over(self, entries: Sequence[Entry]) -> list[bool]:
+        return self._store.left_over(entries)
 
     def give_up_case(self, recovery: Recovery, *, by: str, why: str, due_in_ms: int) -> bool:
         return self._store.give_up_case(recovery, by=by, why=why, due_in_ms=due_in_ms)

@@ -16,6 +16,7 @@ from typing import Any
 
 from celery import Celery, bootsteps, signals
 from celery.utils.log import get_logger
+from kombu.transport.virtual import Channel as VirtualChannel
 
 from crisper.celery import MESSAGE_ID_HEADER
 from crisper.errors import SettingsError
@@ -134,6 +135,7 @@ class Recording:
         from crisper.celery.desk import WireDesk
         from crisper.celery.link import Link
         from crisper.celery.node import new_incarnation
+        from crisper.celery.upkeep import Upkeep
 
         self._request, self._new_incarnation = request, new_incarnation
         self.worker, self.settings = worker, settings
@@ -147,7 +149,9 @@ class Recording:
         self.courier.on_error = self.deliveries.count_error
         self.deliveries.on_cases = self.courier.receive
         self.deliveries.on_told = desk.told
-        self.deliveries.on_left_behind = self.courier.take_back
+        self.upkeep = Upkeep(worker.app, settings, desk)
+        self.upkeep.on_error = self.deliveries.count_error
+        self.deliveries.on_left_behind = self.upkeep.take_back
         self.deliveries.on_fatal = self._fatal
         self.deliveries.on_fenced = self._reborn
         self.link.on_new_wire = self._wake_loop
@@ -253,6 +257,15 @@ class Recording:
     def _on_timer(self) -> None:
         with self.deliveries.counted("the timer"):
             self.deliveries.on_timer()
+            self.upkeep.hold(self._unacknowledged())
+
+    def _unacknowledged(self) -> list[str]:
+        """By kombu's own books, ETA tasks and what Celery itself will never run included."""
+        channel = getattr(getattr(self.worker.consumer, "task_consumer", None), "channel", None)
+        if not isinstance(channel, VirtualChannel):
+            return []
+        qos = channel.qos  # what is dirty is acknowledged, and forgotten with the next delivery
+        return [tag for tag in tuple(qos._delivered) if tag not in qos._dirty]
 
     def _readable(self) -> None:
         self.deliveries.receive()
@@ -313,8 +326,9 @@ class Recording:
                 os.kill(process.pid, 9)
             self.deliveries.abandon(held, "its connection was lost before it began")
 
-    def new_connection(self) -> None:
+    def new_connection(self, connection: Any) -> None:
         with self.deliveries.counted("taking a new connection"):
+            self.upkeep.start(connection)
             self.deliveries.new_connection()
 
     # -- the end --------------------------------------------------------------
@@ -340,6 +354,7 @@ class Recording:
         self._stopping = True
         with self.deliveries.counted("saying goodbye"):
             self.courier.stop()
+            self.upkeep.stop()
             self.deliveries.goodbye()
         self.link.close()
         self.child.disconnect()
@@ -387,4 +402,4 @@ class ConnectionStep(bootsteps.StartStopStep):
 
     def start(self, consumer: Any) -> None:
         if self.recording is not None:
-            self.recording.new_connection()
+            self.recording.new_connection(consumer.connection)

@@ -7,10 +7,12 @@ put back.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
+from crisper.core.model import Entry
 from crisper.core.states import (
     BRINGS_BACK,
     CLOSED_FOR_GOOD,
@@ -82,6 +84,37 @@ def rule(latest: Latest | None, *, redelivered: bool, identified: bool, newer: b
     if latest.state in CLOSED_FOR_GOOD:
         return _finished(latest, redelivered or identified)
     return Decision(Ruling.GRANT)
+
+
+class Past(NamedTuple):
+    """What is on record of one attempt, as `is_left_over` needs it."""
+
+    number: int
+    message_id: str
+    tag: str
+    state: State
+    recovery: RecoveryState | None
+    verdict: VerdictKind | None
+
+
+def is_left_over(entry: Entry, attempts: Iterable[Past]) -> bool:
+    """Whether a delivery that the broker keeps is nobody's any more, and may be handed back for the gate
+    to answer: its task is over, or its own attempt ended without the message having been given back.
+
+    What is open, and what a courier has in hand, is theirs; what is not on record may be
+    in the hands of a worker that keeps none.
+    """
+    known = [past for past in attempts if past.message_id == entry.message_id]
+    if not known or any(past.state in OPEN for past in known):
+        return False
+    latest = max(known)
+    if latest.state is State.LOST:
+        return latest.recovery is RecoveryState.DONE and latest.verdict in _OVER
+    return latest.state in CLOSED_FOR_GOOD or latest.tag == entry.tag
+
+
+#: Verdicts after which the gate refuses every delivery, whatever is kept.
+_OVER = frozenset({VerdictKind.SETTLED, VerdictKind.EXPIRED, VerdictKind.REVOKED})
 
 
 def comes_back(*, ran: bool, losses: int, loss_budget: int, on_lost: OnLost) -> bool:

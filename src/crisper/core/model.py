@@ -46,6 +46,14 @@ class Message(NamedTuple):
     why_not: str | None = None
 
 
+class Entry(NamedTuple):
+    """A delivery that the broker still keeps for whoever got it."""
+
+    task_id: str
+    message_id: str
+    tag: str
+
+
 class Claim(NamedTuple):
     """A delivery asks to run. `(incarnation, seq)` is the attempt's handle until it closes."""
 

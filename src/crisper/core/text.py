@@ -11,7 +11,7 @@ import hashlib
 import json
 from typing import Any
 
-from crisper.core.model import ChildLost, Claim, Finish, Message, Note, Record, Start
+from crisper.core.model import ChildLost, Claim, Entry, Finish, Message, Note, Record, Start
 
 #: A longer id is cut, and told apart by its digest.
 KEY_BYTES = 1000
@@ -38,6 +38,11 @@ def key(text: str) -> str:
 def as_json(data: dict[str, Any]) -> str:
     """Facts that people read, in plain ASCII: what JSON cannot say is told by its `repr`, never refused."""
     return json.dumps(data, default=repr)
+
+
+def storable_entry(entry: Entry) -> Entry:
+    """The entry as what is on record of its delivery names it."""
+    return Entry(key(entry.task_id), key(entry.message_id), storable(entry.tag))
 
 
 def storable_record(record: Record) -> Record:

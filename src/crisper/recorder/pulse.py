@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from crisper.core.model import Fence
+from crisper.core.model import Entry, Fence
 from crisper.core.model import Pulse as Beating
 from crisper.engine.heartbeat import Beat, Heartbeat
 from crisper.engine.sweeper import Sweeper
@@ -158,6 +158,8 @@ class PulseThread(threading.Thread):
             self._in_hand = 0
             self._hand_over()
             return None
+        if verb == "left_over":
+            return self._store.left_over([Entry(*plain) for plain in arguments["entries"]])
         by = arguments["by"]
         if verb == "decide":
             judgements = [judgement_from_wire(plain) for plain in arguments["judgements"]]

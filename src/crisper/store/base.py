@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 from crisper.core.model import (
     Answer,
     Case,
+    Entry,
     Fence,
     Incarnation,
     Pulse,
@@ -96,6 +97,9 @@ class Store(Protocol):
         Raises `Fenced`, having changed nothing; but finishes of an incarnation that
         is over are kept as events.
         """
+
+    def left_over(self, entries: Sequence[Entry]) -> list[bool]:
+        """For each delivery that the broker keeps: `core.gate.is_left_over`, by what is on record."""
 
     # -- losses and recoveries ------------------------------------------------
 

@@ -14,13 +14,14 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from crisper.core.gate import Decision, Latest, Owner, Ruling, rule
+from crisper.core.gate import Decision, Latest, Owner, Past, Ruling, is_left_over, rule
 from crisper.core.model import (
     Answer,
     Attempt,
     Case,
     ChildLost,
     Claim,
+    Entry,
     Fence,
     Finish,
     Incarnation,
@@ -43,7 +44,7 @@ from crisper.core.states import (
     may_decide,
     recoverable,
 )
-from crisper.core.text import as_json, key, storable, storable_record
+from crisper.core.text import as_json, key, storable, storable_entry, storable_record
 from crisper.core.verdict import Judgement, superseded_or_finished
 from crisper.errors import Fenced
 from crisper.store.base import Closed, Term
@@ -393,6 +394,16 @@ class MemoryStore:
         )  # fmt: skip
 
     # -- losses and recoveries ------------------------------------------------
+
+    def left_over(self, entries: Sequence[Entry]) -> list[bool]:
+        with self._lock:
+            return [is_left_over(one, self._past(one.task_id)) for one in map(storable_entry, entries)]
+
+    def _past(self, task_id: str) -> Iterator[Past]:
+        for a in self._attempts.get(task_id, ()):
+            r = self._recoveries.get((a.task_id, a.number))
+            decided = (r.state, r.verdict) if r else (None, None)
+            yield Past(a.number, a.message_id, a.tag, a.state, *decided)
 
     def close_lost(self, id: str, *, by: str, limit: int = 500) -> Closed:
         with self._lock:

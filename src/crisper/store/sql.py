@@ -8,14 +8,16 @@ built by a library, because the recorder that runs them must stay small.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from crisper.core.gate import Past, is_left_over
 from crisper.core.model import (
     Answer,
     Attempt,
     Case,
     ChildLost,
+    Entry,
     Fence,
     Finish,
     Incarnation,
@@ -30,12 +32,13 @@ from crisper.core.states import (
     VERDICT_MOVES,
     WAITS_FOR_A_PERSON,
     RecoveryState,
+    State,
     VerdictKind,
     WorkerState,
     may_decide,
     recoverable,
 )
-from crisper.core.text import as_json, key, storable, storable_record
+from crisper.core.text import as_json, key, storable, storable_entry, storable_record
 from crisper.core.verdict import Judgement, Verdict, superseded_or_finished
 from crisper.errors import Fenced, RegistryUnreachable
 from crisper.store.base import Closed, Term
@@ -223,6 +226,24 @@ class SqlStore:
                     batch.apply(segment)
                 return batch.answers_to(records)
         raise Fenced(f"incarnation {fence.incarnation} or its recorder's generation is over")
+
+    def left_over(self, entries: Sequence[Entry]) -> list[bool]:
+        with self.db.write():
+            return [is_left_over(one, self._past(one.task_id)) for one in map(storable_entry, entries)]
+
+    def _past(self, task_id: str) -> Iterator[Past]:
+        rows = self.db.rows(
+            "SELECT a.number, a.message_id, a.tag, a.state, r.state, r.verdict FROM crisper_attempt a"
+            " LEFT JOIN crisper_recovery r ON r.task_id = a.task_id AND r.number = a.number"
+            " WHERE a.task_id = ?",
+            task_id,
+        )
+        for number, message_id, tag, state, recovery, verdict in rows:
+            yield Past(
+                number, message_id, tag, State(state),
+                RecoveryState(recovery) if recovery else None,
+                VerdictKind(verdict) if verdict else None,
+            )  # fmt: skip
 
     def _hold(self, fence: Fence) -> int | None:
         """Keep the incarnation as it is until commit; the registry's time, or None if fenced."""

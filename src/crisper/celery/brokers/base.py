@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from celery import Celery
 
 from crisper.core.message import Kept
-from crisper.core.model import Attempt, Recovery
+from crisper.core.model import Attempt, Entry, Recovery
 from crisper.core.verdict import InBroker
 
 
@@ -29,9 +30,20 @@ class Broker:
         return False
 
     def take_back(self, tag: str, received_at: float) -> bool:
-        """Hand back what this worker received under `tag` on a connection that it lost, if the broker
-        still keeps it for that delivery (`received_at` by this host's clock)."""
+        """Hand back what was received under `tag`, if the broker still keeps it for that delivery
+        (`received_at` by the receiver's clock)."""
         return False
+
+    #: Seconds after which the broker gives a held message to somebody else, unless it is kept.
+    forgets_after = float("inf")
+
+    def keep(self, tags: Collection[str]) -> None:
+        """These are held: the broker is not to give them to anybody else yet."""
+
+    def unkept(self, seconds: float, *, every: float) -> list[tuple[Entry, float]]:
+        """Deliveries that nobody kept for so long, each with the time of its last keeping; some of
+        them, in turn, if there are many. None if any worker has looked within `every` seconds."""
+        return []
 
     def resend(self, message: Kept, attempt: Attempt) -> None:
         """Publish the kept message again: same id, headers, properties and body, byte for byte."""

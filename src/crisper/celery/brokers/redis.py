@@ -8,19 +8,25 @@ the entry of the next holder.
 
 from __future__ import annotations
 
+import time
 import uuid
+from collections.abc import Collection
 from typing import Any
 
+import redis
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps, loads
 
 from crisper.celery import MESSAGE_ID_HEADER
 from crisper.celery.brokers.base import Broker
-from crisper.core.model import Attempt, Recovery
+from crisper.celery.claims import message_id
+from crisper.core.model import Attempt, Entry, Recovery
 from crisper.core.verdict import InBroker
 
 #: Kombu scores an entry when it hands the message to us, a moment before or after we look at the clock.
 SCORE_SECONDS = 0.5
+#: Entries looked at in one turn; the next turn goes on behind them.
+LOOK_AT = 1000
 
 #: KEYS: unacked, unacked_index, queue. ARGV: tag, entry as read, score as read, new payload.
 #: RPUSH: the consumer pops from the right, so what was interrupted runs next.
@@ -33,17 +39,25 @@ redis.call('ZREM', KEYS[2], ARGV[1])
 redis.call('RPUSH', KEYS[3], ARGV[4])
 return 1
 """
+#: The score as Redis itself writes it, so that it compares equal.
+_SCORE = "return redis.call('ZSCORE', KEYS[1], ARGV[1]) or ''"
 
 
 class RedisBroker(Broker):
-    """Over kombu's own channel, so key prefixes, priorities and bindings are as it has them."""
+    """By kombu's own channel, so priorities and bindings are as it has them. Commands go through a client
+    without its key prefix, which kombu's own applies to some commands only: `_name` adds it."""
 
     tells = True
 
     def __init__(self, app: Any, connection: Any) -> None:
         super().__init__(app, connection)
         self.channel = connection.default_channel
-        self.client = self.channel.client
+        self.client = redis.Redis(connection_pool=self.channel.client.connection_pool)
+        self.forgets_after = float(self.channel.visibility_timeout)
+        self._unacked = self._name(self.channel.unacked_key)
+        self._index = self._name(self.channel.unacked_index_key)
+        self._looked_at: dict[bytes, Entry | None] = {}
+        self._look_from = 0
 
     def find(self, attempt: Attempt, recovery: Recovery) -> InBroker:
         if self._entry(attempt.tag):
@@ -58,9 +72,42 @@ class RedisBroker(Broker):
         score = self._score(tag)
         return bool(score) and float(score) <= received_at + SCORE_SECONDS and self._move(tag)
 
-    def _entry(self, tag: str) -> bytes | None:
-        entry: bytes | None = self.client.hget(self.channel.unacked_key, tag)
-        return entry
+    def keep(self, tags: Collection[str]) -> None:
+        if tags:  # XX: what was acknowledged meanwhile does not come back
+            now = time.time()
+            self.client.zadd(self._index, dict.fromkeys(tags, now), xx=True)
+
+    def unkept(self, seconds: float, *, every: float) -> list[tuple[Entry, float]]:
+        if not self.client.set(f"{self._index}.crisper", "", nx=True, px=max(1, int(every * 900))):
+            return []
+        listed: Any = self.client.zrangebyscore(
+            self._index, "-inf", time.time() - seconds, start=self._look_from, num=LOOK_AT, withscores=True
+        )
+        self._look_from = self._look_from + LOOK_AT if len(listed) == LOOK_AT else 0
+        known = self._looked_at
+        self._looked_at = {tag: known[tag] if tag in known else self._read(tag) for tag, _ in listed}
+        entries = ((self._looked_at[tag], score) for tag, score in listed)
+        return [(entry, float(score)) for entry, score in entries if entry is not None]
+
+    def _read(self, tag: bytes) -> Entry | None:
+        """Whose delivery it is; None if it is gone, or no message of a task."""
+        raw = self.client.hget(self._unacked, tag)
+        try:
+            payload = loads(bytes_to_str(raw))[0]
+            headers = payload["headers"]
+            body = self.channel.decode_body(
+                payload.get("body") or "", payload["properties"].get("body_encoding")
+            )
+            return Entry(headers["id"], message_id(headers["id"], headers, body), tag.decode())
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+            return None
+
+    def _name(self, key: str) -> str:
+        """The key as the server has it."""
+        return f"{getattr(self.channel, 'global_keyprefix', None) or ''}{key}"
+
+    def _entry(self, tag: str) -> Any:
+        return self.client.hget(self._unacked, tag)
 
     def _move(self, tag: str) -> bool:
         entry = self._entry(tag)
@@ -71,30 +118,24 @@ class RedisBroker(Broker):
         payload["properties"]["delivery_tag"] = str(uuid.uuid4())
         payload.setdefault("headers", {})["redelivered"] = True
         payload["properties"].setdefault("delivery_info", {})["redelivered"] = True
-        keys = [
-            self.channel.unacked_key,
-            self.channel.unacked_index_key,
-            self._key(payload, exchange, routing_key),
-        ]
-        moved = self.client.eval(_HAND_BACK, 3, *keys, tag, entry, score, dumps(payload))
-        return bool(moved)
+        keys = self._unacked, self._index, self._queue_of(payload, exchange, routing_key)
+        return bool(self.client.eval(_HAND_BACK, 3, *keys, tag, entry, score, dumps(payload)))
 
     def _score(self, tag: str) -> str:
-        """The score as Redis itself writes it, so that it compares equal."""
-        script = "return redis.call('ZSCORE', KEYS[1], ARGV[1]) or ''"
-        return str(bytes_to_str(self.client.eval(script, 1, self.channel.unacked_index_key, tag)))
+        return str(bytes_to_str(self.client.eval(_SCORE, 1, self._index, tag)))
 
-    def _key(self, payload: dict[str, Any], exchange: str, routing_key: str) -> str:
+    def _queue_of(self, payload: dict[str, Any], exchange: str, routing_key: str) -> str:
         queue = next(iter(self.channel._lookup(exchange, routing_key)), routing_key)
         priority = self.channel._get_message_priority(payload, reverse=False)
-        return str(self.channel._q_for_pri(queue, priority))
+        return self._name(self.channel._q_for_pri(queue, priority))
 
     def _queued(self, attempt: Attempt) -> bool:
         """Whether the message waits in its queue (bounded: the 1,000 that are next and last)."""
         for step in self.channel.priority_steps:
-            key = self.channel._q_for_pri(attempt.queue, step)
+            key = self._name(self.channel._q_for_pri(attempt.queue, step))
             for first, last in ((0, 499), (-500, -1)):
-                if any(self._is(attempt, raw) for raw in self.client.lrange(key, first, last)):
+                waiting: Any = self.client.lrange(key, first, last)
+                if any(self._is(attempt, raw) for raw in waiting):
                     return True
         return False
 
