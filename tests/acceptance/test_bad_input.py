@@ -129,7 +129,7 @@ def set_revision(url: str, revision: str) -> None:
     ("revision", "sentence"),
     [
         (None, "holds no Crisper registry yet. Create it once, with:"),
-        ("0000", "has schema 0000, this Crisper needs 0001. Upgrade it, with:"),
+        ("0000", "has schema 0000, this Crisper needs 0002. Upgrade it, with:"),
         ("9999", "Install a newer Crisper here"),
     ],
 )

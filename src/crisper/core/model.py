@@ -54,6 +54,32 @@ class Entry(NamedTuple):
     tag: str
 
 
+class Published(NamedTuple):
+    """A message that left its publisher, until a claim of it is on record."""
+
+    message_id: str
+    task_id: str
+    scope: str
+    name: str
+    queue: str
+    retries: int
+    loss_budget: int
+    message: Message
+    args_preview: str
+    kwargs_preview: str
+    age_ms: int = 0  # since it was published
+    missing: int = 0  # looks in a row that found it nowhere in the broker
+    vanished: int = 0  # times it was declared vanished, and sent again
+
+
+class Look(NamedTuple):
+    """What came of looking for a message that nobody has claimed."""
+
+    message_id: str
+    missing: int
+    due_in_ms: int  # until the next look
+
+
 class Claim(NamedTuple):
     """A delivery asks to run. `(incarnation, seq)` is the attempt's handle until it closes."""
 
@@ -182,7 +208,7 @@ class Recovery:
     scope: str
     state: RecoveryState
     version: int  # every change counts it up, and repeats the one it saw
-    cause: str  # worker, child, shutdown
+    cause: str  # worker, child, shutdown, vanished, vanished again
     losses: int  # running attempts of the task lost so far, since a person last recovered it
     verdict: VerdictKind | None
     reason: str | None

@@ -30,7 +30,7 @@ class InBroker(StrEnum):
 class Facts:
     """All that the rules ask for."""
 
-    cause: str  # worker, child, shutdown
+    cause: str  # worker, child, shutdown, vanished, vanished again
     ran: bool  # seen running, or durably dispatched
     started: bool  # seen running
     acks_late: bool
@@ -116,6 +116,11 @@ def _too_often(facts: Facts) -> _Ruling | None:
 
 
 def _bring_back(facts: Facts) -> _Ruling:
+    if facts.cause == "vanished again":
+        return VerdictKind.HOLD, (
+            "it was sent again and vanished again: something takes its messages away"
+            " (an unroutable or expiring queue, a consumer that keeps no record)"
+        )
     if facts.ran and facts.on_lost is OnLost.HOLD:
         return VerdictKind.HOLD, "policy: hold a lost task for a person"
     if facts.ran and facts.acks_late and facts.on_lost is OnLost.FAIL:
@@ -155,6 +160,8 @@ def _early_and_gone(facts: Facts) -> _Ruling:
 
 
 def _why_resend(facts: Facts) -> str:
+    if facts.cause == "vanished":
+        return "it was published, never claimed, and is nowhere in the broker"
     if facts.copy_refused:
         return "its only other delivery was refused as a copy"
     if facts.overdue:

@@ -19,6 +19,8 @@ from crisper.core.model import (
     Entry,
     Fence,
     Incarnation,
+    Look,
+    Published,
     Pulse,
     Record,
     Recovery,
@@ -145,6 +147,29 @@ class Store(Protocol):
         What was decided is pending again, to be judged on fresh facts; what a person
         decided, and what is awaited, stays as it is.
         """
+
+    # -- publishing on record -------------------------------------------------
+
+    def publish(self, messages: Sequence[Published], *, due_in_ms: int) -> None:
+        """These left, and are looked for after `due_in_ms` unless they are claimed. Repeating it
+        changes nothing."""
+
+    def retract(self, message_id: str) -> None:
+        """This one did not leave after all."""
+
+    def take_unclaimed(self, scope: str, *, limit: int) -> list[Published]:
+        """Messages that are due and were never claimed, to be looked for in the broker by the caller
+        alone, for a minute. What has been claimed meanwhile is forgotten."""
+
+    def look_again(self, looks: Sequence[Look]) -> None:
+        """These were looked for."""
+
+    def declare_vanished(
+        self, message_ids: Sequence[str], *, by: str, evidence: dict[str, Any], due_in_ms: int
+    ) -> list[str]:
+        """Those that are still not claimed become lost attempts that never ran, each with a pending
+        recovery of cause `vanished`, to be looked for once more after `due_in_ms`; the second time
+        the cause is `vanished again`, and that is the end of it. Returns their task ids."""
 
     # -- leadership -----------------------------------------------------------
 

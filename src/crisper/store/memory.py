@@ -25,8 +25,10 @@ from crisper.core.model import (
     Fence,
     Finish,
     Incarnation,
+    Look,
     Message,
     Note,
+    Published,
     Pulse,
     Record,
     Recovery,
@@ -37,6 +39,7 @@ from crisper.core.states import (
     UNDER_WAY,
     VERDICT_MOVES,
     WAITS_FOR_A_PERSON,
+    OnLost,
     RecoveryState,
     State,
     VerdictKind,
@@ -49,8 +52,8 @@ from crisper.core.verdict import Judgement, superseded_or_finished
 from crisper.errors import Fenced
 from crisper.store.base import Closed, Term
 
-#: As on a server: how long a courier has a case to itself.
-CASE_MS = 60_000
+#: As on a server: how long a courier has a case, or a message to look for, to itself.
+CASE_MS = LOOK_MS = 60_000
 
 
 class Event(NamedTuple):
@@ -80,6 +83,7 @@ class MemoryStore:
         self._recoveries: dict[tuple[str, int], Recovery] = {}
         self._held: dict[str, dict[int, tuple[str, int]]] = defaultdict(dict)  # open, by handle
         self._terms: dict[str, Term] = {}
+        self._published: dict[str, tuple[Published, int]] = {}  # until claimed, with when it is due
         self._events: list[Event] = []
         self._once: set[tuple[str, int]] = set()
 
@@ -571,6 +575,84 @@ class MemoryStore:
                 return None
             self._terms[name] = Term(holder, seen.counter + 1 if seen else 1)
             return self._terms[name]
+
+    # -- publishing on record -------------------------------------------------
+
+    def publish(self, messages: Sequence[Published], *, due_in_ms: int) -> None:
+        with self._lock:
+            for one in messages:
+                at = self._clock() - one.age_ms
+                stored = one._replace(
+                    message_id=key(one.message_id), task_id=key(one.task_id), name=storable(one.name),
+                    queue=storable(one.queue), age_ms=at, missing=0, vanished=0,
+                )  # fmt: skip
+                self._published.setdefault(stored.message_id, (stored, at + due_in_ms))
+
+    def retract(self, message_id: str) -> None:
+        with self._lock:
+            self._published.pop(key(message_id), None)
+
+    def take_unclaimed(self, scope: str, *, limit: int) -> list[Published]:
+        with self._lock:
+            now = self._clock()
+            due = sorted((at, id) for id, (one, at) in self._published.items() if one.scope == scope)
+            taken: list[Published] = []
+            for at, id in due:
+                one, _ = self._published[id]
+                if at > now or len(taken) == limit:
+                    break
+                if self._is_claimed(one):
+                    del self._published[id]
+                    continue
+                self._published[id] = one, now + LOOK_MS
+                taken.append(one._replace(age_ms=max(0, now - one.age_ms)))
+            return taken
+
+    def _is_claimed(self, one: Published) -> bool:
+        """A vanished message's own lost attempts have no incarnation."""
+        known = self._attempts.get(one.task_id, ())
+        return any(a.message_id == one.message_id and a.incarnation for a in known)
+
+    def look_again(self, looks: Sequence[Look]) -> None:
+        with self._lock:
+            for look in looks:
+                if key(look.message_id) in self._published:
+                    one, _ = self._published[key(look.message_id)]
+                    due = self._clock() + look.due_in_ms
+                    self._published[one.message_id] = one._replace(missing=look.missing), due
+
+    def declare_vanished(
+        self, message_ids: Sequence[str], *, by: str, evidence: dict[str, Any], due_in_ms: int
+    ) -> list[str]:
+        with self._lock:
+            known = [self._published[id] for id in map(key, message_ids) if id in self._published]
+            vanished = [one for one, _ in known if not self._is_claimed(one)]
+            for one in vanished:
+                self._vanish(one, by, {**evidence, "times": one.vanished + 1})
+                if one.vanished:
+                    del self._published[one.message_id]
+                else:
+                    again = one._replace(vanished=1, missing=0)
+                    self._published[one.message_id] = again, self._clock() + due_in_ms
+            return [one.task_id for one in vanished]
+
+    def _vanish(self, one: Published, by: str, evidence: dict[str, Any]) -> None:
+        now, attempts = self._clock(), self._attempts.setdefault(one.task_id, [])
+        number = len(attempts) + 1
+        attempts.append(
+            Attempt(
+                one.task_id, number, one.message_id, one.name, one.queue, "", 0, State.LOST, True, False,
+                False, one.retries, "", False, None, None, OnLost.RESEND, one.loss_budget, one.age_ms, None,
+                now, None, None, False, "vanished", one.message.size, one.message.why_not,
+            )
+        )  # fmt: skip
+        self._messages[one.task_id, number] = one.message
+        cause = "vanished again" if one.vanished else "vanished"
+        self._recoveries[one.task_id, number] = Recovery(
+            one.task_id, number, one.message_id, one.name, one.scope, RecoveryState.PENDING, 1, cause, 0,
+            None, None, _plain(evidence), None, None, now, None, None, None, None,
+        )  # fmt: skip
+        self._event(now, "vanished", actor=by, task_id=one.task_id, number=number, data=evidence)
 
     # -- a person's verbs -----------------------------------------------------
 

@@ -167,6 +167,31 @@ event = Table(
 Index("crisper_event_task", event.c.task_id)
 Index("crisper_event_at", event.c.at)
 
+#: What left a publisher and is not known to have been claimed: a claim is noticed when it is looked for.
+publish = Table(
+    "crisper_publish",
+    metadata,
+    Column("message_id", Text, primary_key=True),
+    Column("task_id", Text, nullable=False),
+    Column("scope", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("queue", Text, nullable=False),
+    Column("retries", Integer, nullable=False),
+    Column("missing", Integer, nullable=False),  # looks in a row that did not find it
+    Column("vanished", Integer, nullable=False),  # times it was declared so
+    Column("published_at", BigInteger, nullable=False),
+    Column("due_at", BigInteger, nullable=False),
+    Column("loss_budget", Integer, nullable=False),
+    Column("args_preview", Text, nullable=False),
+    Column("kwargs_preview", Text, nullable=False),
+    Column("message_size", BigInteger, nullable=False),
+    Column("why_not_kept", Text),
+    Column("envelope", Text),
+    Column("body", LargeBinary),
+)
+Index("crisper_publish_due", publish.c.scope, publish.c.due_at)
+Index("crisper_publish_task", publish.c.task_id)
+
 leader = Table(
     "crisper_leader",
     metadata,

@@ -21,7 +21,9 @@ from crisper.core.model import (
     Fence,
     Finish,
     Incarnation,
+    Look,
     Message,
+    Published,
     Pulse,
     Record,
     Recovery,
@@ -41,6 +43,7 @@ from crisper.core.states import (
 from crisper.core.text import as_json, key, storable, storable_entry, storable_record
 from crisper.core.verdict import Judgement, Verdict, superseded_or_finished
 from crisper.errors import Fenced, RegistryUnreachable
+from crisper.store import publishes
 from crisper.store.base import Closed, Term
 from crisper.store.batch import Batch
 from crisper.store.database import Conflict, Database
@@ -133,7 +136,7 @@ class SqlStore:
         one = incarnation
         names = [storable(name) for name in (one.hostname, one.scope, one.host, one.boot_id)]
         with self.db.write():
-            now = self._now()
+            now = self.now()
             self.db.run(
                 f"INSERT INTO crisper_incarnation ({WORKER}) VALUES"
                 " (?, ?, ?, ?, ?, ?, ?, ?, 0, 0, ?, ?, 'alive', 0, 1, ?, ?, NULL, FALSE, '{}', ?, '{}')"
@@ -258,7 +261,7 @@ class SqlStore:
         """Only of an incarnation that is over: a replaced recorder's successor gets them again."""
         if self._workers("id = ? AND state = 'alive'", fence.incarnation):
             return
-        now = self._now()
+        now = self.now()
         for record in records:
             if isinstance(record, Finish) and self._closed_by(fence, record) != record.seq:
                 self._late(now, fence, record, "its incarnation was fenced")
@@ -295,7 +298,7 @@ class SqlStore:
             owner = self._workers("id = ? AND state <> 'alive'", id)
             if not owner:
                 return Closed((), False)
-            now = self._now()
+            now = self.now()
             picked = self.db.rows(
                 "SELECT task_id, seq, (state = 'running' OR dispatched) FROM crisper_attempt"
                 f" WHERE incarnation = ? AND {IS_OPEN} ORDER BY seq LIMIT ?{self.db.skip}",
@@ -353,7 +356,7 @@ class SqlStore:
     @_verb
     def take_cases(self, courier: str, scope: str, *, limit: int) -> list[Case]:
         with self.db.write():
-            now = self._now()
+            now = self.now()
             picked = self.db.rows(
                 f"SELECT {RECOVERY} FROM crisper_recovery r WHERE scope = ? AND ("
                 "   state IN ('pending', 'decided', 'waiting') AND (due_at IS NULL OR due_at <= ?)"
@@ -419,12 +422,12 @@ class SqlStore:
         due_in_ms: int | None = None,
     ) -> Recovery | None:
         with self.db.write():
-            return self._decide(self._now(), recovery, Verdict(verdict, reason, evidence), due_in_ms, by)
+            return self._decide(self.now(), recovery, Verdict(verdict, reason, evidence), due_in_ms, by)
 
     @_verb
     def decide_all(self, judgements: Sequence[Judgement], *, by: str) -> list[Recovery | None]:
         with self.db.write():
-            now = self._now()
+            now = self.now()
             return [self._decide(now, *judgement, by) for judgement in judgements]
 
     def _decide(
@@ -453,12 +456,12 @@ class SqlStore:
     @_verb
     def complete(self, recovery: Recovery, *, by: str, data: dict[str, Any]) -> bool:
         with self.db.write():
-            return self._complete(self._now(), recovery, by, data)
+            return self._complete(self.now(), recovery, by, data)
 
     @_verb
     def complete_all(self, recoveries: Sequence[Recovery], *, by: str) -> list[bool]:
         with self.db.write():
-            now = self._now()
+            now = self.now()
             return [self._complete(now, one, by, {"reason": one.reason}) for one in recoveries]
 
     def _complete(self, now: int, recovery: Recovery, by: str, data: dict[str, Any]) -> bool:
@@ -482,7 +485,7 @@ class SqlStore:
     @_verb
     def give_up_case(self, recovery: Recovery, *, by: str, why: str, due_in_ms: int) -> bool:
         with self.db.write():
-            now = self._now()
+            now = self.now()
             again = (
                 ""
                 if recovery.state is not RecoveryState.DECIDED or recovery.verdict is VerdictKind.RECOVER
@@ -504,6 +507,35 @@ class SqlStore:
                     data={"why": why},
                 )
         return bool(won)
+
+    # -- publishing on record -------------------------------------------------
+
+    @_verb
+    def publish(self, messages: Sequence[Published], *, due_in_ms: int) -> None:
+        with self.db.write():
+            publishes.insert(self, messages, due_in_ms)
+
+    @_verb
+    def retract(self, message_id: str) -> None:
+        with self.db.write():
+            self.db.run("DELETE FROM crisper_publish WHERE message_id = ?", key(message_id))
+
+    @_verb
+    def take_unclaimed(self, scope: str, *, limit: int) -> list[Published]:
+        with self.db.write():
+            return publishes.take(self, scope, limit)
+
+    @_verb
+    def look_again(self, looks: Sequence[Look]) -> None:
+        with self.db.write():
+            publishes.look_again(self, looks)
+
+    @_verb
+    def declare_vanished(
+        self, message_ids: Sequence[str], *, by: str, evidence: dict[str, Any], due_in_ms: int
+    ) -> list[str]:
+        with self.db.write():
+            return publishes.declare(self, message_ids, by, evidence, due_in_ms)
 
     # -- leadership -----------------------------------------------------------
 
@@ -555,7 +587,7 @@ class SqlStore:
     ) -> None:
         with self.db.write():
             self._event(
-                self._now(),
+                self.now(),
                 storable(kind),
                 task_id=None if task_id is None else key(task_id),
                 number=number,
@@ -575,7 +607,7 @@ class SqlStore:
 
     # -- parts ----------------------------------------------------------------
 
-    def _now(self) -> int:
+    def now(self) -> int:
         return int(self.db.rows(f"SELECT {self.db.now()}")[0][0])
 
     def _workers(self, where: str, *params: Any) -> list[Worker]:
@@ -585,7 +617,7 @@ class SqlStore:
     @_verb
     def _end(self, state: str, evidence: dict[str, Any], by: str, id: str, where: str, *params: Any) -> bool:
         with self.db.write():
-            now = self._now()
+            now = self.now()
             won = self.db.run(
                 "UPDATE crisper_incarnation SET state = ?, ended_at = ?, evidence = ?"
                 f" WHERE id = ? AND {where}",
