@@ -128,6 +128,14 @@ def _tasks(app: Celery, ledger: Path) -> None:
                 raise self.retry(countdown=0)
             return key
 
+    def measure(self: Task, value: str) -> None:
+        with entry(self, len(value)):
+            pass
+
+    def forward(self: Task, queue: str, value: str) -> None:
+        """Publishes another task from inside."""
+        self.app.tasks["tests.fleet_app.measure"].apply_async((value,), queue=queue)
+
     def total(self: Task, values: list[Any]) -> Any:
         with entry(self, "total"):
             return sum(values)
@@ -170,6 +178,8 @@ def _tasks(app: Celery, ledger: Path) -> None:
     register(reject_always, acks_late=True)
     register(ignored, acks_late=True)
     register(dies_once, acks_late=True)
+    register(measure, acks_late=True)
+    register(forward, acks_late=True)
     register(total, acks_late=True)
     register(remember, acks_late=True)
 

@@ -79,6 +79,12 @@ class Settings:
     redelivery_grace: float = _setting(
         30.0, "how long a redelivery by the broker is awaited before a re-send", unit="s"
     )
+    track_publish: str = _setting(
+        "off",
+        "messages on record from when they are published, so that what vanishes in a broker is found;"
+        " async (or true): in the background; sync: before the message leaves",
+        one_of=("off", "async", "sync"),
+    )
     max_message_bytes: int = _setting(
         16 * 2**20, "larger messages are tracked, but not kept for re-sending", unit="bytes"
     )
@@ -182,10 +188,20 @@ def _unknown(key: str, name: str, known: Mapping[str, Any]) -> str:
     return f"unknown setting {key}.{hint} Known, after {prefix}: {', '.join(sorted(known))}."
 
 
+def _is_bool(value: Any) -> bool:
+    try:
+        READ["bool"](value)
+    except ValueError:
+        return False
+    return True
+
+
 def _coerce(field: dataclasses.Field[Any], key: str, value: Any) -> Any:
     """The value in the field's type; environment variables are all strings."""
     kind = str(field.type)
     try:
+        if "off" in field.metadata["one_of"] and _is_bool(value):
+            return "async" if READ["bool"](value) else "off"
         return READ[kind](value)
     except (TypeError, ValueError, OverflowError):
         unit = f" ({field.metadata['unit']})" if field.metadata["unit"] else ""

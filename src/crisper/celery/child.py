@@ -5,14 +5,21 @@ from __future__ import annotations
 import contextlib
 import marshal
 import os
+import select
 import time
 from dataclasses import dataclass
 from typing import Any
 
 from celery import current_task, signals
+from celery.utils.log import get_logger
 
 from crisper.celery.link import Link
 from crisper.recorder import wire
+
+logger = get_logger(__name__)
+
+#: How long a publish inside a worker waits for its recorder to take the note, in seconds.
+NOTE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +43,7 @@ class Child:
     def __init__(self, link: Link) -> None:
         self._link = link
         self._started: dict[str, float] = {}
+        self._noted = 0
 
     def connect(self) -> None:
         signals.worker_process_init.connect(self._born, weak=False)
@@ -69,6 +77,28 @@ class Child:
         said = "REJECTED" if state == "FAILURE" and _goes_back(task) else state
         runtime_ms = int((time.monotonic() - began) * 1000)
         self._send((wire.WORD, known[0], task_id, str(said), runtime_ms))
+
+    def note(self, note: tuple[Any, ...]) -> None:
+        """A message was published, in the parent or in a child. Never raises; waits a moment at most."""
+        self._noted += 1
+        give_up = time.monotonic() + NOTE_SECONDS
+        try:
+            for part in wire.parts(os.getpid(), self._noted, note):
+                self._send_in_time(part, give_up)
+        except (OSError, ValueError) as exc:
+            logger.error("crisper: a message was published without a record: %r", exc)
+
+    def _send_in_time(self, part: bytes, give_up: float) -> None:
+        """A socket holds ten datagrams, or 200 kB: more than that the recorder has to take in meanwhile."""
+        words = self._link.words
+        while True:
+            try:
+                words.send(part)
+                return
+            except BlockingIOError:
+                left = give_up - time.monotonic()
+                if left <= 0 or not select.select([], [words], [], left)[1]:
+                    raise
 
     def _send(self, item: tuple[Any, ...]) -> None:
         # A full buffer costs this evidence, never the task.

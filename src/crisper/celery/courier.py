@@ -24,7 +24,7 @@ from crisper.celery.brokers.base import Broker
 from crisper.celery.desk import Desk, WireDesk
 from crisper.celery.results import store_lost, stored_state
 from crisper.core.message import Kept, unpack
-from crisper.core.model import Attempt, Case, Recovery
+from crisper.core.model import Attempt, Case, Look, Recovery, Unclaimed
 from crisper.core.states import RecoveryState, VerdictKind
 from crisper.core.verdict import Facts, InBroker, Judgement, Verdict, judge
 from crisper.errors import CrisperError, MessageDamaged, RegistryUnreachable
@@ -43,6 +43,11 @@ BATCH, BATCH_SECONDS = 50, 5.0
 #: A parent gives back a lost child's message within milliseconds. Where the broker can be asked, we look
 #: after this whether it did, or died before it could.
 LOOK_SECONDS = 2.0
+#: A published message has vanished when it was looked for so often in a row and found nowhere; while it
+#: waits it is looked for again after half its age, at most so many ms.
+LOOKS, LOOK_MOST_MS = 2, 600_000
+#: How long other nodes have to say what they consume.
+ASK_SECONDS = 1.0
 
 
 class Done(NamedTuple):
@@ -140,6 +145,46 @@ class Courier:
             seconds = min(seconds, LOOK_SECONDS)
         return int(seconds * 1000)
 
+    # -- what nobody has claimed ----------------------------------------------
+
+    def look_for(self, messages: Sequence[Unclaimed]) -> None:
+        """Find out whether the published messages are still in the broker, and declare what has vanished.
+
+        Raises `RegistryUnreachable`, and what the broker's client raises.
+        """
+        grace_ms = int(self._settings.redelivery_grace * 1000)
+        try:
+            located = self.broker.locate(messages)
+            missing = [one for one in messages if located[one.message_id] is False]
+            blind = self._taken_blindly({one.queue for one in missing if one.missing})
+        except Exception:
+            self._drop_broker()
+            raise
+        gone = {one.message_id for one in missing if one.missing >= LOOKS - 1 and one.queue not in blind}
+        looks = []
+        for one in messages:
+            if one.message_id in gone:
+                continue
+            if located[one.message_id] is False and one.queue not in blind:
+                looks.append(Look(one.message_id, one.missing + 1, grace_ms // 3))
+            else:  # the longer it has waited, the longer it may
+                looks.append(Look(one.message_id, 0, max(grace_ms, min(one.age_ms // 2, LOOK_MOST_MS))))
+        evidence = {"how": "looked for in the broker", "looks": LOOKS}
+        self._desk.looked(looks, sorted(gone), by=self.name, evidence=evidence, due_in_ms=2 * grace_ms)
+
+    def _taken_blindly(self, queues: set[str]) -> set[str]:
+        """Queues that a node without a record consumes from: what is not there may run, or have run, on it.
+
+        A node that does not answer in time is not seen. That can cost a copy at most: a message is
+        sent again once.
+        """
+        if not queues:
+            return set()
+        answers = self._app.control.inspect(timeout=ASK_SECONDS).active_queues() or {}
+        recorded = set(self._desk.nodes())
+        blind = [consumed for node, consumed in answers.items() if node not in recorded]
+        return queues & {str(queue.get("name")) for consumed in blind for queue in consumed}
+
     # -- detect ---------------------------------------------------------------
 
     def facts(self, case: Case) -> Facts:
@@ -160,15 +205,20 @@ class Courier:
             why_not_kept=None if isinstance(kept, Kept) else str(kept),
             in_broker=self._in_broker(case),
             child_said=loss.get("child_said"),
-            backend_state=None
-            if case.finished_before or not attempt.ran
-            else stored_state(self._app, case, kept),
+            backend_state=self._backend_state(case, kept),
             superseded=case.superseded,
             expired=_expired(kept),
             revoked=self._revoked(attempt.task_id),
             copy_refused=attempt.copy_refused,
             overdue=case.overdue,
         )
+
+    def _backend_state(self, case: Case, kept: Kept | MessageDamaged) -> str | None:
+        """What never ran has no result; but what vanished may have run where nobody keeps a record."""
+        vanished = case.recovery.cause.startswith("vanished")
+        if case.finished_before or not (case.attempt.ran or vanished):
+            return None
+        return stored_state(self._app, case, kept)
 
     def _known(self, attempt: Attempt) -> bool:
         """False if we consume from its queue and do not know its task: we would discard it ourselves."""
@@ -275,23 +325,32 @@ class WorkerCourier:
         self.on_error: Callable[[str], None] = lambda doing: None
         self._desk = desk
         self._courier = Courier(app, settings, desk, name=name)
-        self._arrived: queue.Queue[list[dict[str, Any]] | None] = queue.Queue()
+        connection = app.connection_for_write()
+        self._outages = (*connection.connection_errors, *connection.channel_errors, CrisperError)
+        self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue()
         self._thread: threading.Thread | None = None
 
     def receive(self, cases: list[dict[str, Any]]) -> None:
         """Cases arrived. On the loop's thread, which this does not hold up."""
-        self._arrived.put(cases)
+        self._give(lambda: self._carry(cases))
+
+    def look_for(self, messages: list[tuple[Any, ...]]) -> None:
+        """Published messages that nobody has claimed. On the loop's thread."""
+        self._give(lambda: self._look_for([Unclaimed(*plain) for plain in messages]))
+
+    def stop(self) -> None:
+        """What is not done is taken by another courier: we are not alive any more."""
+        self._jobs.put(None)
+
+    def _give(self, job: Callable[[], None]) -> None:
+        self._jobs.put(job)
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="crisper-courier", daemon=True)
             self._thread.start()
 
-    def stop(self) -> None:
-        """What is not done is taken by another courier: we are not alive any more."""
-        self._arrived.put(None)
-
     def _run(self) -> None:
-        while (cases := self._arrived.get()) is not None:
-            self._carry(cases)
+        while (job := self._jobs.get()) is not None:
+            job()
         self._courier.close()
 
     def _carry(self, cases: list[dict[str, Any]]) -> None:
@@ -305,3 +364,12 @@ class WorkerCourier:
             self._desk.ask("ready")
         except Exception as exc:
             logger.warning("crisper: courier: %s", exc)
+
+    def _look_for(self, messages: list[Unclaimed]) -> None:
+        """What was not looked for now is looked for by anybody in a minute."""
+        try:
+            self._courier.look_for(messages)
+        except self._outages as exc:
+            logger.warning("crisper: published messages were not looked for: %s", exc)
+        except Exception:
+            self.on_error("looking for published messages")

@@ -45,6 +45,7 @@ class Deliveries:
         self.errors = 0  # of our own, counted and shown
         self.refused = 0
         self.on_cases: Callable[[list[dict[str, Any]]], None] = lambda cases: None
+        self.on_unclaimed: Callable[[list[tuple[Any, ...]]], None] = lambda messages: None
         self.on_told: Callable[[Item], None] = lambda item: None
         self.on_fatal: Callable[[str, int], None] = lambda sentence, code: None
         self.on_left_behind: Callable[[dict[str, float]], None] = lambda left: None
@@ -239,6 +240,8 @@ class Deliveries:
                 self.ready = True
             case wire.CASES:
                 self.on_cases(item[1])
+            case wire.UNCLAIMED:
+                self.on_unclaimed(item[1])
             case wire.TOLD:
                 self.on_told(item)
             case wire.FENCED if item[1] == self.incarnation:  # else it is over already

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from crisper.celery.link import Link
-from crisper.core.model import Entry, Recovery
+from crisper.core.model import Entry, Look, Recovery
 from crisper.core.verdict import Judgement
 from crisper.errors import RegistryUnreachable
 from crisper.recorder import wire
@@ -30,6 +30,12 @@ class Desk(Protocol):
 
     def left_over(self, entries: Sequence[Entry]) -> list[bool]:
         """See `Store.left_over`."""
+
+    def nodes(self) -> list[str]:
+        """Names of the worker nodes that keep a record."""
+
+    def looked(self, looks: Sequence[Look], vanished: Sequence[str], **told: Any) -> None:
+        """See `Store.look_again` and `Store.declare_vanished`, told `by`, `evidence` and `due_in_ms`."""
 
     def give_up_case(self, recovery: Recovery, *, by: str, why: str, due_in_ms: int) -> bool:
         """This one could not be: it is taken again, not before `due_in_ms`."""
@@ -80,6 +86,12 @@ class WireDesk:
     def left_over(self, entries: Sequence[Entry]) -> list[bool]:
         return list(self.ask("left_over", entries=[tuple(entry) for entry in entries]))
 
+    def nodes(self) -> list[str]:
+        return list(self.ask("nodes"))
+
+    def looked(self, looks: Sequence[Look], vanished: Sequence[str], **told: Any) -> None:
+        self.ask("looked", looks=[tuple(look) for look in looks], vanished=list(vanished), **told)
+
     def give_up_case(self, recovery: Recovery, *, by: str, why: str, due_in_ms: int) -> bool:
         plain = recovery_to_wire(recovery)
         return bool(self.ask("give_up", recovery=plain, by=by, why=why, due_in_ms=due_in_ms))
@@ -99,6 +111,13 @@ class StoreDesk:
 
     def left_over(self, entries: Sequence[Entry]) -> list[bool]:
         return self._store.left_over(entries)
+
+    def nodes(self) -> list[str]:
+        return [worker.hostname for worker in self._store.alive()]
+
+    def looked(self, looks: Sequence[Look], vanished: Sequence[str], **told: Any) -> None:
+        self._store.look_again(looks)
+        self._store.declare_vanished(vanished, **told)
 
     def give_up_case(self, recovery: Recovery, *, by: str, why: str, due_in_ms: int) -> bool:
         return self._store.give_up_case(recovery, by=by, why=why, due_in_ms=due_in_ms)

@@ -37,7 +37,15 @@ def install(app: Celery) -> None:
     app.steps["worker"].add(RecordingStep)
     app.steps["consumer"].add(ConnectionStep)
     signals.before_task_publish.connect(_name_message, weak=False, dispatch_uid="crisper.name_message")
+    _record_publishes(app)
     signals.worker_init.connect(_on_worker_init, weak=False, dispatch_uid="crisper.worker_init")
+
+
+def _record_publishes(app: Celery) -> None:
+    """Where nothing is to be tracked, the first publish finds out and the rest cost nothing more."""
+    from crisper.celery import publishing
+
+    publishing.install_on(app, settings_of)
 
 
 def settings_of(app: Celery) -> Settings:
@@ -128,7 +136,7 @@ class Recording:
     """All that Crisper runs in one worker's parent."""
 
     def __init__(self, worker: Any, settings: Settings) -> None:
-        from crisper.celery import request
+        from crisper.celery import publishing, request
         from crisper.celery.child import Child
         from crisper.celery.courier import WorkerCourier
         from crisper.celery.deliveries import Deliveries
@@ -137,7 +145,7 @@ class Recording:
         from crisper.celery.node import new_incarnation
         from crisper.celery.upkeep import Upkeep
 
-        self._request, self._new_incarnation = request, new_incarnation
+        self._request, self._publishing, self._new_incarnation = request, publishing, new_incarnation
         self.worker, self.settings = worker, settings
         self.incarnation = new_incarnation(worker, settings)
         self.link = Link(worker.hostname, self._hello)
@@ -148,6 +156,7 @@ class Recording:
         self.courier = WorkerCourier(worker.app, settings, desk, name=worker.hostname)
         self.courier.on_error = self.deliveries.count_error
         self.deliveries.on_cases = self.courier.receive
+        self.deliveries.on_unclaimed = self.courier.look_for
         self.deliveries.on_told = desk.told
         self.upkeep = Upkeep(worker.app, settings, desk)
         self.upkeep.on_error = self.deliveries.count_error
@@ -166,6 +175,7 @@ class Recording:
         request.install_on(worker.app)
         request.use(self.deliveries)
         self.child.connect()
+        publishing.use(self.child.note)
         self.link.start()
 
     def _hello(self) -> dict[str, Any]:
@@ -182,6 +192,9 @@ class Recording:
             "max_message_bytes": settings.max_message_bytes,
             "children": self._children(),
             "courier": True,
+            "look_every": None if settings.track_publish == "off" else settings.redelivery_grace / 3,
+            "redelivery_grace": settings.redelivery_grace,
+            "loss_budget": settings.loss_budget,
             "starting": not self.deliveries.ready,
         }
 
@@ -358,6 +371,7 @@ class Recording:
             self.deliveries.goodbye()
         self.link.close()
         self.child.disconnect()
+        self._publishing.use(None)
         self._request.use(None)
 
 

@@ -68,8 +68,18 @@ class Published(NamedTuple):
     args_preview: str
     kwargs_preview: str
     age_ms: int = 0  # since it was published
+    delay_ms: int = 0  # its own: it may not be claimed before that
     missing: int = 0  # looks in a row that found it nowhere in the broker
     vanished: int = 0  # times it was declared vanished, and sent again
+
+
+class Unclaimed(NamedTuple):
+    """What a courier needs in order to look for a published message in the broker."""
+
+    message_id: str
+    queue: str
+    age_ms: int
+    missing: int
 
 
 class Look(NamedTuple):

@@ -98,6 +98,7 @@ class Recorder:
         self._write_after = 0.0
         self._troubled = False
         self._busy = False
+        self._parts = wire.Parts()
         self._tick: tuple[int, dict[str, Any]] | None = None
 
     # -- the loop -------------------------------------------------------------
@@ -182,10 +183,20 @@ class Recorder:
     def _take_word(self, item: tuple[Any, ...]) -> None:
         if item[0] == wire.CHILD:
             self._know_child(item[1])
+        elif item[0] == wire.NOTED:
+            self._noted(item)
         elif item[0] == wire.WORD and self._writer is not None:
             word = read_word(item)
             if word is not None:
                 self._writer.heard(monotonic_ms(), word)
+
+    def _noted(self, item: tuple[Any, ...]) -> None:
+        """A message was published in one of our processes."""
+        note = self._parts.take(item)
+        if note is not None and self._pulse is not None and self._reader is not None:
+            hello = self._hello
+            scope = hello["incarnation"]["scope"]
+            self._pulse.published(self._reader.published(note, scope, hello["loss_budget"]))
 
     def _know_child(self, pid: int) -> None:
         for old in [p for p in self._children.values() if not p.is_alive()]:
@@ -254,6 +265,14 @@ class Recorder:
         with contextlib.suppress(RegistryUnreachable), self._watchdog.call(self._store):
             over.keep_late(monotonic_ms())
         self._store.close()
+
+    def _write_published(self) -> None:
+        """What the pulse thread did not come to: it stops here."""
+        if self._pulse is not None:
+            self._pulse.stop()
+            self._pulse.join(KILL_SECONDS)
+            grace_ms = int(self._hello["redelivery_grace"] * 1000)
+            self._store.publish(self._pulse.unwritten(), due_in_ms=grace_ms)
 
     def _retire(self) -> None:
         if self._pulse is not None:
@@ -392,6 +411,7 @@ class Recorder:
     def _goodbye(self, writer: Writer) -> None:
         """All that came before the goodbye is written; now the incarnation ends cleanly."""
         with contextlib.suppress(RegistryUnreachable), self._watchdog.call(self._store):
+            self._write_published()
             self._store.say_goodbye(writer.fence, reason=self._said_bye or "")
             while self._store.close_lost(writer.fence.incarnation, by="goodbye").more:
                 pass
@@ -482,6 +502,7 @@ class Recorder:
         return 0
 
     def _declare(self, writer: Writer, evidence: dict[str, Any]) -> int:
+        self._write_published()
         while writer.due(monotonic_ms()) == 0:
             writer.write(monotonic_ms())
         if self._said_bye is not None:

@@ -10,10 +10,11 @@ import queue
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from crisper.core.model import Entry, Fence
+from crisper.core.model import Entry, Fence, Look, Published, Unclaimed
 from crisper.core.model import Pulse as Beating
 from crisper.engine.heartbeat import Beat, Heartbeat
 from crisper.engine.sweeper import Sweeper
@@ -31,6 +32,8 @@ from crisper.store.sql import CASE_MS
 
 #: Cases handed to a courier at a time.
 CASES = 50
+#: Published messages that wait to be written, at most; written together; looked for at a time.
+MOST_PUBLISHED, BATCH, UNCLAIMED = 10_000, 500, 500
 
 
 class PulseThread(threading.Thread):
@@ -74,11 +77,29 @@ class PulseThread(threading.Thread):
         self._in_hand, self._handed_at = 0, 0.0
         self._stopped, self._hurried = threading.Event(), threading.Event()
         self._unreachable_since: float | None = None
+        self._look_every: float | None = hello["look_every"]
+        self._grace_ms = int(hello["redelivery_grace"] * 1000)
+        self._look_at, self._looking_until = 0.0, 0.0
+        self._published: deque[Published] = deque()
+        self._overflowed = False
         self.renewing: frozenset[str] = frozenset()
 
     def ask(self, item: tuple[Any, ...]) -> None:
         """A courier's verb, `(ask, reference, verb, arguments)`; answered by `told`."""
         self._asks.put(item)
+
+    def published(self, message: Published) -> None:
+        """To be written with the next turn. From any thread."""
+        if len(self._published) < MOST_PUBLISHED:
+            self._published.append(message)
+        elif not self._overflowed:
+            self._overflowed = True
+            sentence = "messages are published without a record: the registry does not keep up"
+            self._tell((wire.LOG, "error", sentence))
+
+    def unwritten(self) -> list[Published]:
+        """What was published and not written, once this thread has stopped."""
+        return list(self._published)
 
     def stop(self) -> None:
         self._stopped.set()
@@ -104,6 +125,10 @@ class PulseThread(threading.Thread):
             if now >= sweep_at:
                 self._guarded(self._sweep)
                 sweep_at = now + self._sweep_interval
+            self._guarded(self._write_published)
+            if self._look_every is not None and now >= self._look_at:
+                self._guarded(self._look_for_unclaimed)
+                self._look_at = now + self._look_every
             self._answer_asks(min(beat_at, sweep_at))
 
     # -- one pass of each -----------------------------------------------------
@@ -129,6 +154,23 @@ class PulseThread(threading.Thread):
         if cases:
             self._in_hand, self._handed_at = len(cases), time.monotonic()
             self._tell((wire.CASES, [case_to_wire(case) for case in cases]))
+
+    def _write_published(self) -> None:
+        while self._published:
+            batch = [self._published[i] for i in range(min(BATCH, len(self._published)))]
+            self._store.publish(batch, due_in_ms=self._grace_ms)
+            for _ in batch:
+                self._published.popleft()
+        self._overflowed = False
+
+    def _look_for_unclaimed(self) -> None:
+        if not self._wants_cases or time.monotonic() < self._looking_until:
+            return
+        found = self._store.take_unclaimed(self._scope, limit=UNCLAIMED)
+        if found:
+            self._looking_until = time.monotonic() + CASE_MS / 1000
+            looked_for = [Unclaimed(one.message_id, one.queue, one.age_ms, one.missing) for one in found]
+            self._tell((wire.UNCLAIMED, [tuple(one) for one in looked_for]))
 
     # -- the courier's verbs --------------------------------------------------
 
@@ -158,6 +200,10 @@ class PulseThread(threading.Thread):
             self._in_hand = 0
             self._hand_over()
             return None
+        if verb == "nodes":
+            return [worker.hostname for worker in self._store.alive()]
+        if verb == "looked":
+            return self._looked(**arguments)
         if verb == "left_over":
             return self._store.left_over([Entry(*plain) for plain in arguments["entries"]])
         by = arguments["by"]
@@ -168,6 +214,11 @@ class PulseThread(threading.Thread):
         if verb == "complete":
             return self._store.complete_all([recovery_from_wire(p) for p in arguments["recoveries"]], by=by)
         return self._store.give_up_case(recovery_from_wire(arguments.pop("recovery")), **arguments)
+
+    def _looked(self, looks: list[tuple[Any, ...]], vanished: list[str], **told: Any) -> list[str]:
+        self._looking_until = 0.0
+        self._store.look_again([Look(*plain) for plain in looks])
+        return self._store.declare_vanished(vanished, **told)
 
     # -- trouble --------------------------------------------------------------
 

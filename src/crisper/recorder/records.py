@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
+from datetime import UTC, datetime
 from typing import Any
 
 from crisper.core.message import Kept, pack
-from crisper.core.model import ChildLost, Claim, Finish, Note, Record, Start
+from crisper.core.model import ChildLost, Claim, Finish, Note, Published, Record, Start
 from crisper.core.preview import preview_message
 from crisper.core.states import OnLost, State
 from crisper.recorder import wire
@@ -86,6 +88,40 @@ class Reader:
             kwargs_preview=kwargs,
             copy=copy,
         )
+
+    def published(self, note: tuple[Any, ...], scope: str, loss_budget: int) -> Published:
+        """A note of a message that left, see `crisper.celery.publishing.note_of`."""
+        (at, message_id, task_id, name, queue, retries, body, content_type, content_encoding, headers,
+         properties, exchange, routing_key) = note  # fmt: skip
+        args, kwargs = preview_message(
+            body, content_type or "", content_encoding or "",
+            limit_bytes=self._preview_bytes, redact=self._redact,
+        )  # fmt: skip
+        kept = Kept(body, content_type, content_encoding, headers, properties, exchange, routing_key)
+        return Published(
+            message_id=message_id,
+            task_id=task_id,
+            scope=scope,
+            name=name,
+            queue=queue,
+            retries=int(retries),
+            loss_budget=loss_budget,
+            message=pack(kept, limit=self._max_message_bytes),
+            args_preview=args,
+            kwargs_preview=kwargs,
+            age_ms=max(0, int((time.time() - at) * 1000)),
+            delay_ms=_until_ms(headers.get("eta")),
+        )
+
+
+def _until_ms(eta: Any) -> int:
+    """Until the task's time has come: a broker may keep it in a place of its own until then."""
+    try:
+        due = datetime.fromisoformat(str(eta))
+        due = due if due.tzinfo else due.replace(tzinfo=UTC)
+        return max(0, int((due.timestamp() - time.time()) * 1000))
+    except (ValueError, OverflowError):
+        return 0
 
 
 #: Celery's word for how a body ended, in the words of the registry.

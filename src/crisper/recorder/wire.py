@@ -13,6 +13,7 @@ Parent to recorder                      Recorder to parent
     t       the loop's tick                 fenced  the incarnation
     ask     the courier's verbs             told    the answers to them
     bye     clean goodbye                   cases   recoveries for the courier
+                                            lost    messages for the courier to look for
                                             log     level, sentence
                                             trouble an error of the recorder's own
 """
@@ -32,9 +33,11 @@ HEADER = struct.Struct("<I")
 HELLO, BYE, TICK, DROP, ASK = "hello", "bye", "t", "x", "ask"
 CLAIM, START, FINISH, CHILD_LOST, NOTE = "c", "s", "f", "l", "n"
 READY, FATAL, ANSWERS, FENCED, TOLD, CASES, LOG = "ready", "fatal", "a", "fenced", "told", "cases", "log"
-TROUBLE = "trouble"
-#: Datagrams from a pool child.
-WORD, CHILD = "w", "k"
+TROUBLE, UNCLAIMED = "trouble", "lost"
+#: Datagrams from a pool child; a note of a publish may take several.
+WORD, CHILD, NOTED = "w", "k", "p"
+#: Of a datagram's content: with less than half of the least that systems let a socket buffer.
+PART_BYTES = 60_000
 
 
 def frame(items: list[Any]) -> bytes:
@@ -44,6 +47,36 @@ def frame(items: list[Any]) -> bytes:
     except ValueError:
         data = marshal.dumps(plain(items))
     return HEADER.pack(len(data)) + data
+
+
+def parts(sender: int, number: int, note: tuple[Any, ...]) -> Iterator[bytes]:
+    """A note of a publish as datagrams, numbered by its sender."""
+    data = marshal.dumps(plain(note))
+    count = -(-len(data) // PART_BYTES)
+    for part in range(count):
+        piece = data[part * PART_BYTES : (part + 1) * PART_BYTES]
+        yield marshal.dumps((NOTED, sender, number, part, count, piece))
+
+
+class Parts:
+    """Puts notes together again. A sender's parts come in order; what misses one is given up."""
+
+    def __init__(self) -> None:
+        self._begun: dict[int, tuple[int, list[bytes]]] = {}
+
+    def take(self, item: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        _, sender, number, part, count, piece = item
+        begun, pieces = self._begun.pop(sender, (number, []))
+        if begun != number:
+            pieces = []
+        if part != len(pieces):
+            return None
+        pieces.append(piece)
+        if len(pieces) < count:
+            self._begun[sender] = number, pieces
+            return None
+        note: tuple[Any, ...] = marshal.loads(b"".join(pieces))
+        return note
 
 
 class Inbox:

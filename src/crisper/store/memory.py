@@ -584,9 +584,9 @@ class MemoryStore:
                 at = self._clock() - one.age_ms
                 stored = one._replace(
                     message_id=key(one.message_id), task_id=key(one.task_id), name=storable(one.name),
-                    queue=storable(one.queue), age_ms=at, missing=0, vanished=0,
+                    queue=storable(one.queue), age_ms=at, delay_ms=0, missing=0, vanished=0,
                 )  # fmt: skip
-                self._published.setdefault(stored.message_id, (stored, at + due_in_ms))
+                self._published.setdefault(stored.message_id, (stored, at + one.delay_ms + due_in_ms))
 
     def retract(self, message_id: str) -> None:
         with self._lock:

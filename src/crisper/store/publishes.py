@@ -65,10 +65,10 @@ def insert(store: SqlStore, messages: Sequence[Published], due_in_ms: int) -> No
 
 
 def _row(now: int, one: Published, due_in_ms: int) -> Row:
-    message = one.message
+    message, at = one.message, now - one.age_ms
     return (
         key(one.message_id), key(one.task_id), one.scope, storable(one.name), storable(one.queue),
-        min(one.retries, 2**31 - 1), one.loss_budget, now - one.age_ms, now - one.age_ms + due_in_ms,
+        min(one.retries, 2**31 - 1), one.loss_budget, at, at + one.delay_ms + due_in_ms,
         storable(one.args_preview), storable(one.kwargs_preview), message.size, message.why_not,
         storable(message.envelope), message.body,
     )  # fmt: skip
@@ -94,7 +94,7 @@ def _published(row: Row, now: int) -> Published:
      args, kwargs, size, why_not, envelope, body) = row  # fmt: skip
     message = Message(None if body is None else bytes(body), envelope or "{}", size, why_not)
     return Published(message_id, task_id, scope, name, queue, retries, budget, message, args, kwargs,
-                     max(0, now - published_at), missing, vanished)  # fmt: skip
+                     max(0, now - published_at), 0, missing, vanished)  # fmt: skip
 
 
 def look_again(store: SqlStore, looks: Sequence[Look]) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from celery import Celery
 
 from crisper.core.message import Kept
-from crisper.core.model import Attempt, Entry, Recovery
+from crisper.core.model import Attempt, Entry, Recovery, Unclaimed
 from crisper.core.verdict import InBroker
 
 
@@ -44,6 +44,10 @@ class Broker:
         """Deliveries that nobody kept for so long, each with the time of its last keeping; some of
         them, in turn, if there are many. None if any worker has looked within `every` seconds."""
         return []
+
+    def locate(self, messages: Sequence[Unclaimed]) -> dict[str, bool | None]:
+        """Whether each published message is still somewhere in the broker; None where nobody can tell."""
+        return dict.fromkeys((one.message_id for one in messages), None)
 
     def resend(self, message: Kept, attempt: Attempt) -> None:
         """Publish the kept message again: same id, headers, properties and body, byte for byte."""

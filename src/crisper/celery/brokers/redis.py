@@ -8,9 +8,10 @@ the entry of the next holder.
 
 from __future__ import annotations
 
+import re
 import time
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import redis
@@ -20,13 +21,17 @@ from kombu.utils.json import dumps, loads
 from crisper.celery import MESSAGE_ID_HEADER
 from crisper.celery.brokers.base import Broker
 from crisper.celery.claims import message_id
-from crisper.core.model import Attempt, Entry, Recovery
+from crisper.core.model import Attempt, Entry, Recovery, Unclaimed
 from crisper.core.verdict import InBroker
 
 #: Kombu scores an entry when it hands the message to us, a moment before or after we look at the clock.
 SCORE_SECONDS = 0.5
 #: Entries looked at in one turn; the next turn goes on behind them.
 LOOK_AT = 1000
+
+#: Messages read at a time; one may have 16 MB.
+PAGE = 50
+_ID = re.compile(rb'"%s": ?"([^"\\\\]+)"' % MESSAGE_ID_HEADER.encode())
 
 #: KEYS: unacked, unacked_index, queue. ARGV: tag, entry as read, score as read, new payload.
 #: RPUSH: the consumer pops from the right, so what was interrupted runs next.
@@ -101,6 +106,30 @@ class RedisBroker(Broker):
             return Entry(headers["id"], message_id(headers["id"], headers, body), tag.decode())
         except (AttributeError, IndexError, KeyError, TypeError, ValueError):
             return None
+
+    def locate(self, messages: Sequence[Unclaimed]) -> dict[str, bool | None]:
+        # Queues first: from there a message goes into `unacked`, and then onto the record.
+        missing = {one.message_id.encode() for one in messages}
+        for queue in {one.queue for one in messages}:
+            for step in self.channel.priority_steps:
+                for raw in self._waiting(self._name(self.channel._q_for_pri(queue, step))):
+                    missing.difference_update(_ID.findall(raw))
+        for _, raw in self.client.hscan_iter(self._unacked, count=PAGE):
+            missing.difference_update(_ID.findall(raw))
+        return {one.message_id: one.message_id.encode() not in missing for one in messages}
+
+    def _waiting(self, key: str) -> Iterator[bytes]:
+        """A queue's messages, from the end at which new ones arrive: what is pushed or taken meanwhile
+        shows one twice, or shows it in `unacked`, and hides none."""
+        first, page = 0, self._page(key, 0)
+        while page:
+            yield from page
+            first += PAGE
+            page = self._page(key, first)
+
+    def _page(self, key: str, first: int) -> list[bytes]:
+        page: Any = self.client.lrange(key, first, first + PAGE - 1)
+        return list(page)
 
     def _name(self, key: str) -> str:
         """The key as the server has it."""
