@@ -47,10 +47,6 @@ class Crew:
             self.alive.append(self.fleet.worker(f"w{self._started}", *arguments, wait=False))
         return [worker.ready() for worker in self.alive]
 
-    def requeues(self) -> bool:
-        """Whether the broker itself brings back what a dead connection held, and at once."""
-        return bool(self.fleet.app.connection_for_write().transport.driver_type == "amqp")
-
     def dies_at(self, step: str, who: str) -> None:
         (self.fleet.folder / "crashed").unlink(missing_ok=True)
         (self.fleet.folder / f"crash-at-{step}").write_text(who)
@@ -64,7 +60,7 @@ class Crew:
         return dead[0]
 
 
-@pytest.fixture(scope="module", params=["filesystem", "redis", "rabbitmq"])
+@pytest.fixture(scope="module")
 def crew(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crew]:
     urls = (
         {"broker": request.getfixturevalue("rabbitmq_url")}
@@ -72,6 +68,17 @@ def crew(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         else broker_urls(request.param, request)
     )
     fleet = Fleet(tmp_path_factory.mktemp(request.param), **urls)
+    yield Crew(fleet)
+    fleet.close()
+
+
+@pytest.fixture(scope="module", params=["filesystem", "redis"])
+def tracking(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crew]:
+    """Workers and a publisher whose messages are on record from when they are published."""
+    settings = {"track_publish": "async", "redelivery_grace": 2, "heartbeat_interval": 1}
+    urls = broker_urls(request.param, request)
+    fleet = Fleet(tmp_path_factory.mktemp(request.param), **urls, **settings)
+    fleet.app.conf.update({f"crisper_{name}": value for name, value in settings.items()})
     yield Crew(fleet)
     fleet.close()
 
@@ -97,17 +104,36 @@ def is_known_to_have_ended(fleet: Fleet, id: str) -> bool:
     return state == "succeeded" or (number, "done", "settled") in fleet.recoveries(id)
 
 
+#: RabbitMQ itself brings back, and at once, what a dead connection held.
+DEATHS = [
+    (broker, step, who)
+    for broker in ("filesystem", "redis", "rabbitmq")
+    for step in STEPS
+    for who in ("alone", "both")
+    if broker == "rabbitmq" or (step, who) not in NOT_ON_RECORD
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("who", ["alone", "both"])
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize(("crew", "step", "who"), DEATHS, indirect=["crew"])
 def test_a_task_whose_worker_dies_at_any_step_ends_exactly_once(crew: Crew, step: str, who: str) -> None:
+    _ends_exactly_once(crew, step, who)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("step", "who"), sorted(NOT_ON_RECORD))
+def test_what_no_claim_names_yet_ends_exactly_once_by_the_record_of_its_publishing(
+    tracking: Crew, step: str, who: str
+) -> None:
+    _ends_exactly_once(tracking, step, who)
+
+
+def _ends_exactly_once(crew: Crew, step: str, who: str) -> None:
     fleet = crew.fleet
-    if (step, who) in NOT_ON_RECORD and not crew.requeues():
-        pytest.skip("what no claim names is in the broker's hands alone (docs/safety.md)")
     crew.muster()
     crew.dies_at(step, who)
-    # One at a time: what Redis hands to a connection whose worker dies before it reads it is in no
-    # place where anybody could find it (docs/safety.md), and that is another law.
+    # One at a time: what Redis hands to a connection whose worker dies before it reads it is found by
+    # the record of its publishing only, and that is another law.
     sent = fleet.send("late", step, 0.3).id
     crew.one_died()
     settled(fleet, sent)

@@ -23,6 +23,7 @@ from crisper.celery.brokers import broker_of
 from crisper.celery.brokers.base import Broker
 from crisper.celery.desk import Desk, WireDesk
 from crisper.celery.results import store_lost, stored_state
+from crisper.celery.upkeep import PERIODS_UNKEPT, keep_every
 from crisper.core.message import Kept, unpack
 from crisper.core.model import Attempt, Case, Look, Recovery, Unclaimed
 from crisper.core.states import RecoveryState, VerdictKind
@@ -154,7 +155,7 @@ class Courier:
         """
         grace_ms = int(self._settings.redelivery_grace * 1000)
         try:
-            located = self.broker.locate(messages)
+            located = self.broker.locate(messages, unkept=self._unkept())
             missing = [one for one in messages if located[one.message_id] is False]
             blind = self._taken_blindly({one.queue for one in missing if one.missing})
         except Exception:
@@ -171,6 +172,9 @@ class Courier:
                 looks.append(Look(one.message_id, 0, max(grace_ms, min(one.age_ms // 2, LOOK_MOST_MS))))
         evidence = {"how": "looked for in the broker", "looks": LOOKS}
         self._desk.looked(looks, sorted(gone), by=self.name, evidence=evidence, due_in_ms=2 * grace_ms)
+
+    def _unkept(self) -> float:
+        return PERIODS_UNKEPT * keep_every(self._settings, self.broker) + self._settings.heartbeat_interval
 
     def _taken_blindly(self, queues: set[str]) -> set[str]:
         """Queues that a node without a record consumes from: what is not there may run, or have run, on it.

@@ -31,6 +31,11 @@ PERIODS_UNKEPT = 2
 RETRY_SECONDS = 1.0
 
 
+def keep_every(settings: Settings, broker: Broker) -> float:
+    """Seconds between two renewals of what a worker holds."""
+    return min(settings.heartbeat_interval, broker.forgets_after / RENEWALS_PER_TIMEOUT)
+
+
 class Upkeep:
     """Started with the first connection; `hold` and `take_back` are called on the loop's thread."""
 
@@ -76,7 +81,7 @@ class Upkeep:
             self._hurry.clear()
             try:
                 self._broker = self._broker or broker_of(self._app)
-                period = self._period(self._broker)
+                period = keep_every(self._settings, self._broker)
                 self._take_back(self._broker)
                 now = time.monotonic()
                 if now >= keep_at:
@@ -99,9 +104,6 @@ class Upkeep:
         self._troubled = True
         self._drop_broker()
         time.sleep(RETRY_SECONDS)
-
-    def _period(self, broker: Broker) -> float:
-        return min(self._settings.heartbeat_interval, broker.forgets_after / RENEWALS_PER_TIMEOUT)
 
     def _take_back(self, broker: Broker) -> None:
         """Until the broker has answered for each: nobody else knows of them."""

@@ -17,7 +17,7 @@ class AmqpBroker(Broker):
     def find(self, attempt: Attempt, recovery: Recovery) -> InBroker:
         return InBroker.REQUEUES
 
-    def locate(self, messages: Sequence[Unclaimed]) -> dict[str, bool | None]:
+    def locate(self, messages: Sequence[Unclaimed], *, unkept: float) -> dict[str, bool | None]:
         # No message can be looked for in a queue; but in one where none waits there is none.
         empty = {queue: self._is_empty(queue) for queue in {one.queue for one in messages}}
         return {one.message_id: False if empty[one.queue] else None for one in messages}

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
 from celery import Celery
 
+from crisper.celery import MESSAGE_ID_HEADER
 from crisper.core.message import Kept
 from crisper.core.model import Attempt, Entry, Recovery, Unclaimed
 from crisper.core.verdict import InBroker
+
+#: In a message as virtual transports write it, which is JSON.
+MESSAGE_ID = re.compile(rb'"%s": ?"([^"\\]+)"' % MESSAGE_ID_HEADER.encode())
 
 
 class Broker:
@@ -45,8 +50,9 @@ class Broker:
         them, in turn, if there are many. None if any worker has looked within `every` seconds."""
         return []
 
-    def locate(self, messages: Sequence[Unclaimed]) -> dict[str, bool | None]:
-        """Whether each published message is still somewhere in the broker; None where nobody can tell."""
+    def locate(self, messages: Sequence[Unclaimed], *, unkept: float) -> dict[str, bool | None]:
+        """Whether each published message still waits in the broker, or is held by somebody who keeps it;
+        None where nobody can tell. What was not kept for `unkept` seconds is held by nobody."""
         return dict.fromkeys((one.message_id for one in messages), None)
 
     def resend(self, message: Kept, attempt: Attempt) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from kombu.utils.encoding import str_to_bytes
 from kombu.utils.json import dumps
 
-from crisper.celery.brokers.base import Broker
+from crisper.celery.brokers.base import MESSAGE_ID, Broker
+from crisper.core.model import Unclaimed
 
 
 def put_by_rename(channel: Any, queue: str, payload: dict[str, Any], **kwargs: Any) -> None:
@@ -33,4 +36,12 @@ class FilesystemBroker(Broker):
     def __init__(self, app: Any, connection: Any) -> None:
         super().__init__(app, connection)
         channel = connection.default_channel
+        self._folder = Path(channel.data_folder_in)
         channel._put = functools.partial(put_by_rename, channel)
+
+    def locate(self, messages: Sequence[Unclaimed], *, unkept: float) -> dict[str, bool | None]:
+        waiting: set[bytes] = set()
+        for file in self._folder.glob("*.msg"):
+            with contextlib.suppress(FileNotFoundError):  # just taken
+                waiting.update(MESSAGE_ID.findall(file.read_bytes()))
+        return {one.message_id: one.message_id.encode() in waiting for one in messages}

@@ -8,7 +8,6 @@ the entry of the next holder.
 
 from __future__ import annotations
 
-import re
 import time
 import uuid
 from collections.abc import Collection, Iterator, Sequence
@@ -19,7 +18,7 @@ from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps, loads
 
 from crisper.celery import MESSAGE_ID_HEADER
-from crisper.celery.brokers.base import Broker
+from crisper.celery.brokers.base import MESSAGE_ID, Broker
 from crisper.celery.claims import message_id
 from crisper.core.model import Attempt, Entry, Recovery, Unclaimed
 from crisper.core.verdict import InBroker
@@ -31,7 +30,6 @@ LOOK_AT = 1000
 
 #: Messages read at a time; one may have 16 MB.
 PAGE = 50
-_ID = re.compile(rb'"%s": ?"([^"\\\\]+)"' % MESSAGE_ID_HEADER.encode())
 
 #: KEYS: unacked, unacked_index, queue. ARGV: tag, entry as read, score as read, new payload.
 #: RPUSH: the consumer pops from the right, so what was interrupted runs next.
@@ -107,15 +105,18 @@ class RedisBroker(Broker):
         except (AttributeError, IndexError, KeyError, TypeError, ValueError):
             return None
 
-    def locate(self, messages: Sequence[Unclaimed]) -> dict[str, bool | None]:
+    def locate(self, messages: Sequence[Unclaimed], *, unkept: float) -> dict[str, bool | None]:
         # Queues first: from there a message goes into `unacked`, and then onto the record.
         missing = {one.message_id.encode() for one in messages}
         for queue in {one.queue for one in messages}:
             for step in self.channel.priority_steps:
                 for raw in self._waiting(self._name(self.channel._q_for_pri(queue, step))):
-                    missing.difference_update(_ID.findall(raw))
-        for _, raw in self.client.hscan_iter(self._unacked, count=PAGE):
-            missing.difference_update(_ID.findall(raw))
+                    missing.difference_update(MESSAGE_ID.findall(raw))
+        kept: Any = self.client.zrangebyscore(self._index, time.time() - unkept, "+inf")
+        held = set(kept)
+        for tag, raw in self.client.hscan_iter(self._unacked, count=PAGE):
+            if tag in held:
+                missing.difference_update(MESSAGE_ID.findall(raw))
         return {one.message_id: one.message_id.encode() not in missing for one in messages}
 
     def _waiting(self, key: str) -> Iterator[bytes]:
