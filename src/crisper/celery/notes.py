@@ -21,6 +21,9 @@ logger = get_logger(__name__)
 
 #: Notes that wait for the registry, at most; more are counted and given up.
 MOST, MOST_BYTES = 10_000, 64 * 2**20
+#: How long to wait for more before writing, in seconds: a thread that writes each note as it comes fights
+#: the publisher for the interpreter.
+LINGER = 0.1
 #: Written together, at most.
 BATCH = 500
 #: A call to the registry that takes longer has failed, in seconds.
@@ -46,7 +49,7 @@ class NoteWriter:
         self._store: Any = None
         self._watchdog: Watchdog | None = None
         self._thread: threading.Thread | None = None
-        self._troubled_at = float("-inf")
+        self._troubled_at, self._ending = float("-inf"), False
 
     # -- in the background ----------------------------------------------------
 
@@ -63,13 +66,16 @@ class NoteWriter:
                 self._thread = threading.Thread(target=self._run, name="crisper-publish", daemon=True)
                 self._thread.start()
                 atexit.register(self._last)
-            self._filled.notify()
+            if len(self._notes) == 1:
+                self._filled.notify()
 
     def _run(self) -> None:
         while True:
             with self._filled:
                 while not self._notes:
                     self._filled.wait()
+            time.sleep(0 if self._ending else LINGER)
+            with self._filled:
                 batch = [self._notes[i] for i in range(min(BATCH, len(self._notes)))]
             if not self._write(batch):
                 time.sleep(RETRY_SECONDS)
@@ -85,7 +91,7 @@ class NoteWriter:
                              " keep up", given_up)  # fmt: skip
 
     def _last(self) -> None:
-        give_up = time.monotonic() + LAST_SECONDS
+        self._ending, give_up = True, time.monotonic() + LAST_SECONDS
         with self._filled:
             while self._notes and (left := give_up - time.monotonic()) > 0:
                 self._filled.wait(left)
