@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from crisper.core.model import Published
 from crisper.core.states import RecoveryState
 from crisper.faces.cli.group import COMMANDS
 from crisper.store import migrate
@@ -18,7 +19,7 @@ from crisper.store.open import open_store
 from crisper.store.version import TABLE
 from tests.faces.conftest import Run, read
 from tests.faces.scene import HOSTILE, INJECTIONS, Scene, new_id
-from tests.store.acting import PULSE, Actor
+from tests.store.acting import PULSE, SCOPE, TOO_LARGE, Actor
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 TASK_KEYS = [
@@ -48,6 +49,7 @@ def test_status_has_the_documented_shape(run: Run, read_scene: Scene) -> None:
     assert {key: list(value) for key, value in answer.items()} == {
         "registry": ["id", "url", "database", "schema", "now"],
         "workers": ["alive", "suspect", "lost", "gone", "errors"],
+        "messages": ["unclaimed"],
         "attempts": ["claimed", "running"],
         "tasks": ["quarantined", "held", "lost_24h", "recovered_24h"],
         "sweeper": ["leader", "worker", "state", "since", "workers_to_clear", "recoveries_under_way"],
@@ -88,8 +90,25 @@ def test_show_has_the_documented_shape(run: Run, read_scene: Scene) -> None:
 
 def test_migrate_says_what_it_did(run: Run, sqlite_url: str) -> None:
     answer = read(run(sqlite_url, "migrate", "--json"))
-    assert answer == {"registry": sqlite_url, "schema": "0001", "up_to_date": True}
+    assert answer == {"registry": sqlite_url, "schema": "0002", "up_to_date": True}
     assert "CREATE TABLE crisper_attempt" in read(run(sqlite_url, "migrate", "--sql", "--json"))["sql"]
+
+
+def test_show_tells_of_a_task_that_was_published_and_waits(run: Run, scene: Scene) -> None:
+    waiting = Published("m-waits", "waits", SCOPE, "shop.charge", "mail", 0, 3, TOO_LARGE, "[42]", "{}")
+    scene.store.publish([waiting], due_in_ms=0)
+    answer = read(run(scene.url, "show", "waits", "--json"))
+    assert list(answer) == [
+        *("task_id", "name", "state", "queue", "published_at", "args_preview", "kwargs_preview")
+    ]
+    assert (answer["state"], answer["args_preview"]) == ("published", [42])
+    told = run(scene.url, "show", "waits").stdout
+    assert re.search("published at .* to the queue mail, and no worker has claimed it", told)
+    assert read(run(scene.url, "status", "--json"))["messages"] == {"unclaimed": 1}
+    scene.store.declare_vanished(["m-waits"], by="w", evidence={"looks": 2}, due_in_ms=0)
+    told = run(scene.url, "show", "waits").stdout
+    assert "vanished: nobody claimed it, and the broker has it no more (by w)" in told
+    assert "claimed by" not in told
 
 
 # -- for people --------------------------------------------------------------

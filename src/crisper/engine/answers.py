@@ -47,6 +47,18 @@ def of_pulse(text: str) -> dict[str, Any]:
     }
 
 
+def of_published(row: Any) -> dict[str, Any]:
+    return {
+        "task_id": row.task_id,
+        "name": row.name,
+        "state": "published",
+        "queue": row.queue,
+        "published_at": iso(row.published_at),
+        "args_preview": _read(row.args_preview),
+        "kwargs_preview": _read(row.kwargs_preview),
+    }
+
+
 def of_task(row: Any) -> dict[str, Any]:
     return {
         "task_id": row.task_id,

@@ -21,7 +21,7 @@ from crisper.core.states import (
     WorkerState,
 )
 from crisper.core.text import storable
-from crisper.engine.answers import iso, of_event, of_pulse, of_story, of_task, of_worker
+from crisper.engine.answers import iso, of_event, of_published, of_pulse, of_story, of_task, of_worker
 from crisper.engine.filters import (
     Filters,
     bounded,
@@ -33,7 +33,7 @@ from crisper.engine.filters import (
     place_of,
 )
 from crisper.engine.reading import HANGS_SECONDS, Reading
-from crisper.store.schema import attempt, event, incarnation, leader, recovery, registry
+from crisper.store.schema import attempt, event, incarnation, leader, publish, recovery, registry
 
 DAY_MS = 86_400_000
 
@@ -51,6 +51,18 @@ _NOW = {
 
 _LATEST_RECOVERY = and_(recovery.c.task_id == attempt.c.task_id, recovery.c.number == attempt.c.number)
 _HOSTNAME = func.coalesce(incarnation.c.hostname, attempt.c.incarnation).label("worker")
+
+
+_NOT_CLAIMED = ~(
+    select(attempt.c.number)
+    .where(
+        attempt.c.task_id == publish.c.task_id,
+        attempt.c.message_id == publish.c.message_id,
+        attempt.c.incarnation != "",
+    )
+    .exists()
+    .correlate(publish)
+)
 
 
 class Survey:
@@ -74,6 +86,7 @@ class Survey:
             return {
                 "registry": self._registry(connection, now),
                 "workers": _worker_counts(connection, now),
+                "messages": {"unclaimed": _unclaimed(connection)},
                 "attempts": _open_counts(connection),
                 "tasks": _task_counts(connection, now - DAY_MS),
                 "sweeper": _sweeper(connection),
@@ -142,6 +155,13 @@ class Survey:
                 .limit(STORY_MOST)
             ).all()[::-1]
         return of_story(attempts, recoveries, events)
+
+    def published(self, task_id: str) -> dict[str, Any] | None:
+        """A task that was published and has no attempt yet; None if nothing is on record of it."""
+        question = select(publish).where(is_task(publish.c.task_id, task_id)).limit(1)
+        with self._reading.snapshot() as connection:
+            row = connection.execute(question).first()
+        return None if row is None else of_published(row)
 
     def standing(self, task_id: str) -> dict[str, Any] | None:
         """What decides whether a person may recover or discard a task; None if it is not on record."""
@@ -253,6 +273,11 @@ def _worker_counts(connection: Connection, now: int) -> dict[str, int]:
         "gone": counts.get(WorkerState.GONE.value, 0),
         "errors": sum(of_pulse(pulse)["errors"] for pulse in pulses),
     }
+
+
+def _unclaimed(connection: Connection) -> int:
+    """Messages on record from when they were published, and not claimed yet."""
+    return int(connection.execute(select(func.count()).where(_NOT_CLAIMED)).scalar_one())
 
 
 def _open_counts(connection: Connection) -> dict[str, int]:

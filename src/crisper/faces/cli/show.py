@@ -40,6 +40,9 @@ def show(place: Place, task_id: str, as_json: bool) -> None:
 
     with place.survey() as survey:
         shown = survey.task(whole_id(survey, task_id))
+        waiting = survey.published(task_id) if shown is None else None
+    if waiting is not None:
+        return emit(waiting) if as_json else _print_waiting(console(place), waiting)
     if shown is None:
         raise not_found(task_id)
     for what in ("attempts", "events"):
@@ -48,6 +51,16 @@ def show(place: Place, task_id: str, as_json: bool) -> None:
     if as_json:
         return emit(shown)
     return print_story(console(place), shown, typed=place.typed)
+
+
+def _print_waiting(out: Console, waiting: dict[str, Any]) -> None:
+    at = (waiting["published_at"] or "").replace("T", " ")[:19]
+    args, kwargs = _preview(waiting["args_preview"]), _preview(waiting["kwargs_preview"])
+    lines(out, f"task    {clean(waiting['task_id'])}", style="bold")
+    lines(out, f"name    {clean(waiting['name'])}", "state   published")
+    lines(out, f"args    {args}", f"kwargs  {kwargs}")
+    queue = clean(waiting["queue"])
+    lines(out, f"It was published at {at} UTC to the queue {queue}, and no worker has claimed it.")
 
 
 def not_found(task_id: str) -> TaskNotFound:

@@ -38,6 +38,7 @@ def _print(out: Console, answer: dict[str, Any], typed: str) -> None:
     rows = [
         ("registry", f"{clean(registry['url'])}, schema {clean(registry['schema'])}, {now} UTC"),
         ("workers", _counts({k: v for k, v in answer["workers"].items() if k != "errors"})),
+        ("messages", _counts(answer["messages"])),
         ("attempts", _counts(answer["attempts"])),
         ("tasks", _counts({word: tasks[word] for word in ("quarantined", "held")})),
         ("last 24 h", f"{tasks['lost_24h']} lost, {tasks['recovered_24h']} recovered"),

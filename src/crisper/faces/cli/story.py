@@ -47,11 +47,11 @@ def _value(value: object) -> str:
 
 
 def _attempts(shown: dict[str, Any]) -> Iterator[Entry]:
-    losses = {event["attempt"] for event in shown["events"] if event["kind"] == "lost"}
+    losses = {event["attempt"] for event in shown["events"] if event["kind"] in ("lost", "vanished")}
     for one in shown["attempts"]:
         number, worker = one["number"], clean(one["worker"])
         if one["received_at"]:
-            yield Entry(one["received_at"], number, f"claimed by {worker}")
+            yield Entry(one["received_at"], number, f"claimed by {worker}" if worker else "published")
         if one["started_at"]:
             process = f"process {one['pid']} of " if one["pid"] else ""
             yield Entry(one["started_at"], number, f"running in {process}{worker}", word="running")
@@ -86,6 +86,12 @@ def _lost(event: dict[str, Any], data: dict[str, Any]) -> _Telling:
     return f"lost{_by(event)}", (f"evidence: {told(data)}",)
 
 
+def _vanished(event: dict[str, Any], data: dict[str, Any]) -> _Telling:
+    return f"vanished: nobody claimed it, and the broker has it no more{_by(event)}", (
+        f"evidence: {told(data)}",
+    )
+
+
 def _verdict(event: dict[str, Any], data: dict[str, Any]) -> _Telling:
     verdict = clean(str(data.get("verdict")).replace("_", " "))
     reason = clean(data.get("reason"), most=500)
@@ -116,13 +122,20 @@ def _other(event: dict[str, Any], data: dict[str, Any]) -> _Telling:
 
 _KINDS = {
     "lost": _lost,
+    "vanished": _vanished,
     "verdict": _verdict,
     "recovered": _recovered,
     "refused": _refused,
     "late_finish": _late,
     "recovery_delayed": _delayed,
 }
-_WORDS = {"lost": "lost", "verdict": "recovering", "late_finish": "suspect", "recovery_delayed": "suspect"}
+_WORDS = {
+    "lost": "lost",
+    "vanished": "lost",
+    "verdict": "recovering",
+    "late_finish": "suspect",
+    "recovery_delayed": "suspect",
+}
 
 
 def _sent(shown: dict[str, Any]) -> Iterator[Entry]:
