@@ -170,6 +170,10 @@ def _tasks(app: Celery, ledger: Path) -> None:
             pass
 
     register(poison, acks_late=True)
+    app.task(
+        bind=True, shared=False, name="tests.fleet_app.poison_rejecting", acks_late=True,
+        reject_on_worker_lost=True,
+    )(poison)  # fmt: skip
     register(poison_worker, acks_late=True)
     register(noop, acks_late=True)
     register(boom, acks_late=True)

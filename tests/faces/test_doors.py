@@ -79,7 +79,14 @@ def test_both_doors_take_the_app_s_registry(project: Path, sqlite_scene: Scene, 
 def test_both_doors_read_without_an_app(tmp_path: Path, sqlite_scene: Scene, door: list[str]) -> None:
     result = crisper(*door, "status", "--json", cwd=tmp_path, CRISPER_REGISTRY_URL=sqlite_scene.url)
     assert result.returncode == 0, result.stderr
-    assert list(json.loads(result.stdout)) == ["registry", "workers", "messages", "attempts", "tasks", "sweeper"]
+    assert list(json.loads(result.stdout)) == [
+        "registry",
+        "workers",
+        "messages",
+        "attempts",
+        "tasks",
+        "sweeper",
+    ]
 
 
 @pytest.mark.parametrize("door", [[CRISPER, "-A", "proj"], [CELERY, "-A", "proj", "crisper"]])
