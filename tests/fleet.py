@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from celery import Celery
 
+from crisper.store import migrate
 from crisper.store.open import open_store
 from crisper.store.sql import SqlStore
 
@@ -117,6 +118,8 @@ class Fleet:
         for name in ("queue", "control", "results"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         self.registry_url = registry or f"sqlite:///{folder / 'registry.db'}"
+        if not (registry or plain):
+            migrate.ensure(self.registry_url)  # so that a test may ask it at once
         self.environment = {
             **os.environ,
             "FLEET_FOLDER": str(folder),

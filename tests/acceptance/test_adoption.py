@@ -114,12 +114,12 @@ def test_a_request_class_of_its_own_is_still_asked(
 
 
 def test_a_disabled_crisper_leaves_plain_celery(tmp_path: Path) -> None:
-    fleet = Fleet(tmp_path)
+    fleet = Fleet(tmp_path, registry=f"sqlite:///{tmp_path}/none.db")
     try:
         sent = fleet.send("late", 7, 0.01)
         worker = fleet.worker("plain", "-c", "1", FLEET_CONF=json.dumps({"crisper_enabled": False}))
         assert sent.get(timeout=20) == 7
         assert worker.recorders() == []
-        assert not (tmp_path / "registry.db").exists()
+        assert not (tmp_path / "none.db").exists()
     finally:
         fleet.close()

@@ -40,6 +40,7 @@ def declared_lost_before_it_was_answered(fleet: Fleet) -> list[str]:
     """Four tasks that a worker has received and asked for; its fence comes instead of an answer."""
     worker = fleet.worker("fenced")
     recorder = worker.recorder()
+    wait_for("it is on record", lambda: fleet.incarnations().get("fenced"))
     os.kill(recorder, signal.SIGSTOP)
     sent = [fleet.send("late", key, 0).id for key in range(4)]
     wait_for("all received", lambda: all(received(worker, id) == 1 for id in sent))
