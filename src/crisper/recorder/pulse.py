@@ -103,6 +103,7 @@ class PulseThread(threading.Thread):
                 beat_at = now + (self._interval if reached else min(1.0, self._interval))
             if now >= sweep_at:
                 self._guarded(self._sweep)
+                self._guarded(self._pass_orders)
                 sweep_at = now + self._sweep_interval
             self._answer_asks(min(beat_at, sweep_at))
 
@@ -123,6 +124,12 @@ class PulseThread(threading.Thread):
         overdue = now - self._handed_at > CASE_MS / 1000
         if self._wants_cases and (self._in_hand == 0 or overdue):
             self._hand_over()
+
+    def _pass_orders(self) -> None:
+        """Told again with every sweep until their attempts are closed: the parent need not remember them."""
+        orders = self._store.orders(self._fence.incarnation)
+        if orders:
+            self._tell((wire.ORDERS, [tuple(order) for order in orders]))
 
     def _hand_over(self) -> None:
         cases = self._store.take_cases(self._fence.incarnation, self._scope, limit=CASES)

@@ -13,6 +13,7 @@ Parent to recorder                      Recorder to parent
     t       the loop's tick                 fenced  the incarnation
     ask     the courier's verbs             told    the answers to them
     bye     clean goodbye                   cases   recoveries for the courier
+                                            stop    attempts that a person ordered to stop
                                             log     level, sentence
                                             trouble an error of the recorder's own
 """
@@ -32,7 +33,7 @@ HEADER = struct.Struct("<I")
 HELLO, BYE, TICK, DROP, ASK = "hello", "bye", "t", "x", "ask"
 CLAIM, START, FINISH, CHILD_LOST, NOTE = "c", "s", "f", "l", "n"
 READY, FATAL, ANSWERS, FENCED, TOLD, CASES, LOG = "ready", "fatal", "a", "fenced", "told", "cases", "log"
-TROUBLE = "trouble"
+TROUBLE, ORDERS = "trouble", "stop"
 #: Datagrams from a pool child.
 WORD, CHILD = "w", "k"
 
