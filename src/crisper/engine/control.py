@@ -185,7 +185,7 @@ def _unless_in_one_process(standing: dict[str, Any], state: State) -> Answer | N
         return None
     return Outcome.REFUSED, (
         f"its attempt {standing['attempt']} runs inside the process of {standing['worker']} (pool: {pool}),"
-        " where a body cannot be stopped by itself. Wait until it ends; or stop that worker, and then this task"
+        " where nobody can stop one body alone. Wait until it ends; or end that worker, then stop this task"
     )
 
 

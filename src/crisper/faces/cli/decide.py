@@ -155,9 +155,8 @@ def _report(place: Place, verb: str, done: list[Done], *, dry_run: bool, as_json
 
 
 def _would(verb: str) -> str:
-    return {"recover": "would be sent again", "stop": "would be stopped"}.get(
-        verb, "would be closed for good"
-    )
+    does = {"recover": "sent again", "discard": "closed for good", "stop": "stopped"}
+    return f"would be {does[verb]}"
 
 
 def _answer(one: Done, dry_run: bool) -> dict[str, Any]:

@@ -146,11 +146,9 @@ def advice(shown: dict[str, Any], typed: str = "crisper") -> tuple[str, ...]:
     last = shown["recoveries"][-1] if shown["recoveries"] else None
     if shown["state"] in ("quarantined", "held"):
         return "", "→ It waits for you. Run it again, or close it for good:", again, close
-    if (
-        last
-        and last["action"] in ("fail", "discard", "revoked")
-        and last["attempt"] == shown["attempts"][-1]["number"]
-    ):
+    of_latest = last is not None and last["attempt"] == shown["attempts"][-1]["number"]
+    stopped = shown["state"] == "revoked" and any(event["kind"] == "stop" for event in shown["events"])
+    if stopped or (last and of_latest and last["action"] in ("fail", "discard", "revoked")):
         return "", "→ While its message is kept, it can run again:", again
     if shown["state"] == "recovering":
         return "", "→ Crisper is bringing it back; a live worker of its app carries that out."
