@@ -126,8 +126,9 @@ def _one(survey: Survey, task_id: str, may: Callable[[dict[str, Any]], Answer], 
 
 def may_recover(standing: dict[str, Any]) -> Answer:
     """Whether a task's message may be sent again, from `Survey.standing`."""
-    if State(standing["attempt_state"]) is State.REVOKED and standing["recovery"] is None:
-        return _unless_kept(standing) or _YES  # a person had stopped it
+    revoked = State(standing["attempt_state"]) is State.REVOKED and standing["recovery"] is None
+    if revoked and (standing["kept"] or standing["why_not_kept"]):  # a person had stopped it
+        return _unless_kept(standing) or _YES
     return _unless_lost(standing) or _unless_decided(standing) or _unless_kept(standing) or _YES
 
 
@@ -164,10 +165,7 @@ def may_stop(standing: dict[str, Any]) -> Answer:
     if standing["recovery"] is not None:
         if stoppable(RecoveryState(standing["recovery"]), _verdict(standing)):
             return _YES
-        return (
-            Outcome.NOT_POSSIBLE,
-            f"it is over: its attempt {number} was lost, and it is {standing['state']}",
-        )
+        return Outcome.NOT_POSSIBLE, f"it is over: the task is {standing['state']}"
     if state in OPEN | MAY_FOLLOW:
         return _unless_in_one_process(standing, state) or _YES
     return Outcome.NOT_POSSIBLE, f"it is over: its attempt {number} {_OVER.get(state, f'is {state}')}"
