@@ -368,7 +368,7 @@ def test_stop_orders_what_is_open_or_may_come_again(run: Run, scene: Scene, name
     for _ in range(2):
         result = run(scene.url, "stop", scene.ids[name], "--reason", "the wrong customer")
         assert result.exit_code == 0, result.output
-        where = "its worker does so" if open_one else "it waits in the broker"
+        where = "its worker does so" if open_one else "it is not running now"
         assert where in " ".join(result.stdout.split())
     told = [order.why for order in scene.store.orders(scene.one.id)]
     assert len(told) == open_one

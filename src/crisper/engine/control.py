@@ -96,7 +96,9 @@ def stop(store: Store, survey: Survey, task_ids: Iterable[str], *, by: str, reas
 _BY_ITS_WORKER = (
     "is ordered to stop: its worker does so within seconds, or, if it is lost, it is not run again"
 )
-_BEFORE_IT_BEGINS = "is ordered to stop: it waits in the broker, and whoever receives it does not begin it"
+_BEFORE_IT_BEGINS = (
+    "is ordered to stop: it is not running now, and if its message comes again, does not begin"
+)
 
 
 def would(survey: Survey, task_ids: Iterable[str], may: Callable[[dict[str, Any]], Answer]) -> list[Done]:
