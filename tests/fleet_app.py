@@ -128,9 +128,9 @@ def _tasks(app: Celery, ledger: Path) -> None:
                 raise self.retry(countdown=0)
             return key
 
-    def retry_always(self: Task, key: Any = 0, countdown: float = 0) -> None:
+    def retry_always(self: Task, key: Any = 0) -> None:
         with entry(self, key):
-            raise self.retry(countdown=countdown, max_retries=None)
+            raise self.retry(countdown=0)
 
     def told_to_end(self: Task, key: Any, how: str) -> Any:
         """Told to end by SIGTERM, it does nothing (`never`), or ends its body at once (`soon`)."""
@@ -180,7 +180,7 @@ def _tasks(app: Celery, ledger: Path) -> None:
     register(noop, acks_late=True)
     register(boom, acks_late=True)
     register(retry_once, acks_late=True)
-    register(retry_always, acks_late=True)
+    register(retry_always, acks_late=True, max_retries=None)
     register(told_to_end, acks_late=True)
     register(reject_once, acks_late=True)
     register(reject_always, acks_late=True)

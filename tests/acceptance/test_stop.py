@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -64,7 +64,7 @@ def runs_as_ever(fleet: Fleet, tasks: int) -> None:
     assert [one.get(timeout=20) for one in sent] == ["after"] * tasks
 
 
-def test_what_runs_is_ended_what_waits_never_begins_and_a_neighbour_is_left_alone(
+def test_what_runs_is_ended_what_waits_never_begins_and_a_person_can_undo_it(
     fleet: Fleet, worker: Worker
 ) -> None:
     running = {name: fleet.send(name, name, "never") for name in ("late", "early")}
@@ -103,35 +103,24 @@ def test_what_runs_is_ended_what_waits_never_begins_and_a_neighbour_is_left_alon
     assert neighbour.get(timeout=20) == "neighbour"
     all_acknowledged(fleet)
     runs_as_ever(fleet, 5)
+
+    (fleet.folder / "never").touch()
+    recovered = running["late"].id
+    assert crisper(fleet, "recover", recovered)["tasks"][0]["reason"] == "sent again"
+    becomes(fleet, recovered, "revoked", "succeeded")
+    (fleet.folder / "never").unlink()
+    assert fleet.app.backend.get_task_meta(recovered, cache=False)["status"] == "SUCCESS"
+    all_acknowledged(fleet)
     assert worker.process.poll() is None
     assert fleet.errors() == []
-
-
-def test_a_stopped_task_runs_again_if_a_person_recovers_it_and_can_be_stopped_again(
-    fleet: Fleet, worker: Worker
-) -> None:
-    sent = fleet.send("late", "again", "again")
-    becomes(fleet, sent.id, "running")
-    stop(fleet, sent.id)
-    becomes(fleet, sent.id, "revoked")
-    is_told(sent)
-    assert crisper(fleet, "recover", sent.id)["tasks"][0]["reason"] == "sent again"
-    becomes(fleet, sent.id, "revoked", "running")
-    stop(fleet, sent.id)
-    becomes(fleet, sent.id, "revoked", "revoked")
-    assert crisper(fleet, "recover", sent.id)["tasks"][0]["outcome"] == "done"
-    (fleet.folder / "again").touch()
-    becomes(fleet, sent.id, "revoked", "revoked", "succeeded")
-    assert len(fleet.ends(sent.id)) == 1
-    assert json.dumps(crisper(fleet, "show", sent.id)).count('"kind": "stop"') == 2
-    all_acknowledged(fleet)
 
 
 def test_a_task_that_sends_itself_again_and_again_is_stopped(fleet: Fleet, worker: Worker) -> None:
     """Each retry is another message and another attempt; the order goes with the task."""
     sent = fleet.send("retry_always", "storm")
     wait_for("a storm of retries", lambda: len(fleet.starts(sent.id)) > 5)
-    stop(fleet, sent.id)
+    with fleet.store() as store:
+        assert store.stop(sent.id, by="ann@desk", reason=REASON) is not None
     wait_for("revoked", lambda: state_of(fleet, sent.id) == "revoked")
     is_told(sent)
     all_acknowledged(fleet)
@@ -140,20 +129,6 @@ def test_a_task_that_sends_itself_again_and_again_is_stopped(fleet: Fleet, worke
     assert states == ["retried"] * (len(states) - 1) + ["revoked"]
     runs_as_ever(fleet, 5)
     assert len(fleet.starts(sent.id)) == begun
-
-
-def test_what_is_over_or_not_on_record_is_said_to_be(fleet: Fleet, worker: Worker) -> None:
-    sent = fleet.send("late", "over", 0)
-    becomes(fleet, sent.id, "succeeded")
-    command = [sys.executable, "-m", "crisper", "-A", "tests.fleet_app", "stop", "--yes"]
-    ended = subprocess.run(
-        [*command, sent.id, "no-such-task"], env=fleet.environment, capture_output=True, text=True,
-        check=False, timeout=60,
-    )  # fmt: skip
-    assert ended.returncode == 1
-    assert "it is over: its attempt 1 succeeded" in ended.stderr
-    assert "no task of that id is on record" in ended.stderr
-    assert sent.get(timeout=10) == "over"
 
 
 def test_celerys_own_revoke_works_as_ever_and_is_on_record(fleet: Fleet, worker: Worker) -> None:
@@ -210,29 +185,49 @@ def test_what_is_stopped_while_its_workers_are_down_does_not_come_back(fleet: Fl
     assert fleet.recoveries(dead.id) == [(1, "done", "revoked")]
     assert [len(fleet.starts(sent.id)) for sent in stopped] == [0, 1, 1, 0]
     runs_as_ever(fleet, 2)
-    assert third.process.poll() is None
     assert fleet.errors() == []
 
+    lost = fleet.send("late", "lost", "never")
+    becomes(fleet, lost.id, "running")
+    third.kill()
+    becomes(fleet, lost.id, "lost")
+    assert crisper(fleet, "stop", lost.id, "--reason", REASON)["tasks"][0]["reason"] == "stopped"
+    is_told(lost)  # and no worker is up
+    assert fleet.recoveries(lost.id) == [(1, "done", "revoked")]
 
-def test_a_pool_without_processes_stops_what_waits_and_says_that_it_cannot_stop_what_runs(
-    fleet: Fleet,
-) -> None:
-    inside = fleet.worker("inside", "-P", "threads", "-c", "1", "-Q", "inside")
-    running = fleet.send("late", "runs", "inside", queue="inside")
-    becomes(fleet, running.id, "running")
-    waiting = fleet.send("late", "waits", 0, queue="inside")
-    becomes(fleet, waiting.id, "claimed")
-    command = [sys.executable, "-m", "crisper", "-A", "tests.fleet_app", "stop", "--yes", "--reason", REASON]
-    ended = subprocess.run(
-        [*command, running.id, waiting.id], env=fleet.environment, capture_output=True, text=True,
-        check=False, timeout=60,
-    )  # fmt: skip
-    assert ended.returncode == 75, ended.stderr
-    assert "nobody can stop one body alone" in ended.stderr
-    becomes(fleet, waiting.id, "revoked")
-    is_told(waiting)
-    (fleet.folder / "inside").touch()
-    assert running.get(timeout=20) == "runs"
-    assert fleet.starts(waiting.id) == []
-    assert inside.process.poll() is None
-    assert fleet.errors() == []
+
+def test_workers_without_a_loop_stop_tasks_and_say_where_they_cannot(tmp_path: Path) -> None:
+    """The embedded broker; a body inside the worker's own process cannot be stopped by itself."""
+    fleet = Fleet(tmp_path)
+    try:
+        prefork = fleet.worker("prefork", "-c", "1", wait=False)
+        threads = fleet.worker("threads", "-P", "threads", "-c", "1", "-Q", "threads")
+        prefork.ready()
+        in_process = fleet.send("late", "process", "never")
+        in_thread = fleet.send("late", "thread", "open", queue="threads")
+        for sent in (in_process, in_thread):
+            becomes(fleet, sent.id, "running")
+        waiting = fleet.send("late", "waits", 0), fleet.send("late", "waits", 0, queue="threads")
+        for sent in waiting:
+            becomes(fleet, sent.id, "claimed")
+        ids = [sent.id for sent in (in_process, in_thread, *waiting)]
+        command = [sys.executable, "-m", "crisper", "-A", "tests.fleet_app", "stop", *ids, "--yes"]
+        ended = subprocess.run(
+            [*command, "--reason", REASON], env=fleet.environment, capture_output=True, text=True,
+            check=False, timeout=60,
+        )  # fmt: skip
+        assert ended.returncode == 75, ended.stderr
+        assert f"{in_thread.id}: its attempt 1 runs inside the process of threads@test" in ended.stderr
+        for sent in (in_process, *waiting):
+            becomes(fleet, sent.id, "revoked")
+            is_told(sent)
+        assert fleet.attempts(in_thread.id) == [(1, "running")]
+        (fleet.folder / "open").touch()
+        assert in_thread.get(timeout=20) == "thread"
+        assert [fleet.starts(sent.id) for sent in waiting] == [[], []]
+        runs_as_ever(fleet, 1)
+        assert threads.process.poll() is None
+        assert fleet.errors() == []
+    finally:
+        print(fleet.story())
+        fleet.close()

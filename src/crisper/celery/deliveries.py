@@ -183,7 +183,7 @@ class Deliveries:
             self.link.send((wire.START, monotonic_ms(), held.seq, held.task_id, 0))
             self._maybe_flush()
         held.request._request_dict["crisper"] = (held.seq, held.number)
-        held.request._crisper_run(held.pool)
+        held.future = getattr(held.request._crisper_run(held.pool), "f", None)
 
     def _answered_dispatch(self, held: Held) -> None:
         """A claim was granted while its request waited with a slot."""
@@ -341,7 +341,7 @@ class Deliveries:
             if held is None or held.number != number or held.muted or held.finish_seq:
                 continue  # not known yet, or over: what was recorded of it is on its way
             with self.counted("stopping a task"):
-                if held.stage is Stage.GRANTED:
+                if held.stage is Stage.GRANTED or (held.future is not None and held.future.cancel()):
                     self._revoke(held, why)
                 elif held.stage is Stage.DISPATCHED and held.accepted and self._is_prefork():
                     self._terminate(held, why)
