@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from celery.exceptions import TaskRevokedError
 
+from crisper.store.migrate import upgrade
 from tests.acceptance.asking import crisper, state_of
 from tests.acceptance.watching import is_running, messages_left
 from tests.celery.conftest import module_urls
@@ -25,10 +26,17 @@ REASON = "the wrong customer"
 @pytest.fixture(scope="module", params=["redis", "rabbitmq"])
 def fleet(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     name = str(request.param)
-    made = Fleet(tmp_path_factory.mktemp(name), **module_urls(name, request))
-    yield made
-    print(made.story())
-    made.close()
+    fleet = made(tmp_path_factory.mktemp(name), **module_urls(name, request))
+    yield fleet
+    print(fleet.story())
+    fleet.close()
+
+
+def made(folder: Path, **urls: str) -> Fleet:
+    """With a registry that can be looked into before the first worker is up."""
+    fleet = Fleet(folder, **urls)
+    upgrade(fleet.registry_url)
+    return fleet
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +206,7 @@ def test_what_is_stopped_while_its_workers_are_down_does_not_come_back(fleet: Fl
 
 def test_workers_without_a_loop_stop_tasks_and_say_where_they_cannot(tmp_path: Path) -> None:
     """The embedded broker; a body inside the worker's own process cannot be stopped by itself."""
-    fleet = Fleet(tmp_path)
+    fleet = made(tmp_path)
     try:
         prefork = fleet.worker("prefork", "-c", "1", wait=False)
         threads = fleet.worker("threads", "-P", "threads", "-c", "1", "-Q", "threads")
@@ -227,6 +235,38 @@ def test_workers_without_a_loop_stop_tasks_and_say_where_they_cannot(tmp_path: P
         assert [fleet.starts(sent.id) for sent in waiting] == [[], []]
         runs_as_ever(fleet, 1)
         assert threads.process.poll() is None
+        assert fleet.errors() == []
+    finally:
+        print(fleet.story())
+        fleet.close()
+
+
+def test_a_solo_worker_hears_of_an_order_before_it_begins_the_next_body(
+    rabbitmq_vhost: str, tmp_path: Path
+) -> None:
+    """Its loop stands still while a body runs, and what it holds begins in the same turn."""
+    fleet = made(tmp_path, broker=rabbitmq_vhost)
+    try:
+        first, second, third = (
+            fleet.send("late", 1, "open"),
+            fleet.send("late", 2, 0),
+            fleet.send("late", 3, 0),
+        )
+        fleet.worker("solo", "-P", "solo", "-c", "1", wait=False)
+        becomes(fleet, first.id, "running", seconds=40)
+        for sent in (second, third):
+            becomes(fleet, sent.id, "claimed")
+        with fleet.store() as store:
+            assert store.stop(second.id, by="ann@desk", reason=REASON) is not None
+        told = "SELECT seen_at FROM crisper_incarnation"
+        before = fleet.rows(told)
+        wait_for("the order is passed on", lambda: fleet.rows(told)[0][0] > before[0][0] + 1500)
+        (fleet.folder / "open").touch()
+        assert third.get(timeout=20) == 3
+        becomes(fleet, second.id, "revoked")
+        is_told(second)
+        assert fleet.starts(second.id) == []
+        all_acknowledged(fleet)
         assert fleet.errors() == []
     finally:
         print(fleet.story())

@@ -60,6 +60,7 @@ class Deliveries:
         self._dispatcher: Dispatcher | None = None
         self._asking: dict[int, Held] = {}  # claims without an answer, in their order
         self._receiving = threading.RLock()
+        self._put_off: list[Item] = []  # arrived, and not taken yet
         self.ready = False
         self.incarnation = ""  # whose attempts these are
 
@@ -175,6 +176,7 @@ class Deliveries:
 
     def _to_pool(self, held: Held) -> None:
         with self._receiving:  # not while an order to stop it, on another thread, is carried out
+            self._heed_orders()
             if held.stage is Stage.CLOSED:
                 raise TaskRevokedError(held.task_id)
             held.has_slot = False
@@ -223,7 +225,9 @@ class Deliveries:
     def receive(self) -> None:
         """Take in what the recorder said. On the loop's thread; never blocks, never raises."""
         with self._receiving:
-            for item in self._arrived():
+            items = [*self._put_off, *self._arrived()]
+            self._put_off.clear()
+            for item in items:
                 try:
                     self._take(item)
                 except Exception:
@@ -345,6 +349,19 @@ class Deliveries:
                     self._revoke(held, why)
                 elif held.stage is Stage.DISPATCHED and held.accepted and self._is_prefork():
                     self._terminate(held, why)
+
+    def _heed_orders(self) -> None:
+        """The solo pool's bodies keep the loop: what a person ordered meanwhile is heard before the next one
+        begins, and the rest of what arrived in its turn."""
+        if not type(self.worker.pool).__module__.endswith(".solo"):
+            return
+        arrived = self._arrived()
+        self._put_off += [item for item in arrived if item[0] != wire.ORDERS]
+        if self._put_off:
+            self.worker.timer.call_after(0, self.receive)
+        for item in arrived:
+            if item[0] == wire.ORDERS:
+                self._ordered(item[1])
 
     def _revoke(self, held: Held, why: str) -> None:
         """Granted and not begun: it ends here, by Celery's own way of ending what was revoked."""
@@ -717,11 +734,15 @@ class Deliveries:
         threading.Thread(target=self._receive_for_ever, name="crisper-receive", daemon=True).start()
 
     def _wait_for_room(self) -> None:
-        """What waits inside the pool would run even if a fence came meanwhile; here it does not."""
-        room = getattr(getattr(self.worker.pool, "_pool", None), "_putlock", None)
+        """What waits inside the pool would run even if a fence or an order to stop it came meanwhile; here
+        it does not."""
+        pool: Any = getattr(self.worker.pool, "_pool", None)
+        room = getattr(pool, "_putlock", None)
         if room is not None:
             with room:
                 pass
+        elif hasattr(pool, "wait_available"):  # gevent's
+            pool.wait_available()
 
     def _receive_for_ever(self) -> None:
         while not self.link._closed:

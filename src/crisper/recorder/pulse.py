@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from crisper.core.model import Entry, Fence
+from crisper.core.model import Entry, Fence, Order
 from crisper.core.model import Pulse as Beating
 from crisper.engine.heartbeat import Beat, Heartbeat
 from crisper.engine.sweeper import Sweeper
@@ -34,7 +34,8 @@ CASES = 50
 
 
 class PulseThread(threading.Thread):
-    """Ticks until stopped. `tell` is called with items for the parent, from this thread.
+    """Ticks until stopped. `tell` is called with items for the parent, from this thread; `ticked` says
+    when the parent's loop last did.
 
     Every transaction of its store has a deadline of its own: a sweep may be many.
     """
@@ -47,6 +48,7 @@ class PulseThread(threading.Thread):
         *,
         parent_stopped: Callable[[], bool],
         beating: Callable[[], Beating],
+        ticked: Callable[[], int],
         tell: Callable[[tuple[Any, ...]], None],
     ) -> None:
         super().__init__(name="crisper-pulse", daemon=True)
@@ -74,6 +76,8 @@ class PulseThread(threading.Thread):
         self._in_hand, self._handed_at = 0, 0.0
         self._stopped, self._hurried = threading.Event(), threading.Event()
         self._unreachable_since: float | None = None
+        self._ticked = ticked
+        self._told: tuple[list[Order], int] = [], 0
         self.renewing: frozenset[str] = frozenset()
 
     def ask(self, item: tuple[Any, ...]) -> None:
@@ -128,8 +132,10 @@ class PulseThread(threading.Thread):
     def _pass_orders(self) -> None:
         """Told again with every sweep until their attempts are closed: the parent need not remember them."""
         orders = self._store.orders(self._fence.incarnation)
-        if orders:
+        telling = orders, self._ticked()
+        if orders and telling != self._told:  # a loop that stands still is told once
             self._tell((wire.ORDERS, [tuple(order) for order in orders]))
+        self._told = telling
 
     def _hand_over(self) -> None:
         cases = self._store.take_cases(self._fence.incarnation, self._scope, limit=CASES)
