@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -208,33 +209,35 @@ def test_workers_without_a_loop_stop_tasks_and_say_where_they_cannot(tmp_path: P
     """The embedded broker; a body inside the worker's own process cannot be stopped by itself."""
     fleet = made(tmp_path)
     try:
-        prefork = fleet.worker("prefork", "-c", "1", wait=False)
-        threads = fleet.worker("threads", "-P", "threads", "-c", "1", "-Q", "threads")
-        prefork.ready()
-        in_process = fleet.send("late", "process", "never")
-        in_thread = fleet.send("late", "thread", "open", queue="threads")
-        for sent in (in_process, in_thread):
+        inside = [name for name in ("threads", "gevent") if name == "threads" or find_spec(name)]
+        pools = ["prefork", *inside]
+        workers = [fleet.worker(name, "-P", name, "-c", "1", "-Q", name, wait=False) for name in pools]
+        running = {name: fleet.send("late", name, f"open {name}", queue=name) for name in pools}
+        for worker, sent in zip(workers, running.values(), strict=True):
+            worker.ready(40)
             becomes(fleet, sent.id, "running")
-        waiting = fleet.send("late", "waits", 0), fleet.send("late", "waits", 0, queue="threads")
+        waiting = [fleet.send(task, "waits", 0, queue=name) for name in pools for task in ("late", "early")]
         for sent in waiting:
             becomes(fleet, sent.id, "claimed")
-        ids = [sent.id for sent in (in_process, in_thread, *waiting)]
+        ids = [sent.id for sent in (*running.values(), *waiting)]
         command = [sys.executable, "-m", "crisper", "-A", "tests.fleet_app", "stop", *ids, "--yes"]
         ended = subprocess.run(
             [*command, "--reason", REASON], env=fleet.environment, capture_output=True, text=True,
             check=False, timeout=60,
         )  # fmt: skip
         assert ended.returncode == 75, ended.stderr
-        assert f"{in_thread.id}: its attempt 1 runs inside the process of threads@test" in ended.stderr
-        for sent in (in_process, *waiting):
+        for sent in (running.pop("prefork"), *waiting):
             becomes(fleet, sent.id, "revoked")
             is_told(sent)
-        assert fleet.attempts(in_thread.id) == [(1, "running")]
-        (fleet.folder / "open").touch()
-        assert in_thread.get(timeout=20) == "thread"
-        assert [fleet.starts(sent.id) for sent in waiting] == [[], []]
-        runs_as_ever(fleet, 1)
-        assert threads.process.poll() is None
+        for name, sent in running.items():
+            assert f"{sent.id}: its attempt 1 runs inside the process of {name}@test" in ended.stderr
+            assert fleet.attempts(sent.id) == [(1, "running")]
+            (fleet.folder / f"open {name}").touch()
+            assert sent.get(timeout=20) == name
+            assert fleet.send("late", "after", 0, queue=name).get(timeout=20) == "after"
+        assert fleet.send("late", "after", 0, queue="prefork").get(timeout=20) == "after"
+        assert [fleet.starts(sent.id) for sent in waiting] == [[]] * len(waiting)
+        assert all(worker.process.poll() is None for worker in workers)
         assert fleet.errors() == []
     finally:
         print(fleet.story())
