@@ -136,6 +136,20 @@ def _tasks(app: Celery, ledger: Path) -> None:
         """Publishes another task from inside."""
         self.app.tasks["tests.fleet_app.measure"].apply_async((value,), queue=queue)
 
+    def retry_always(self: Task, key: Any = 0) -> None:
+        with entry(self, key):
+            raise self.retry(countdown=0)
+
+    def told_to_end(self: Task, key: Any, how: str) -> Any:
+        """Told to end by SIGTERM, it does nothing (`never`), or ends its body at once (`soon`)."""
+        told: list[int] = []
+        before = signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
+        with entry(self, key):
+            while not (told and how == "soon"):
+                time.sleep(0.02)
+        signal.signal(signal.SIGTERM, before)
+        return key
+
     def total(self: Task, values: list[Any]) -> Any:
         with entry(self, "total"):
             return sum(values)
@@ -178,6 +192,8 @@ def _tasks(app: Celery, ledger: Path) -> None:
     register(noop, acks_late=True)
     register(boom, acks_late=True)
     register(retry_once, acks_late=True)
+    register(retry_always, acks_late=True, max_retries=None)
+    register(told_to_end, acks_late=True)
     register(reject_once, acks_late=True)
     register(reject_always, acks_late=True)
     register(ignored, acks_late=True)

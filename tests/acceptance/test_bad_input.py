@@ -12,6 +12,7 @@ import pytest
 
 from crisper.store import migrate
 from crisper.store.open import open_store
+from crisper.store.version import HEAD_REVISION
 from tests.acceptance.asking import in_broker
 from tests.fleet import Fleet, Worker, wait_for
 from tests.servers import PrivatePostgres
@@ -129,7 +130,7 @@ def set_revision(url: str, revision: str) -> None:
     ("revision", "sentence"),
     [
         (None, "holds no Crisper registry yet. Create it once, with:"),
-        ("0000", "has schema 0000, this Crisper needs 0002. Upgrade it, with:"),
+        ("0000", f"has schema 0000, this Crisper needs {HEAD_REVISION}. Upgrade it, with:"),
         ("9999", "Install a newer Crisper here"),
     ],
 )

@@ -22,6 +22,7 @@ from crisper.core.states import (
     WorkerState,
     may_decide,
     recoverable,
+    stoppable,
     task_state,
 )
 
@@ -62,11 +63,12 @@ def test_a_recovery_is_under_way_waits_for_a_person_or_is_done() -> None:
 def test_what_may_be_decided_is_a_move_of_the_table(state: RecoveryState, verdict: VerdictKind) -> None:
     if may_decide(state, verdict):
         to = VERDICT_MOVES[verdict]
-        assert to in RECOVERY_MOVES[state] or to is state is RecoveryState.WAITING
+        again = (RecoveryState.WAITING, RecoveryState.DECIDED)  # awaited again, or revoked meanwhile
+        assert to in RECOVERY_MOVES[state] or (to is state and state in again)
 
 
 def test_couriers_decide_what_is_pending_and_people_the_rest() -> None:
-    for verdict in VerdictKind:
+    for verdict in set(VerdictKind) - {VerdictKind.REVOKED}:
         assert may_decide(RecoveryState.PENDING, verdict) is (verdict not in BY_A_PERSON)
         assert not may_decide(RecoveryState.DECIDED, verdict) or VERDICT_MOVES[verdict] is RecoveryState.DONE
         for state in WAITS_FOR_A_PERSON:
@@ -75,15 +77,23 @@ def test_couriers_decide_what_is_pending_and_people_the_rest() -> None:
     assert not may_decide(RecoveryState.DONE, VerdictKind.DISCARD)
 
 
+def test_couriers_and_people_revoke_and_what_may_still_run_is_what_a_person_can_stop() -> None:
+    for state, verdict in itertools.product(RecoveryState, (None, *VerdictKind)):
+        assert may_decide(state, VerdictKind.REVOKED)
+        over = verdict is VerdictKind.REVOKED or (state is RecoveryState.DONE and verdict not in BRINGS_BACK)
+        assert stoppable(state, verdict) is not over
+
+
 def test_what_was_awaited_in_vain_may_be_held_and_awaited_again() -> None:
     for verdict in (VerdictKind.RESEND, VerdictKind.HOLD, VerdictKind.AWAIT_REDELIVERY, VerdictKind.SETTLED):
         assert may_decide(RecoveryState.WAITING, verdict)
 
 
-def test_what_waits_for_a_person_failed_or_was_discarded_can_be_recovered() -> None:
+def test_what_waits_for_a_person_failed_or_was_discarded_or_stopped_can_be_recovered() -> None:
     for state, verdict in itertools.product(RecoveryState, (None, *VerdictKind)):
         expected = state in WAITS_FOR_A_PERSON or (
-            state is RecoveryState.DONE and verdict in (VerdictKind.FAIL, VerdictKind.DISCARD)
+            state is RecoveryState.DONE
+            and verdict in (VerdictKind.FAIL, VerdictKind.DISCARD, VerdictKind.REVOKED)
         )
         assert recoverable(state, verdict) is expected
         assert not expected or may_decide(state, VerdictKind.RECOVER)
@@ -110,6 +120,7 @@ def test_a_task_that_was_not_lost_stands_where_its_attempt_stands(state: State) 
         (RecoveryState.HELD, VerdictKind.HOLD, "held"),
         (RecoveryState.DONE, VerdictKind.SETTLED, "settled"),
         (RecoveryState.DONE, VerdictKind.EXPIRED, "expired"),
+        (RecoveryState.DECIDED, VerdictKind.REVOKED, "revoked"),
         (RecoveryState.DONE, VerdictKind.REVOKED, "revoked"),
         (RecoveryState.DONE, VerdictKind.FAIL, "failed"),
         (RecoveryState.DONE, VerdictKind.DISCARD, "discarded"),
@@ -119,6 +130,12 @@ def test_a_lost_task_is_named_by_its_recovery(
     recovery: RecoveryState | None, verdict: VerdictKind | None, word: str
 ) -> None:
     assert task_state(State.LOST, recovery, verdict) == word
+
+
+def test_a_stopped_task_that_a_person_recovers_is_recovering() -> None:
+    for recovery in (RecoveryState.DECIDED, RecoveryState.DONE):
+        assert task_state(State.REVOKED, recovery, VerdictKind.RECOVER) == "recovering"
+        assert task_state(State.REVOKED, recovery, VerdictKind.REVOKED) == "revoked"
 
 
 def test_every_verdict_that_is_done_has_a_word() -> None:

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from crisper.core.model import Published
-from crisper.core.states import RecoveryState
+from crisper.core.states import RecoveryState, State
 from crisper.faces.cli.group import COMMANDS
 from crisper.store import migrate
 from crisper.store.open import open_store
-from crisper.store.version import TABLE
+from crisper.store.version import HEAD_REVISION, TABLE
 from tests.faces.conftest import Run, read
-from tests.faces.scene import HOSTILE, INJECTIONS, Scene, new_id
+from tests.faces.scene import HOSTILE, INJECTIONS, KEPT, Scene, new_id
 from tests.store.acting import PULSE, SCOPE, TOO_LARGE, Actor
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
@@ -90,7 +90,7 @@ def test_show_has_the_documented_shape(run: Run, read_scene: Scene) -> None:
 
 def test_migrate_says_what_it_did(run: Run, sqlite_url: str) -> None:
     answer = read(run(sqlite_url, "migrate", "--json"))
-    assert answer == {"registry": sqlite_url, "schema": "0002", "up_to_date": True}
+    assert answer == {"registry": sqlite_url, "schema": HEAD_REVISION, "up_to_date": True}
     assert "CREATE TABLE crisper_attempt" in read(run(sqlite_url, "migrate", "--sql", "--json"))["sql"]
 
 
@@ -192,7 +192,7 @@ def assert_refused(result: Any, code: int, sentence: str) -> None:
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize("command", ["show", "recover", "discard"])
+@pytest.mark.parametrize("command", ["show", "recover", "discard", "stop"])
 def test_an_unknown_id_is_a_sentence(run: Run, read_scene: Scene, command: str) -> None:
     assert_refused(run(read_scene.url, command, new_id()), 1, "no task .*is on record")
 
@@ -364,7 +364,7 @@ def test_discard_refuses_what_does_not_wait_for_a_person(
     assert_refused(run(read_scene.url, "discard", read_scene.ids[name]), 75, sentence)
 
 
-@pytest.mark.parametrize("verb", ["recover", "discard"])
+@pytest.mark.parametrize("verb", ["recover", "discard", "stop"])
 def test_a_dry_run_changes_nothing(run: Run, scene: Scene, verb: str) -> None:
     names = ["quarantined", "held"]
     answer = read(run(scene.url, verb, *(scene.ids[n] for n in names), "--dry-run", "--json"))
@@ -372,13 +372,87 @@ def test_a_dry_run_changes_nothing(run: Run, scene: Scene, verb: str) -> None:
     assert [recovery_of(scene, n).state for n in names] == [RecoveryState.QUARANTINED, RecoveryState.HELD]
 
 
-@pytest.mark.parametrize("verb", ["recover", "discard"])
+@pytest.mark.parametrize("verb", ["recover", "discard", "stop"])
 def test_several_ids_need_a_yes(run: Run, scene: Scene, verb: str) -> None:
     both = scene.ids["quarantined"], scene.ids["held"]
     assert_refused(run(scene.url, verb, *both), 75, f"{verb} 2 tasks without asking. Say --yes")
     assert recovery_of(scene, "held").state is RecoveryState.HELD
     assert run(scene.url, verb, *both, "--yes").exit_code == 0
     assert recovery_of(scene, "held").state is not RecoveryState.HELD
+
+
+@pytest.mark.parametrize("name", ["running", "claimed", "released", "rejected", "retried"])
+def test_stop_orders_what_is_open_or_may_come_again(run: Run, scene: Scene, name: str) -> None:
+    open_one = name in ("running", "claimed")
+    for _ in range(2):
+        result = run(scene.url, "stop", scene.ids[name], "--reason", "the wrong customer")
+        assert result.exit_code == 0, result.output
+        where = "its worker does so" if open_one else "it is not running now"
+        assert where in " ".join(result.stdout.split())
+    told = [order.why for order in scene.store.orders(scene.one.id)]
+    assert len(told) == open_one
+    assert all(why.endswith(": the wrong customer") and "@" in why for why in told)
+    story = read(run(scene.url, "show", scene.ids[name], "--json"))
+    [event] = [event for event in story["events"] if event["kind"] == "stop"]
+    assert (event["attempt"], event["data"]["reason"]) == (1, "the wrong customer")
+    assert "ordered to stop, because the wrong customer (by" in run(scene.url, "show", scene.ids[name]).stdout
+
+
+@pytest.mark.parametrize("name", ["recovering", "quarantined", "held", "not kept"])
+def test_stop_decides_about_what_was_lost_and_leaves_the_rest_to_a_live_worker(
+    run: Run, scene: Scene, name: str
+) -> None:
+    result = run(scene.url, "stop", scene.ids[name], "--reason", "no use any more")
+    assert result.exit_code == 0, result.output
+    assert "decided; a live worker of its app tells its callers" in " ".join(result.stdout.split())
+    recovery = recovery_of(scene, name)
+    assert (recovery.state, recovery.verdict, recovery.reason) == ("decided", "revoked", "no use any more")
+    taken = scene.store.take_cases(scene.one.id, recovery.scope, limit=100)
+    assert scene.ids[name] in {case.recovery.task_id for case in taken}
+    assert read(run(scene.url, "show", scene.ids[name], "--json"))["state"] == "revoked"
+    assert scene.ids[name] in run(scene.url, "tasks", "--state", "revoked", "--json").stdout
+    assert_refused(run(scene.url, "stop", scene.ids[name]), 1, "it is over: .*revoked")
+    assert_refused(run(scene.url, "recover", scene.ids[name]), 75, "its callers are being told")
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("succeeded", "it is over: its attempt 1 succeeded"),
+        ("revoked", "it is over: its attempt 1 is revoked"),
+        ("recovered", "it is over: its attempt 2 succeeded"),
+        ("settled", "it is over: the task is settled"),
+        ("discarded", "it is over: .*discarded"),
+        ("failed by policy", "it is over: .*failed"),
+    ],
+)
+def test_stop_says_what_is_over(run: Run, read_scene: Scene, name: str, sentence: str) -> None:
+    for option in ([], ["--dry-run"]):
+        assert_refused(run(read_scene.url, "stop", read_scene.ids[name], *option), 1, sentence)
+
+
+@pytest.mark.parametrize("pool", ["thread", "gevent", "eventlet", "solo"])
+def test_stop_refuses_what_runs_in_a_pool_without_processes(run: Run, scene: Scene, pool: str) -> None:
+    inside = Actor(scene.store, hostname="celery@inside", about={"pool": pool})
+    inside.runs("runs", "m1")
+    inside.claims("waits", "m2")
+    assert_refused(
+        run(scene.url, "stop", "runs"), 75, f"process of celery@inside .pool: {pool}.*end that worker"
+    )
+    assert run(scene.url, "stop", "waits").exit_code == 0
+    inside.is_declared()  # a worker that is gone runs nothing
+    assert run(scene.url, "stop", "runs").exit_code == 0
+
+
+def test_recover_undoes_a_stop(run: Run, scene: Scene) -> None:
+    held = scene.one.runs("stopped", "m-stopped", message=KEPT)
+    scene.store.stop("stopped", by="ann@desk", reason="by mistake")
+    scene.one.finishes(held, State.REVOKED, reason="stopped by ann@desk: by mistake")
+    assert "recover stopped" in run(scene.url, "show", "stopped").stdout
+    assert run(scene.url, "recover", "stopped").exit_code == 0
+    assert read(run(scene.url, "show", "stopped", "--json"))["state"] == "recovering"
+    assert "stopped" in run(scene.url, "tasks", "--state", "recovering", "--json").stdout
+    assert scene.one.asks(scene.one.wants("stopped", "m-stopped")).kind == "granted"
 
 
 def test_each_id_is_answered_on_its_own(run: Run, scene: Scene) -> None:

@@ -198,9 +198,13 @@ class Stores(RuleBasedStateMachine):
         place = data.draw(st.sampled_from(sorted(self.memory.store._recoveries)))
         return self.memory.store._recoveries[place]
 
-    @rule(task=tasks, verb=st.sampled_from(("recover", "discard")))
+    @rule(task=tasks, verb=st.sampled_from(("recover", "discard", "stop", "stop")))
     def a_person(self, task: str, verb: str) -> None:
         self.both(verb, task, by="ann", reason="said so")
+
+    @rule(data=anything)
+    def orders(self, data: st.DataObject) -> None:
+        self.both("orders", data.draw(st.sampled_from(self.lives)))
 
     # -- what holds always ----------------------------------------------------
 
@@ -219,10 +223,20 @@ class Stores(RuleBasedStateMachine):
             assert len(open_ones) == len(set(open_ones))
 
     @invariant()
-    def every_lost_attempt_has_one_recovery_and_no_other_has(self) -> None:
+    def every_lost_attempt_has_one_recovery_and_no_other_but_what_was_stopped_has(self) -> None:
         for task in TASKS:
             lost = [a.number for a in self.memory.attempts(task) if a.state is State.LOST]
-            assert lost == [r.number for r in self.memory.recoveries(task)]
+            assert lost == [r.number for r in self.memory.recoveries(task) if r.cause != "stop"]
+            revoked = {a.number for a in self.memory.attempts(task) if a.state is State.REVOKED}
+            assert revoked.issuperset(r.number for r in self.memory.recoveries(task) if r.cause == "stop")
+
+    @invariant()
+    def a_worker_is_told_to_stop_only_what_it_holds(self) -> None:
+        for id in self.lives:
+            for order in self.memory.store.orders(id):
+                held = [a for t in TASKS for a in self.memory.attempts(t) if a.incarnation == id]
+                [of] = [a for a in held if (a.seq, a.number) == (order.seq, order.number)]
+                assert of.state in OPEN
 
     @invariant()
     def everything_moved_along_the_tables(self) -> None:
@@ -265,6 +279,8 @@ def _timeless(value: Any) -> str:
     """Two clocks differ; which times are set may not."""
     if value is None or isinstance(value, (bool, type)):
         return repr(value)
+    if isinstance(value, tuple):
+        return repr([_timeless(item) for item in value])
     if hasattr(value, "__dataclass_fields__"):
         told = {name: getattr(value, name) for name in value.__dataclass_fields__}
         return repr(

@@ -223,13 +223,14 @@ def test_what_is_not_decided_cannot_be_completed(registry: Registry) -> None:
 
 
 def test_a_lost_message_stays_while_it_may_be_sent_again(registry: Registry) -> None:
-    for verdict in (VerdictKind.RESEND, VerdictKind.QUARANTINE, VerdictKind.HOLD, VerdictKind.FAIL):
+    kept = VerdictKind.RESEND, VerdictKind.QUARANTINE, VerdictKind.HOLD, VerdictKind.FAIL, VerdictKind.REVOKED
+    for verdict in kept:
         lose(registry, verdict.value)
         registry.decided(verdict.value, verdict)
         assert registry.body(verdict.value, 1) == KEPT.body
 
 
-@pytest.mark.parametrize("verdict", [VerdictKind.SETTLED, VerdictKind.EXPIRED, VerdictKind.REVOKED])
+@pytest.mark.parametrize("verdict", [VerdictKind.SETTLED, VerdictKind.EXPIRED])
 def test_a_lost_message_is_deleted_when_its_task_turns_out_to_be_over(
     registry: Registry, verdict: VerdictKind
 ) -> None:

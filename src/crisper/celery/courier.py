@@ -22,12 +22,12 @@ from celery.utils.log import get_logger
 from crisper.celery.brokers import broker_of
 from crisper.celery.brokers.base import Broker
 from crisper.celery.desk import Desk, WireDesk
-from crisper.celery.results import store_lost, stored_state
+from crisper.celery.results import store_lost, store_revoked, stored_state
 from crisper.celery.upkeep import PERIODS_UNKEPT, keep_every
 from crisper.core.message import Kept, unpack
 from crisper.core.model import Attempt, Case, Look, Recovery, Unclaimed
 from crisper.core.states import RecoveryState, VerdictKind
-from crisper.core.verdict import Facts, InBroker, Judgement, Verdict, judge
+from crisper.core.verdict import Facts, InBroker, Judgement, Verdict, judge, stopped_by
 from crisper.errors import CrisperError, MessageDamaged, RegistryUnreachable
 from crisper.recorder.cases import case_from_wire
 from crisper.settings import Settings
@@ -262,6 +262,10 @@ class Courier:
                 self.broker.resend(unpack(case.message), case.attempt)
             case VerdictKind.FAIL:
                 store_lost(self._app, case, self._kept(case), verdict.reason)
+            case VerdictKind.REVOKED:
+                by_celery = bool(verdict.evidence.get("revoked"))  # its own revoke does not say who
+                why = "revoked" if by_celery else stopped_by(decided.decided_by or "", verdict.reason)
+                store_revoked(self._app, case, self._kept(case), why)
             case _:  # deciding it was all there is to do
                 self._clear_out(case, verdict)
                 return False

@@ -7,6 +7,7 @@ the consumer happens on the loop's own thread.
 from __future__ import annotations
 
 import contextlib
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -31,6 +32,9 @@ logger = get_logger(__name__)
 PUT_BACK_SECONDS = 5.0
 #: Between learning of a fence and stopping the processes of what it fenced.
 STOP_SECONDS = 0.2
+
+#: A process that a person's order ends with SIGTERM has so long until SIGKILL.
+GRACE_SECONDS = 5.0
 
 #: What the registry has not granted us: a fence takes nothing of it away.
 _NOT_CLAIMED = (Stage.ASKED, Stage.PARKED, Stage.UNANSWERABLE)
@@ -57,6 +61,7 @@ class Deliveries:
         self._dispatcher: Dispatcher | None = None
         self._asking: dict[int, Held] = {}  # claims without an answer, in their order
         self._receiving = threading.RLock()
+        self._put_off: list[Item] = []  # arrived, and not taken yet
         self.ready = False
         self.incarnation = ""  # whose attempts these are
 
@@ -155,6 +160,8 @@ class Deliveries:
                     self.link.amend(held.seq, DISPATCHED, True)
                 return not held.has_slot
             held.wants_to_run = held.stage is Stage.PARKED
+            if held.stage is Stage.CLOSED:  # stopped, expired or revoked while it waited for its time
+                worker_state.reserved_requests.discard(held.request)
         raise TaskRevokedError(held.task_id)
 
     def _waits_here(self) -> bool:
@@ -169,13 +176,17 @@ class Deliveries:
         self.run_granted(held)
 
     def _to_pool(self, held: Held) -> None:
-        held.has_slot = False
-        held.stage = Stage.DISPATCHED
+        with self._receiving:  # not while an order to stop it, on another thread, is carried out
+            self._heed_orders()
+            if held.stage is Stage.CLOSED:
+                raise TaskRevokedError(held.task_id)
+            held.has_slot = False
+            held.stage = Stage.DISPATCHED
         if not held.acks_late:
             self.link.send((wire.START, monotonic_ms(), held.seq, held.task_id, 0))
             self._maybe_flush()
         held.request._request_dict["crisper"] = (held.seq, held.number)
-        held.request._crisper_run(held.pool)
+        held.future = getattr(held.request._crisper_run(held.pool), "f", None)
 
     def _answered_dispatch(self, held: Held) -> None:
         """A claim was granted while its request waited with a slot."""
@@ -215,7 +226,9 @@ class Deliveries:
     def receive(self) -> None:
         """Take in what the recorder said. On the loop's thread; never blocks, never raises."""
         with self._receiving:
-            for item in self._arrived():
+            items = [*self._put_off, *self._arrived()]
+            self._put_off.clear()
+            for item in items:
                 try:
                     self._take(item)
                 except Exception:
@@ -244,6 +257,8 @@ class Deliveries:
                 self.on_unclaimed(item[1])
             case wire.TOLD:
                 self.on_told(item)
+            case wire.ORDERS:
+                self._ordered(item[1])
             case wire.FENCED if item[1] == self.incarnation:  # else it is over already
                 self.fenced()
             case wire.LOG:
@@ -283,6 +298,8 @@ class Deliveries:
     def _answer_to(self, held: Held, kind: str, number: int, reason: str) -> None:
         if kind == "granted":
             self._granted(held, number)
+        elif kind == "stopped":
+            self._stopped(held, number, reason)
         elif kind == "parked":
             self._parked(held)
         elif kind == "refused":
@@ -309,6 +326,65 @@ class Deliveries:
                 held.wants_to_run = False
                 worker_state.task_reserved(held.request)
                 self.worker.consumer.on_task_request(held.request)
+
+    def _stopped(self, held: Held, number: int, why: str) -> None:
+        """Granted, and a person has ordered its task to stop: it does not begin."""
+        if held.stage in (Stage.DROPPED, Stage.DISPATCHED):
+            self._granted(held, number)  # relaxed: it runs already, and the order comes again
+            return
+        self.link.sit(held.seq)
+        held.number = number
+        was, held.stage = held.stage, Stage.GRANTED
+        if was is Stage.PARKED:
+            self._take_prefetch(held)
+        self._revoke(held, why)
+
+    # -- orders to stop -------------------------------------------------------
+
+    def _ordered(self, orders: list[tuple[int, int, str]]) -> None:
+        """Attempts of ours that a person ordered to stop; each comes again until it is closed."""
+        for seq, number, why in orders:
+            held = self._by_seq.get(seq)
+            if held is None or held.number != number or held.muted or held.finish_seq:
+                continue  # not known yet, or over: what was recorded of it is on its way
+            with self.counted("stopping a task"):
+                if held.stage is Stage.GRANTED or (held.future is not None and held.future.cancel()):
+                    self._revoke(held, why)
+                elif held.stage is Stage.DISPATCHED and held.accepted and self._is_prefork():
+                    self._terminate(held, why)
+
+    def _heed_orders(self) -> None:
+        """The solo pool's bodies keep the loop: what a person ordered meanwhile is heard before the next one
+        begins, and the rest of what arrived in its turn."""
+        if not type(self.worker.pool).__module__.endswith(".solo"):
+            return
+        arrived = self._arrived()
+        self._put_off += [item for item in arrived if item[0] != wire.ORDERS]
+        if self._put_off:
+            self.worker.timer.call_after(0, self.receive)
+        for item in arrived:
+            if item[0] == wire.ORDERS:
+                self._ordered(item[1])
+
+    def _revoke(self, held: Held, why: str) -> None:
+        """Granted and not begun: it ends here, by Celery's own way of ending what was revoked."""
+        logger.info("crisper: %s does not run: %s", held.task_id, why)
+        if held.has_slot and held.generation == self.generation:
+            self._release_slot(held)
+        held.has_slot, held.stopped = False, why
+        held.request._crisper_revoke()
+
+    def _terminate(self, held: Held, why: str) -> None:
+        """Ask the pool process that runs this very attempt to end, and end it if it does not.
+
+        How the attempt ended is recorded when the process is gone, or has ended the body in time.
+        """
+        now, pid = time.monotonic(), held.request.worker_pid
+        if not held.stopped and self._stop(held, pid, signal.SIGTERM):
+            logger.warning("crisper: ending process %s, which runs %s: %s", pid, held.task_id, why)
+            held.stopped, held.kill_at = why, now + GRACE_SECONDS
+        elif held.stopped and now >= held.kill_at:
+            self._stop(held, pid, signal.SIGKILL)
 
     def _parked(self, held: Held) -> None:
         if held.stage is Stage.DISPATCHED:  # relaxed: it runs already
@@ -590,15 +666,17 @@ class Deliveries:
         if held.stage is Stage.DISPATCHED:
             self._stop(held, held.request.worker_pid)
 
-    def _stop(self, held: Held, pid: int | None) -> None:
-        """Kill the pool process that runs a fenced attempt; pools without processes go on, muted."""
+    def _stop(self, held: Held, pid: int | None, number: int = signal.SIGKILL) -> bool:
+        """Signal the pool process that runs the attempt; pools without processes have none."""
         processes = getattr(getattr(self.worker.pool, "_pool", None), "_pool", None) or []
         if not self._is_prefork():
-            return
+            return False
         for process in processes:
             # Ours and not reaped yet, so the pid cannot be anybody else's.
             if process.pid == pid and process.exitcode is None:
-                self.worker.pool.terminate_job(pid, 9)
+                self.worker.pool.terminate_job(pid, number)
+                return True
+        return False
 
     def late(self, held: Held, state: State, reason: str | None, runtime: float | None) -> None:
         """A fenced attempt ended: that changes nothing, and is kept as an event."""
@@ -659,11 +737,15 @@ class Deliveries:
         threading.Thread(target=self._receive_for_ever, name="crisper-receive", daemon=True).start()
 
     def _wait_for_room(self) -> None:
-        """What waits inside the pool would run even if a fence came meanwhile; here it does not."""
-        room = getattr(getattr(self.worker.pool, "_pool", None), "_putlock", None)
+        """What waits inside the pool would run even if a fence or an order to stop it came meanwhile; here
+        it does not."""
+        pool: Any = getattr(self.worker.pool, "_pool", None)
+        room = getattr(pool, "_putlock", None)
         if room is not None:
             with room:
                 pass
+        elif hasattr(pool, "wait_available"):  # gevent's
+            pool.wait_available()
 
     def _receive_for_ever(self) -> None:
         while not self.link._closed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import Future
 from enum import StrEnum
 from typing import Any
 
@@ -21,9 +22,9 @@ class Held:
     """One delivery and its attempt."""
 
     __slots__ = (
-        "accepted", "acks_late", "asked_at", "finish_seq", "generation", "has_slot", "is_copy", "message_id",
-        "muted", "number", "pool", "put_back_at", "received_at", "request", "seq", "stage",
-        "task_id", "wants_to_run",
+        "accepted", "acks_late", "asked_at", "finish_seq", "future", "generation", "has_slot", "is_copy",
+        "kill_at", "message_id", "muted", "number", "pool", "put_back_at", "received_at", "request", "seq",
+        "stage", "stopped", "task_id", "wants_to_run",
     )  # fmt: skip
 
     def __init__(self, seq: int, request: Any, message_id: str, generation: int) -> None:
@@ -34,12 +35,15 @@ class Held:
         self.stage = Stage.ASKED
         self.number = 1
         self.pool: Any = None
+        self.future: Future[Any] | None = None  # of a pool of threads, which queues what it has no thread for
         self.has_slot = False  # of the pool's semaphore, while it waits for its answer
         self.is_copy = False  # we hold another delivery of the message, on the same connection
         self.wants_to_run = False  # Celery asked to run it while it was parked
         self.accepted = False
         self.finish_seq = 0
         self.muted = False  # fenced: nothing it says counts
+        self.stopped = ""  # by a person, who and why: its process is being ended, or it never begins
+        self.kill_at = 0.0  # when its process has had its time to end
         self.asked_at = time.monotonic()
         self.received_at = time.time()  # of its latest delivery
         self.put_back_at: float | None = None

@@ -22,6 +22,9 @@ logger = get_logger(__name__)
 #: The deliveries of the worker in this process; None in pool children and clients.
 _deliveries: Deliveries | None = None
 
+#: Before the result backend is told again of a stopped task, if it did not take it.
+TELL_AGAIN_SECONDS = 5.0
+
 #: Of the process, not of the body.
 _DEATHS = (WorkerLostError, SystemExit, KeyboardInterrupt, Terminated)
 
@@ -143,6 +146,10 @@ class RecordedRequest(Request):
         if isinstance(exc, _DEATHS):
             if self._already_cancelled:
                 return self._crisper_cancelled()
+            if self._crisper is not None and self._crisper.stopped:
+                if not self._already_revoked:
+                    self._crisper_revoke(terminated=True, signum=str(exc))
+                return True
             if self._already_revoked or isinstance(exc, Terminated):
                 return False  # a person's revoke: recorded where Celery announces it
             if getattr(self.task, "retry_on_worker_lost", False):
@@ -200,7 +207,21 @@ class RecordedRequest(Request):
             logger.warning("crisper: the process of %s[%s] died", self.name, self.id)
             self._crisper_reject(requeue=True)
 
+    def _crisper_revoke(self, terminated: bool = False, signum: Any = None) -> None:
+        """A person stopped it: on record at once, acknowledged once the result backend knows it too."""
+        try:
+            self._announce_revoked("stopped", terminated, signum, False)
+        except Exception:
+            if _deliveries is None:
+                raise
+            _deliveries.count_error("telling the result backend that a task is stopped")
+            _deliveries.worker.timer.call_after(
+                TELL_AGAIN_SECONDS, self._crisper_revoke, (terminated, signum)
+            )
+
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> Any:
+        if self._crisper is not None and self._crisper.stopped:
+            reason, expired = self._crisper.stopped, False
         self._crisper_finish(State.EXPIRED if expired else State.REVOKED, reason)
         return super()._announce_revoked(reason, terminated, signum, expired)
 

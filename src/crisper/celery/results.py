@@ -51,6 +51,19 @@ def store_lost(app: Celery, case: Case, kept: Any, reason: str) -> None:
     )
 
 
+def store_revoked(app: Celery, case: Case, kept: Any, reason: str) -> None:
+    """Store REVOKED, and run the chord's error path by Celery's own code, unless the body had ended."""
+    attempt = case.attempt
+    if attempt.ran and not case.finished_before and stored_state(app, case, kept):
+        return
+    context = _context(app, case, kept)
+    task = app.tasks.get(attempt.name)
+    ignored = context.ignore_result or (task is not None and task.ignore_result)
+    _backend(app, attempt.name).mark_as_revoked(
+        attempt.task_id, reason, request=context, store_result=not ignored or _stores_errors(task)
+    )
+
+
 def _stores_errors(task: Any) -> bool:
     return task is None or bool(task.store_errors_even_if_ignored)
 

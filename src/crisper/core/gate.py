@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-from crisper.core.model import Entry
+from crisper.core.model import Attempt, Claim, Entry
 from crisper.core.states import (
     BRINGS_BACK,
     CLOSED_FOR_GOOD,
+    MAY_FOLLOW,
     OPEN,
     WAITS_FOR_A_PERSON,
     OnLost,
@@ -108,13 +109,25 @@ def is_left_over(entry: Entry, attempts: Iterable[Past]) -> bool:
     if not known or any(past.state in OPEN for past in known):
         return False
     latest = max(known)
-    if latest.state is State.LOST:
+    if latest.state is State.LOST or latest.verdict is VerdictKind.RECOVER:
         return latest.recovery is RecoveryState.DONE and latest.verdict in _OVER
     return latest.state in CLOSED_FOR_GOOD or latest.tag == entry.tag
 
 
 #: Verdicts after which the gate refuses every delivery, whatever is kept.
 _OVER = frozenset({VerdictKind.SETTLED, VerdictKind.EXPIRED, VerdictKind.REVOKED})
+
+
+def goes_on(claim: Claim, latest: Attempt | None, before: Attempt | None) -> Attempt | None:
+    """The attempt whose order to stop holds for this granted claim as well: of the same message, given
+    back; or of the task itself, which sent this message as its retry, and may not have been heard of since.
+
+    `latest`: the message's latest attempt; `before`: the task's, of whichever message.
+    """
+    if latest is not None:
+        return latest if latest.state in MAY_FOLLOW else None
+    sent = before is not None and claim.retries > before.retries and before.state in OPEN | MAY_FOLLOW
+    return before if sent else None
 
 
 def comes_back(*, ran: bool, losses: int, loss_budget: int, on_lost: OnLost) -> bool:
@@ -169,6 +182,7 @@ def _for_a_person(latest: Latest, reason: str) -> Decision:
 
 
 def _finished(latest: Latest, is_copy: bool) -> Decision:
-    if is_copy:
+    """A task that was stopped runs again only if a person recovers it."""
+    if is_copy and latest.verdict is not VerdictKind.RECOVER:
         return Decision(Ruling.REFUSE, f"finished: {latest.state.value}")
     return Decision(Ruling.GRANT)

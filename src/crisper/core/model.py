@@ -164,9 +164,17 @@ class Answer(NamedTuple):
     """What became of a claim, a finish or a child's loss."""
 
     seq: int
-    kind: str  # granted, parked, refused, put_back | closed, late, settled, lost
+    kind: str  # granted, stopped, parked, refused, put_back | closed, late, settled, lost
     number: int = 0
     reason: str = ""
+
+
+class Order(NamedTuple):
+    """A person's order to stop an attempt, as the worker that holds it needs it."""
+
+    seq: int  # of its claim
+    number: int
+    why: str  # `core.verdict.stopped_by`
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +226,9 @@ class Recovery:
     scope: str
     state: RecoveryState
     version: int  # every change counts it up, and repeats the one it saw
-    cause: str  # worker, child, shutdown, vanished, vanished again
+    #: worker, child, shutdown, vanished, vanished again; stop: it was not lost, a person stopped it and
+    #: recovers it
+    cause: str
     losses: int  # running attempts of the task lost so far, since a person last recovered it
     verdict: VerdictKind | None
     reason: str | None

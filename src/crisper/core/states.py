@@ -27,6 +27,11 @@ CLOSED_FOR_GOOD = frozenset({State.SUCCEEDED, State.FAILED, State.RETRIED, State
 #: The message may come again: the next delivery opens the next attempt.
 MAY_COME_AGAIN = CLOSED - CLOSED_FOR_GOOD
 
+#: Where an order to stop the attempt stays in force: the task goes on, by the same message or its own retry.
+MAY_FOLLOW = frozenset({State.RELEASED, State.REJECTED, State.RETRIED})
+#: A lost attempt has one recovery; one that a person stopped has one once a person recovers it.
+HAVE_RECOVERIES = frozenset({State.LOST, State.REVOKED})
+
 #: A claimed attempt may close without having been seen running: short tasks
 #: end before their start is worth a write of its own.
 MOVES: dict[State, frozenset[State]] = {
@@ -50,8 +55,9 @@ class RecoveryState(StrEnum):
 WAITS_FOR_A_PERSON = frozenset({RecoveryState.QUARANTINED, RecoveryState.HELD})
 UNDER_WAY = frozenset({RecoveryState.PENDING, RecoveryState.DECIDED, RecoveryState.WAITING})
 
-#: DONE may be decided again, by a person only: a task that policy failed, or
-#: that was discarded, still has its message until it is pruned.
+#: DONE may be decided again, by a person only: a task that policy failed, or that was
+#: discarded or stopped, still has its message until it is pruned; and what was sent again
+#: and did not begin yet can be stopped.
 RECOVERY_MOVES: dict[RecoveryState, frozenset[RecoveryState]] = {
     RecoveryState.PENDING: frozenset(RecoveryState) - {RecoveryState.PENDING},
     RecoveryState.DECIDED: frozenset({RecoveryState.DONE, RecoveryState.PENDING}),
@@ -104,7 +110,7 @@ BRINGS_BACK = frozenset(
 VERDICT_MOVES: dict[VerdictKind, RecoveryState] = {
     VerdictKind.SETTLED: RecoveryState.DONE,
     VerdictKind.EXPIRED: RecoveryState.DONE,
-    VerdictKind.REVOKED: RecoveryState.DONE,
+    VerdictKind.REVOKED: RecoveryState.DECIDED,
     VerdictKind.QUARANTINE: RecoveryState.QUARANTINED,
     VerdictKind.HAND_BACK: RecoveryState.DECIDED,
     VerdictKind.AWAIT_REDELIVERY: RecoveryState.WAITING,
@@ -119,13 +125,18 @@ VERDICT_MOVES: dict[VerdictKind, RecoveryState] = {
 
 #: What only a person decides.
 BY_A_PERSON = frozenset({VerdictKind.RECOVER, VerdictKind.DISCARD})
+#: What stays decided although it could not be carried out at once: no fresh facts would change it.
+STANDS = frozenset({VerdictKind.RECOVER, VerdictKind.REVOKED})
 
 
 def may_decide(recovery: RecoveryState, verdict: VerdictKind) -> bool:
     """Whether a recovery in this state may be given this verdict.
 
-    Couriers decide what is pending, and anew what was awaited in vain; people decide the rest.
+    Couriers decide what is pending, and anew what was awaited in vain; people decide the rest,
+    and may revoke whatever the state (`stoppable` says when that makes sense).
     """
+    if verdict is VerdictKind.REVOKED:
+        return True
     to = VERDICT_MOVES[verdict]
     if recovery in UNDER_WAY:
         awaited_again = recovery is to is RecoveryState.WAITING
@@ -137,7 +148,17 @@ def recoverable(recovery: RecoveryState, verdict: VerdictKind | None) -> bool:
     """Whether a person may have the message of a lost attempt sent again."""
     if recovery in WAITS_FOR_A_PERSON:
         return True
-    return recovery is RecoveryState.DONE and verdict in (VerdictKind.FAIL, VerdictKind.DISCARD)
+    return recovery is RecoveryState.DONE and verdict in _UNDONE_BY_RECOVER
+
+
+_UNDONE_BY_RECOVER = frozenset({VerdictKind.FAIL, VerdictKind.DISCARD, VerdictKind.REVOKED})
+
+
+def stoppable(recovery: RecoveryState, verdict: VerdictKind | None) -> bool:
+    """Whether a lost task may still run again, so that a person may stop it."""
+    if recovery is RecoveryState.DONE:
+        return verdict in BRINGS_BACK
+    return verdict is not VerdictKind.REVOKED
 
 
 class OnLost(StrEnum):
@@ -150,10 +171,12 @@ class OnLost(StrEnum):
 
 def task_state(attempt: State, recovery: RecoveryState | None, verdict: VerdictKind | None) -> str:
     """The word that people see for a task, from its latest attempt and that one's recovery."""
-    if attempt is not State.LOST or recovery is None:
+    if attempt not in HAVE_RECOVERIES or recovery is None:
         return attempt.value
     if recovery in WAITS_FOR_A_PERSON:
         return recovery.value
+    if verdict is VerdictKind.REVOKED:
+        return verdict.value
     if recovery is RecoveryState.DONE and verdict not in BRINGS_BACK:
         return _FINAL_WORDS.get(verdict, State.LOST.value)
     return "recovering"

@@ -56,6 +56,11 @@ class Verdict(NamedTuple):
     evidence: dict[str, Any]
 
 
+def stopped_by(by: str, reason: str) -> str:
+    """What callers and the attempt's own record are told of a task that a person stopped."""
+    return f"stopped by {by}: {reason}"
+
+
 class Judgement(NamedTuple):
     """A verdict over a recovery as it was seen, ready to be committed."""
 

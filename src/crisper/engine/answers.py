@@ -35,6 +35,13 @@ def of_worker(row: Any, now: int) -> dict[str, Any]:
     }
 
 
+def pool_of(about: str | None) -> str | None:
+    """The pool of a worker, by the name of Celery's module for it; None if it is not on record."""
+    told = _read(about)
+    pool = told.get("pool") if isinstance(told, dict) else None
+    return pool if isinstance(pool, str) else None
+
+
 def of_pulse(text: str) -> dict[str, Any]:
     """What the last heartbeat told of the worker's parent."""
     pulse = _read(text)

@@ -1,4 +1,4 @@
-"""What a person may do to a task: recover it, or discard it. Each id is answered on its own.
+"""What a person may do to a task: recover it, discard it, stop it. Each id is answered on its own.
 
 The store decides by compare-and-set; the sentences here say what it did, or why it did not.
 """
@@ -12,7 +12,17 @@ from typing import Any
 
 from crisper.core.message import unpack
 from crisper.core.model import Recovery
-from crisper.core.states import OPEN, WAITS_FOR_A_PERSON, RecoveryState, State, VerdictKind
+from crisper.core.states import (
+    MAY_FOLLOW,
+    OPEN,
+    WAITS_FOR_A_PERSON,
+    RecoveryState,
+    State,
+    VerdictKind,
+    WorkerState,
+    recoverable,
+    stoppable,
+)
 from crisper.engine.survey import Survey
 from crisper.errors import MessageDamaged
 from crisper.store.base import Store
@@ -68,8 +78,31 @@ def discard(store: Store, survey: Survey, task_ids: Iterable[str], *, by: str, r
     return [_one(survey, task_id, may_discard, act) for task_id in _unique(task_ids)]
 
 
+def stop(store: Store, survey: Survey, task_ids: Iterable[str], *, by: str, reason: str) -> list[Done]:
+    """Order each to stop, wherever it is. Who calls this carries the decisions about lost ones out."""
+
+    def act(task_id: str, number: int) -> Done | None:
+        stopped = store.stop(task_id, by=by, reason=reason)
+        if stopped is None:
+            return None
+        if stopped.recovery is not None:
+            return Done(task_id, Outcome.DONE, "is stopped", stopped.number, stopped.recovery)
+        ordered = _BEFORE_IT_BEGINS if stopped.state in MAY_FOLLOW else _BY_ITS_WORKER
+        return Done(task_id, Outcome.DONE, ordered, stopped.number)
+
+    return [_one(survey, task_id, may_stop, act) for task_id in _unique(task_ids)]
+
+
+_BY_ITS_WORKER = (
+    "is ordered to stop: its worker does so within seconds, or, if it is lost, it is not run again"
+)
+_BEFORE_IT_BEGINS = (
+    "is ordered to stop: it is not running now, and if its message comes again, does not begin"
+)
+
+
 def would(survey: Survey, task_ids: Iterable[str], may: Callable[[dict[str, Any]], Answer]) -> list[Done]:
-    """What `recover` or `discard` would answer now; nothing is written."""
+    """What `recover`, `discard` or `stop` would answer now; nothing is written."""
     return [
         _one(survey, task_id, may, lambda id, number: Done(id, Outcome.DONE, "", number))
         for task_id in _unique(task_ids)
@@ -95,6 +128,9 @@ def _one(survey: Survey, task_id: str, may: Callable[[dict[str, Any]], Answer], 
 
 def may_recover(standing: dict[str, Any]) -> Answer:
     """Whether a task's message may be sent again, from `Survey.standing`."""
+    revoked = State(standing["attempt_state"]) is State.REVOKED and standing["recovery"] is None
+    if revoked and (standing["kept"] or standing["why_not_kept"]):  # a person had stopped it
+        return _unless_kept(standing) or _YES
     return _unless_lost(standing) or _unless_decided(standing) or _unless_kept(standing) or _YES
 
 
@@ -121,9 +157,41 @@ def may_discard(standing: dict[str, Any]) -> Answer:
     )
 
 
+#: Pools whose bodies run in processes of their own, which can be ended.
+_IN_PROCESSES = ("prefork", "processes")
+
+
+def may_stop(standing: dict[str, Any]) -> Answer:
+    """Whether a task may be stopped, from `Survey.standing`."""
+    state, number = State(standing["attempt_state"]), standing["attempt"]
+    if standing["recovery"] is not None:
+        if stoppable(RecoveryState(standing["recovery"]), _verdict(standing)):
+            return _YES
+        return Outcome.NOT_POSSIBLE, f"it is over: the task is {standing['state']}"
+    if state in OPEN | MAY_FOLLOW:
+        return _unless_in_one_process(standing, state) or _YES
+    return Outcome.NOT_POSSIBLE, f"it is over: its attempt {number} {_OVER.get(state, f'is {state}')}"
+
+
+def _verdict(standing: dict[str, Any]) -> VerdictKind | None:
+    return None if standing["verdict"] is None else VerdictKind(standing["verdict"])
+
+
+def _unless_in_one_process(standing: dict[str, Any], state: State) -> Answer | None:
+    """Nobody can end a thread, or a greenlet that does not yield, without its whole worker."""
+    pool = standing["pool"]
+    runs_there = state is State.RUNNING and standing["worker_state"] == WorkerState.ALIVE
+    if not runs_there or pool is None or pool in _IN_PROCESSES:
+        return None
+    return Outcome.REFUSED, (
+        f"its attempt {standing['attempt']} runs inside the process of {standing['worker']} (pool: {pool}),"
+        " where nobody can stop one body alone. Wait until it ends; or end that worker, then stop this task"
+    )
+
+
 def _unless_lost(standing: dict[str, Any]) -> Answer | None:
     state = State(standing["attempt_state"])
-    if state is State.LOST:
+    if state is State.LOST or standing["recovery"] is not None:
         return None
     if state in OPEN:
         return Outcome.REFUSED, f"its attempt {standing['attempt']} is {state} on {standing['worker']}"
@@ -138,9 +206,11 @@ def _unless_decided(standing: dict[str, Any]) -> Answer | None:
     if recovery in WAITS_FOR_A_PERSON:
         return None
     if recovery == RecoveryState.DONE:
-        if verdict in (VerdictKind.FAIL, VerdictKind.DISCARD):
+        if recoverable(RecoveryState.DONE, _verdict(standing)):
             return None
         return Outcome.REFUSED, f"its recovery is done: {standing['reason'] or verdict}"
+    if verdict == VerdictKind.REVOKED:
+        return Outcome.REFUSED, "it was stopped, and its callers are being told; try again in a moment"
     return Outcome.REFUSED, "Crisper is recovering it already"
 
 

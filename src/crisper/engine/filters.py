@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, and_, or_, select, true
 
-from crisper.core.states import RecoveryState, State, VerdictKind, task_state
+from crisper.core.states import HAVE_RECOVERIES, RecoveryState, State, VerdictKind, task_state
 from crisper.core.text import key, storable
 from crisper.errors import BadQuestion
 from crisper.store import schema
@@ -57,10 +57,8 @@ def _words() -> dict[str, list[tuple[State, RecoveryState | None, VerdictKind | 
     words: dict[str, list[tuple[State, RecoveryState | None, VerdictKind | None]]] = {}
     for state in State:
         words.setdefault(task_state(state, None, None), []).append((state, None, None))
-    for recovery, verdict in product(RecoveryState, _VERDICTS):
-        words.setdefault(task_state(State.LOST, recovery, verdict), []).append(
-            (State.LOST, recovery, verdict)
-        )
+    for state, recovery, verdict in product(HAVE_RECOVERIES, RecoveryState, _VERDICTS):
+        words.setdefault(task_state(state, recovery, verdict), []).append((state, recovery, verdict))
     return words
 
 
@@ -75,17 +73,17 @@ def in_state(word: str) -> ColumnElement[bool]:
         raise BadQuestion(f"no task is ever {word!r}; the states are {', '.join(sorted(TASK_STATES))}")
     attempt, recovery = schema.attempt.c, schema.recovery.c
     plain: list[ColumnElement[bool]] = []
-    by_recovery: dict[RecoveryState, list[VerdictKind | None]] = {}
+    by_recovery: dict[tuple[State, RecoveryState], list[VerdictKind | None]] = {}
     for state, its_recovery, verdict in _WORDS[word]:
         if its_recovery is not None:
-            by_recovery.setdefault(its_recovery, []).append(verdict)
-        elif state is State.LOST:
+            by_recovery.setdefault((state, its_recovery), []).append(verdict)
+        elif state in HAVE_RECOVERIES:
             plain.append(and_(attempt.state == state.value, recovery.state.is_(None)))
         else:
             plain.append(attempt.state == state.value)
     lost = [
-        and_(attempt.state == State.LOST.value, recovery.state == its.value, _verdict_in(verdicts))
-        for its, verdicts in by_recovery.items()
+        and_(attempt.state == state.value, recovery.state == its.value, _verdict_in(verdicts))
+        for (state, its), verdicts in by_recovery.items()
     ]
     return or_(*plain, *lost)
 

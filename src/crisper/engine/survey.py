@@ -21,7 +21,16 @@ from crisper.core.states import (
     WorkerState,
 )
 from crisper.core.text import storable
-from crisper.engine.answers import iso, of_event, of_published, of_pulse, of_story, of_task, of_worker
+from crisper.engine.answers import (
+    iso,
+    of_event,
+    of_published,
+    of_pulse,
+    of_story,
+    of_task,
+    of_worker,
+    pool_of,
+)
 from crisper.engine.filters import (
     Filters,
     bounded,
@@ -164,13 +173,15 @@ class Survey:
         return None if row is None else of_published(row)
 
     def standing(self, task_id: str) -> dict[str, Any] | None:
-        """What decides whether a person may recover or discard a task; None if it is not on record."""
+        """What decides whether a person may recover, discard or stop a task; None if it is not on record."""
         question = (
             _tasks()
             .add_columns(
                 attempt.c.why_not_kept,
                 attempt.c.body.is_not(None).label("kept"),
                 recovery.c.reason.label("recovery_reason"),
+                incarnation.c.state.label("worker_state"),
+                incarnation.c.about,
             )
             .where(is_task(attempt.c.task_id, task_id))
         )
@@ -186,6 +197,8 @@ class Survey:
             "reason": row.recovery_reason,
             "kept": bool(row.kept),
             "why_not_kept": row.why_not_kept,
+            "worker_state": row.worker_state,
+            "pool": pool_of(row.about),
         }
 
     def message(self, task_id: str) -> Message | None:
@@ -294,7 +307,7 @@ def _task_counts(connection: Connection, since: int) -> dict[str, int]:
     )
     waiting = _counted(connection, recovery.c.state, recovery.c.state.in_(sorted(WAITS_FOR_A_PERSON)), latest)
     tasks = func.count(recovery.c.task_id.distinct())
-    lost = select(tasks).where(recovery.c.created_at >= since)
+    lost = select(tasks).where(recovery.c.created_at >= since, recovery.c.cause != "stop")
     brought_back = select(tasks).where(
         recovery.c.state == RecoveryState.DONE.value,
         recovery.c.verdict.in_(sorted(BRINGS_BACK)),

@@ -70,8 +70,8 @@ class Writer:
         self._pending.append((at, record))
 
     def _closing(self, record: Finish | ChildLost) -> Record:
-        """The child's own word outweighs its death, and its release by a shutdown that did not hear
-        of the end; a start that was not written yet is merged."""
+        """The child's own word outweighs its death, and its release by a shutdown or its revocation that did
+        not hear of the end; a start that was not written yet is merged."""
         self._parked.pop(record.claim_seq, None)  # Celery ended it unasked: expired, revoked
         word = self._words.pop(record.claim_seq, None)
         start = self._starts.get(record.claim_seq)
@@ -79,7 +79,7 @@ class Writer:
             if start is not None:  # that it ran is what its loss is judged by
                 self._pending.append(self._starts.pop(record.claim_seq))
             return word[1]._replace(seq=record.seq) if word else record
-        if word and record.state is State.RELEASED:
+        if word and record.state in (State.RELEASED, State.REVOKED):
             record = word[1]._replace(seq=record.seq)
         if start is None or record.runtime_ms is None:
             return record

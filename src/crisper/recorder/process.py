@@ -356,6 +356,7 @@ class Recorder:
             hello,
             parent_stopped=lambda: is_stopped(hello["incarnation"]["pid"]),
             beating=self._beating,
+            ticked=lambda: self._tick[0] if self._tick else 0,
             tell=self._tell,
         )
         self._writer = Writer(

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from crisper.core.model import Entry, Fence, Look, Published, Unclaimed
+from crisper.core.model import Entry, Fence, Look, Order, Published, Unclaimed
 from crisper.core.model import Pulse as Beating
 from crisper.engine.heartbeat import Beat, Heartbeat
 from crisper.engine.sweeper import Sweeper
@@ -37,7 +37,8 @@ MOST_PUBLISHED, BATCH, UNCLAIMED = 10_000, 500, 500
 
 
 class PulseThread(threading.Thread):
-    """Ticks until stopped. `tell` is called with items for the parent, from this thread.
+    """Ticks until stopped. `tell` is called with items for the parent, from this thread; `ticked` says
+    when the parent's loop last did.
 
     Every transaction of its store has a deadline of its own: a sweep may be many.
     """
@@ -50,6 +51,7 @@ class PulseThread(threading.Thread):
         *,
         parent_stopped: Callable[[], bool],
         beating: Callable[[], Beating],
+        ticked: Callable[[], int],
         tell: Callable[[tuple[Any, ...]], None],
     ) -> None:
         super().__init__(name="crisper-pulse", daemon=True)
@@ -82,6 +84,8 @@ class PulseThread(threading.Thread):
         self._look_at, self._looking_until = 0.0, 0.0
         self._published: deque[Published] = deque()
         self._overflowed = False
+        self._ticked = ticked
+        self._told: tuple[list[Order], int] = [], 0
         self.renewing: frozenset[str] = frozenset()
 
     def ask(self, item: tuple[Any, ...]) -> None:
@@ -124,6 +128,7 @@ class PulseThread(threading.Thread):
                 beat_at = now + (self._interval if reached else min(1.0, self._interval))
             if now >= sweep_at:
                 self._guarded(self._sweep)
+                self._guarded(self._pass_orders)
                 sweep_at = now + self._sweep_interval
             self._guarded(self._write_published)
             if self._look_every is not None and now >= self._look_at:
@@ -148,6 +153,14 @@ class PulseThread(threading.Thread):
         overdue = now - self._handed_at > CASE_MS / 1000
         if self._wants_cases and (self._in_hand == 0 or overdue):
             self._hand_over()
+
+    def _pass_orders(self) -> None:
+        """Told again with every sweep until their attempts are closed: the parent need not remember them."""
+        orders = self._store.orders(self._fence.incarnation)
+        telling = orders, self._ticked()
+        if orders and telling != self._told:  # a loop that stands still is told once
+            self._tell((wire.ORDERS, [tuple(order) for order in orders]))
+        self._told = telling
 
     def _hand_over(self) -> None:
         cases = self._store.take_cases(self._fence.incarnation, self._scope, limit=CASES)

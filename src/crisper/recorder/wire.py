@@ -14,6 +14,7 @@ Parent to recorder                      Recorder to parent
     ask     the courier's verbs             told    the answers to them
     bye     clean goodbye                   cases   recoveries for the courier
                                             lost    messages for the courier to look for
+                                            stop    attempts that a person ordered to stop
                                             log     level, sentence
                                             trouble an error of the recorder's own
 """
@@ -33,7 +34,7 @@ HEADER = struct.Struct("<I")
 HELLO, BYE, TICK, DROP, ASK = "hello", "bye", "t", "x", "ask"
 CLAIM, START, FINISH, CHILD_LOST, NOTE = "c", "s", "f", "l", "n"
 READY, FATAL, ANSWERS, FENCED, TOLD, CASES, LOG = "ready", "fatal", "a", "fenced", "told", "cases", "log"
-TROUBLE, UNCLAIMED = "trouble", "lost"
+TROUBLE, UNCLAIMED, ORDERS = "trouble", "lost", "stop"
 #: Datagrams from a pool child; a note of a publish may take several.
 WORD, CHILD, NOTED = "w", "k", "p"
 #: Of a datagram's content: with less than half of the least that systems let a socket buffer.

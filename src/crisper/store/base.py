@@ -20,13 +20,14 @@ from crisper.core.model import (
     Fence,
     Incarnation,
     Look,
+    Order,
     Published,
     Pulse,
     Record,
     Recovery,
     Worker,
 )
-from crisper.core.states import VerdictKind
+from crisper.core.states import State, VerdictKind
 from crisper.core.verdict import Judgement
 
 
@@ -42,6 +43,14 @@ class Closed(NamedTuple):
 
     task_ids: tuple[str, ...]
     more: bool  # the incarnation may have further open attempts
+
+
+class Stopped(NamedTuple):
+    """What an order to stop a task was put on."""
+
+    number: int
+    state: State  # of the attempt, as the order found it
+    recovery: Recovery | None  # of a lost one: decided, and not yet carried out
 
 
 class Store(Protocol):
@@ -92,7 +101,9 @@ class Store(Protocol):
         """Apply the records in order, all or nothing, while the fence holds.
 
         Idempotent: a record that changed something is answered as it was then; a claim
-        that was parked or put back changed nothing, and asks anew. `renewing` names
+        that was parked or put back changed nothing, and asks anew. A claim that is granted
+        although a person ordered its task to stop is answered `stopped`, with why: it must
+        not begin. `renewing` names
         incarnations whose leases the caller saw move lately. Answers follow claims,
         finishes and children's losses, one each, in order.
 
@@ -103,11 +114,18 @@ class Store(Protocol):
     def left_over(self, entries: Sequence[Entry]) -> list[bool]:
         """For each delivery that the broker keeps: `core.gate.is_left_over`, by what is on record."""
 
+    def orders(self, incarnation: str) -> list[Order]:
+        """Open attempts of this incarnation that a person ordered to stop; told until they are closed.
+
+        Orders that came too late, or were carried out, are closed.
+        """
+
     # -- losses and recoveries ------------------------------------------------
 
     def close_lost(self, id: str, *, by: str, limit: int = 500) -> Closed:
         """Close open attempts of an incarnation that is not alive, each with a pending recovery.
 
+        What a person ordered to stop is decided at once: revoked, for a courier to carry out.
         Rows that another sweeper has locked are skipped. When none is left the
         incarnation is marked cleared.
         """
@@ -184,12 +202,21 @@ class Store(Protocol):
     def recover(self, task_id: str, *, by: str, reason: str) -> Recovery | None:
         """Decide that the latest attempt's kept message is sent again, its losses counted anew.
 
-        None if the latest attempt is not lost and waiting for a person, failed by policy or
-        discarded, or its message is not kept. The caller carries it out and completes it.
+        None if the latest attempt is not lost and waiting for a person, failed by policy,
+        discarded or stopped, or its message is not kept. The caller carries it out and completes it.
         """
 
     def discard(self, task_id: str, *, by: str, reason: str) -> bool:
         """Close a quarantined or held task for good; its message is kept until pruned."""
+
+    def stop(self, task_id: str, *, by: str, reason: str) -> Stopped | None:
+        """Order the task's latest attempt to stop; None if it is over, or not on record.
+
+        One that is open is stopped by its worker, which finds the order by `orders`. One that was
+        given back, or sent its own retry, is stopped when its message, or that retry, is claimed.
+        A lost one is decided as revoked. Repeating it changes nothing. The message is kept until
+        it is pruned, so that `recover` can undo it.
+        """
 
     def note(
         self, kind: str, task_id: str | None, number: int | None, actor: str, data: dict[str, Any]

@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from crisper.core.gate import Decision, Latest, Owner, Ruling, rule
+from crisper.core.gate import Decision, Latest, Owner, Ruling, goes_on, rule
 from crisper.core.model import (
     Answer,
     Attempt,
@@ -19,7 +19,8 @@ from crisper.core.model import (
     Recovery,
     Start,
 )
-from crisper.core.states import RecoveryState, State, VerdictKind
+from crisper.core.states import HAVE_RECOVERIES, RecoveryState, State, VerdictKind
+from crisper.core.verdict import stopped_by
 from crisper.store.database import Row
 from crisper.store.rows import ATTEMPT, IS_OPEN, RECOVERY, as_attempt, as_recovery
 
@@ -48,6 +49,21 @@ UPDATE crisper_attempt
        started_at = COALESCE(started_at, ?), pid = COALESCE(pid, ?),
        envelope = NULL, body = NULL
  WHERE task_id = ? AND incarnation = ? AND seq = ? AND {IS_OPEN}"""
+
+
+#: One that a person stopped keeps its message, so that a person can recover it.
+_REVOKE = _FINISH.replace(
+    "envelope = NULL, body = NULL",
+    "envelope = CASE WHEN EXISTS ({0}) THEN envelope END, body = CASE WHEN EXISTS ({0}) THEN body END".format(
+        "SELECT 1 FROM crisper_order o"
+        " WHERE o.task_id = crisper_attempt.task_id AND o.number = crisper_attempt.number"
+    ),
+)
+
+#: The order follows the task to its next attempt.
+_FOLLOW = """
+UPDATE crisper_order SET number = ?, incarnation = ?
+ WHERE task_id = ? AND number = ? AND done_at IS NULL"""
 
 
 class Known(NamedTuple):
@@ -120,7 +136,7 @@ class Batch:
             known = self._known(claim.task_id)
             mine = [k.attempt for k in known if self._is(k.attempt, claim.seq)]
             if mine:
-                return self._answer(claim.seq, "granted", mine[0].number)
+                return self._answer_granted(claim, mine[0].number)
             same = [k for k in known if k.attempt.message_id == claim.message_id]
             latest = same[-1] if same else None
             decision = rule(
@@ -129,8 +145,9 @@ class Batch:
                 identified=claim.identified,
                 newer=latest is None or (claim.seq > latest.attempt.seq and not claim.copy),
             )
-            number = known[-1].attempt.number + 1 if known else 1
-            if self._carry_out(claim, decision, latest, number):
+            before = known[-1].attempt if known else None
+            number = before.number + 1 if before else 1
+            if self._carry_out(claim, decision, latest, before, number):
                 return None
         self._answer(claim.seq, "parked", 0, "its registry rows keep moving")
 
@@ -180,12 +197,13 @@ class Batch:
         claim: Claim,
         decision: Decision,
         latest: Known | None,
+        before: Attempt | None,
         number: int,
     ) -> bool:
         """Write the gate's ruling; False if what it was decided on has moved."""
         match decision.ruling:
             case Ruling.GRANT:
-                return self._grant(claim, latest, number)
+                return self._grant(claim, latest, before, number)
             case Ruling.REGRANT if latest:
                 return self._regrant(claim, latest.attempt)
             case Ruling.REFUSE if latest:
@@ -193,16 +211,42 @@ class Batch:
         self._answer(claim.seq, decision.ruling.value, 0, decision.reason)
         return True
 
-    def _grant(self, claim: Claim, latest: Known | None, number: int) -> bool:
+    def _grant(self, claim: Claim, latest: Known | None, before: Attempt | None, number: int) -> bool:
         attempt, recovery, _ = latest or (None, None, False)
         if recovery and recovery.state is not RecoveryState.DONE and not self._overtake(recovery):
             return False
         if not self.db.each(_INSERT_ATTEMPT, [self._row(claim, number)])[0]:
             return False
-        if attempt is not None and attempt.state is State.LOST and claim.message.body is not None:
+        if attempt is not None and attempt.state in HAVE_RECOVERIES and claim.message.body is not None:
             self.store._forget_message(attempt.task_id, attempt.number)
-        self._answer(claim.seq, "granted", number)
+        followed = goes_on(claim, attempt, before)
+        if followed is None:
+            self._answer(claim.seq, "granted", number)
+        else:
+            self._follow(followed, number)
+            self._answer_granted(claim, number)
         return True
+
+    def _follow(self, attempt: Attempt, number: int) -> None:
+        """Whoever orders the earlier attempt to stop holds it meanwhile: one of us sees the other."""
+        place = attempt.task_id, attempt.number
+        self.db.rows(
+            f"SELECT 1 FROM crisper_attempt WHERE task_id = ? AND number = ?{self.db.lock}",
+            *place,
+        )
+        self.db.run(_FOLLOW, number, self.fence.incarnation, *place)
+
+    def _answer_granted(self, claim: Claim, number: int) -> None:
+        """Of a task with a past; a person may have ordered it to stop."""
+        ordered = self.db.rows(
+            "SELECT ordered_by, reason FROM crisper_order"
+            " WHERE task_id = ? AND number = ? AND done_at IS NULL",
+            *(claim.task_id, number),
+        )
+        if ordered:
+            self._answer(claim.seq, "stopped", number, stopped_by(*ordered[0]))
+        else:
+            self._answer(claim.seq, "granted", number)
 
     def _overtake(self, recovery: Recovery) -> bool:
         """The message came by itself before its recovery was complete: that ends the recovery."""
@@ -231,7 +275,7 @@ class Batch:
             *(attempt.task_id, attempt.number, self.fence.incarnation, attempt.seq),
         )
         if won:
-            self._answer(claim.seq, "granted", attempt.number)
+            self._answer_granted(claim, attempt.number)
         return bool(won)
 
     def _refuse(self, claim: Claim, reason: str, attempt: Attempt) -> bool:
@@ -269,9 +313,17 @@ class Batch:
         )
 
     def _finishes(self, finishes: Sequence[Finish]) -> None:
+        """Most by one statement; those of tasks that a person may have stopped by another."""
+        revoked = [f for f in finishes if f.state is State.REVOKED]
+        if revoked:
+            self._finish(_REVOKE, revoked)
+            finishes = [f for f in finishes if f.state is not State.REVOKED]
+        self._finish(_FINISH, finishes)
+
+    def _finish(self, statement: str, finishes: Sequence[Finish]) -> None:
         me = self.fence.incarnation
         changed = self.db.each(
-            _FINISH,
+            statement,
             [
                 (
                     f.state,

@@ -11,10 +11,10 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from crisper.core.gate import Decision, Latest, Owner, Past, Ruling, is_left_over, rule
+from crisper.core.gate import Decision, Latest, Owner, Past, Ruling, goes_on, is_left_over, rule
 from crisper.core.model import (
     Answer,
     Attempt,
@@ -28,6 +28,7 @@ from crisper.core.model import (
     Look,
     Message,
     Note,
+    Order,
     Published,
     Pulse,
     Record,
@@ -36,6 +37,10 @@ from crisper.core.model import (
     Worker,
 )
 from crisper.core.states import (
+    HAVE_RECOVERIES,
+    MAY_FOLLOW,
+    OPEN,
+    STANDS,
     UNDER_WAY,
     VERDICT_MOVES,
     WAITS_FOR_A_PERSON,
@@ -46,11 +51,12 @@ from crisper.core.states import (
     WorkerState,
     may_decide,
     recoverable,
+    stoppable,
 )
 from crisper.core.text import as_json, key, storable, storable_entry, storable_record
-from crisper.core.verdict import Judgement, superseded_or_finished
+from crisper.core.verdict import Judgement, stopped_by, superseded_or_finished
 from crisper.errors import Fenced
-from crisper.store.base import Closed, Term
+from crisper.store.base import Closed, Stopped, Term
 
 #: As on a server: how long a courier has a case, or a message to look for, to itself.
 CASE_MS = LOOK_MS = 60_000
@@ -65,6 +71,16 @@ class Event(NamedTuple):
     seq: int | None
     actor: str
     data: dict[str, Any]
+
+
+@dataclass
+class _Stop:
+    """An order to stop; `incarnation` and its place move when it follows its task."""
+
+    incarnation: str
+    by: str
+    reason: str
+    done: bool = False
 
 
 def _wall_clock() -> int:
@@ -82,6 +98,7 @@ class MemoryStore:
         self._messages: dict[tuple[str, int], Message] = {}
         self._recoveries: dict[tuple[str, int], Recovery] = {}
         self._held: dict[str, dict[int, tuple[str, int]]] = defaultdict(dict)  # open, by handle
+        self._orders: dict[tuple[str, int], _Stop] = {}  # in the order in which they were given
         self._terms: dict[str, Term] = {}
         self._published: dict[str, tuple[Published, int]] = {}  # until claimed, with when it is due
         self._events: list[Event] = []
@@ -244,7 +261,7 @@ class MemoryStore:
             a for a in self._attempts.get(claim.task_id, ()) if (a.incarnation, a.seq) == (me, claim.seq)
         ]
         if before:
-            return Answer(claim.seq, "granted", before[0].number)
+            return self._granted(claim, before[0].number)
         for event in self._events if (me, claim.seq) in self._once else ():
             if (event.incarnation, event.seq, event.kind) == (me, claim.seq, "refused"):
                 return Answer(claim.seq, "refused", event.number or 0, event.data["reason"])
@@ -278,15 +295,21 @@ class MemoryStore:
 
     def _carry_out(self, me: str, claim: Claim, decision: Decision, latest: Attempt | None) -> Answer:
         if decision.ruling is Ruling.GRANT:
-            return Answer(claim.seq, "granted", self._grant(me, claim, latest))
+            return self._granted(claim, self._grant(me, claim, latest))
         if decision.ruling is Ruling.REGRANT and latest:
             del self._held[me][latest.seq]
             self._set(latest, seq=claim.seq, tag=claim.tag, dispatched=claim.dispatched)
             self._held[me][claim.seq] = (latest.task_id, latest.number)
-            return Answer(claim.seq, "granted", latest.number)
+            return self._granted(claim, latest.number)
         if decision.ruling is Ruling.REFUSE and latest:
             return self._refuse(me, claim, decision.reason, latest)
         return Answer(claim.seq, decision.ruling.value, 0, decision.reason)
+
+    def _granted(self, claim: Claim, number: int) -> Answer:
+        order = self._orders.get((claim.task_id, number))
+        if order is None or order.done:
+            return Answer(claim.seq, "granted", number)
+        return Answer(claim.seq, "stopped", number, stopped_by(order.by, order.reason))
 
     def _grant(self, me: str, claim: Claim, latest: Attempt | None) -> int:
         recovery = self._recoveries.get((latest.task_id, latest.number)) if latest else None
@@ -294,6 +317,11 @@ class MemoryStore:
             self._overtake(me, recovery)
         known = self._attempts.setdefault(claim.task_id, [])
         number, message = len(known) + 1, claim.message
+        followed = goes_on(claim, latest, known[-1] if known else None)
+        order = self._orders.get((followed.task_id, followed.number)) if followed else None
+        if followed and order and not order.done:
+            del self._orders[followed.task_id, followed.number]
+            self._orders[claim.task_id, number] = replace(order, incarnation=me)
         known.append(
             Attempt(
                 claim.task_id, number, claim.message_id, claim.name, claim.queue, me, claim.seq,
@@ -305,7 +333,7 @@ class MemoryStore:
         )  # fmt: skip
         self._messages[claim.task_id, number] = message
         self._held[me][claim.seq] = (claim.task_id, number)
-        if latest and latest.state is State.LOST and message.body is not None:
+        if latest and latest.state in HAVE_RECOVERIES and message.body is not None:
             self._messages.pop((latest.task_id, latest.number), None)
         return number
 
@@ -372,7 +400,9 @@ class MemoryStore:
             started_at=began if attempt.started_at is None else attempt.started_at,
         )  # fmt: skip
         del self._held[me][finish.claim_seq]
-        self._messages.pop((attempt.task_id, attempt.number), None)
+        place = attempt.task_id, attempt.number
+        if finish.state is not State.REVOKED or place not in self._orders:
+            self._messages.pop(place, None)
         return Answer(finish.seq, "closed")
 
     def _child_lost(self, me: str, loss: ChildLost) -> Answer:
@@ -396,6 +426,21 @@ class MemoryStore:
             data={"state": finish.state, "reason": finish.reason, "why": why,
                   "runtime_ms": finish.runtime_ms},
         )  # fmt: skip
+
+    def orders(self, incarnation: str) -> list[Order]:
+        with self._lock:
+            found = [
+                (self._at(*place), order)
+                for place, order in self._orders.items()
+                if order.incarnation == incarnation and not order.done
+            ]
+            for attempt, order in found:
+                order.done = attempt.state not in OPEN | MAY_FOLLOW
+            return [
+                Order(attempt.seq, attempt.number, stopped_by(order.by, order.reason))
+                for attempt, order in found
+                if attempt.state in OPEN
+            ]
 
     # -- losses and recoveries ------------------------------------------------
 
@@ -447,6 +492,13 @@ class MemoryStore:
             now, "lost", actor=by, task_id=task, number=attempt.number,
             incarnation=attempt.incarnation, data=evidence,
         )  # fmt: skip
+        order = self._orders.get((task, attempt.number))
+        if order and not order.done:
+            order.done = True
+            recovery = self._recoveries[task, attempt.number]
+            self.decide(
+                recovery, VerdictKind.REVOKED, order.reason, recovery.evidence, by=order.by, due_in_ms=0
+            )
 
     def take_cases(self, courier: str, scope: str, *, limit: int) -> list[Case]:
         with self._lock:
@@ -540,7 +592,7 @@ class MemoryStore:
                 return False
             now = self._clock()
             changes: dict[str, Any] = {"courier": None, "due_at": now + due_in_ms}
-            if recovery.state is RecoveryState.DECIDED and recovery.verdict is not VerdictKind.RECOVER:
+            if recovery.state is RecoveryState.DECIDED and recovery.verdict not in STANDS:
                 changes |= {
                     "state": RecoveryState.PENDING,
                     "verdict": None,
@@ -658,6 +710,7 @@ class MemoryStore:
 
     def recover(self, task_id: str, *, by: str, reason: str) -> Recovery | None:
         with self._lock:
+            self._open_stopped(key(task_id))
             recovery = self._latest_recovery(task_id)
             if recovery is None or not recoverable(recovery.state, recovery.verdict):
                 return None
@@ -673,6 +726,44 @@ class MemoryStore:
                 return False
             was = {"was": recovery.state}
             return self.decide(recovery, VerdictKind.DISCARD, reason, was, by=by) is not None
+
+    def _open_stopped(self, task_id: str) -> None:
+        """An attempt that was stopped and not lost has no recovery until a person recovers it."""
+        attempts = self._attempts.get(task_id)
+        if not attempts or attempts[-1].state is not State.REVOKED:
+            return
+        one, now = attempts[-1], self._clock()
+        if (task_id, one.number) in self._recoveries or not self._kept(task_id, one.number):
+            return
+        self._recoveries[task_id, one.number] = Recovery(
+            task_id, one.number, one.message_id, one.name, self._workers[one.incarnation].scope,
+            RecoveryState.DONE, 1, "stop", 0, VerdictKind.REVOKED, one.reason, {}, None, None, now, None,
+            None, None, now,
+        )  # fmt: skip
+
+    def stop(self, task_id: str, *, by: str, reason: str) -> Stopped | None:
+        by, reason = storable(by), storable(reason)
+        with self._lock:
+            attempts = self._attempts.get(key(task_id))
+            if not attempts:
+                return None
+            one, place = attempts[-1], (key(task_id), len(attempts))
+            recovery = self._recoveries.get(place)
+            if recovery is not None:
+                if not stoppable(recovery.state, recovery.verdict):
+                    return None
+                was = {"was": recovery.state}
+                decided = self.decide(recovery, VerdictKind.REVOKED, reason, was, by=by)
+                return None if decided is None else Stopped(one.number, one.state, decided)
+            if one.state not in OPEN | MAY_FOLLOW:
+                return None
+            if place not in self._orders:
+                self._orders[place] = _Stop(one.incarnation, by, reason)
+                self._event(
+                    self._clock(), "stop", actor=by, task_id=place[0], number=place[1],
+                    data={"reason": reason, "was": one.state},
+                )  # fmt: skip
+            return Stopped(one.number, one.state, None)
 
     def note(
         self, kind: str, task_id: str | None, number: int | None, actor: str, data: dict[str, Any]

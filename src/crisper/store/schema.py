@@ -30,6 +30,7 @@ metadata = MetaData()
 
 _OPEN = text("state IN ('claimed', 'running')")
 _UNDER_WAY = text("state <> 'done'")
+_NOT_DONE = text("done_at IS NULL")
 
 registry = Table(
     "crisper_registry",
@@ -147,6 +148,26 @@ Index(
     recovery.c.created_at,
     postgresql_where=_UNDER_WAY,
     sqlite_where=_UNDER_WAY,
+)
+
+order = Table(
+    "crisper_order",
+    metadata,
+    Column("task_id", Text, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("incarnation", Text, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("ordered_by", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("ordered_at", BigInteger, nullable=False),
+    Column("done_at", BigInteger),
+    PrimaryKeyConstraint("task_id", "number"),
+)
+Index(
+    "crisper_order_open",
+    order.c.incarnation,
+    postgresql_where=_NOT_DONE,
+    sqlite_where=_NOT_DONE,
 )
 
 event = Table(

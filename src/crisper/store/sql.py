@@ -23,6 +23,7 @@ from crisper.core.model import (
     Incarnation,
     Look,
     Message,
+    Order,
     Published,
     Pulse,
     Record,
@@ -31,6 +32,9 @@ from crisper.core.model import (
 )
 from crisper.core.order import segments
 from crisper.core.states import (
+    MAY_FOLLOW,
+    OPEN,
+    STANDS,
     VERDICT_MOVES,
     WAITS_FOR_A_PERSON,
     RecoveryState,
@@ -39,12 +43,13 @@ from crisper.core.states import (
     WorkerState,
     may_decide,
     recoverable,
+    stoppable,
 )
 from crisper.core.text import as_json, key, storable, storable_entry, storable_record
-from crisper.core.verdict import Judgement, Verdict, superseded_or_finished
+from crisper.core.verdict import Judgement, Verdict, stopped_by, superseded_or_finished
 from crisper.errors import Fenced, RegistryUnreachable
 from crisper.store import publishes
-from crisper.store.base import Closed, Term
+from crisper.store.base import Closed, Stopped, Term
 from crisper.store.batch import Batch
 from crisper.store.database import Conflict, Database
 from crisper.store.rows import ATTEMPT, IS_OPEN, RECOVERY, WORKER, as_attempt, as_recovery, as_worker
@@ -90,6 +95,25 @@ _LOST_EVENT = """
 INSERT INTO crisper_event (at, kind, task_id, number, incarnation, seq, actor, data)
 SELECT ?, 'lost', task_id, number, incarnation, NULL, ?, ? FROM crisper_attempt
  WHERE task_id = ? AND incarnation = ? AND seq = ? AND state = 'lost'"""
+
+
+_ORDER = """
+INSERT INTO crisper_order (task_id, number, incarnation, kind, ordered_by, reason, ordered_at)
+VALUES (?, ?, ?, 'stop', ?, ?, ?) ON CONFLICT DO NOTHING"""
+
+CLOSE_ORDER = "UPDATE crisper_order SET done_at = ? WHERE task_id = ? AND number = ? AND done_at IS NULL"
+
+#: An attempt that was stopped and not lost has no recovery until a person recovers it.
+_OPEN_STOPPED = """
+INSERT INTO crisper_recovery
+       (task_id, number, message_id, name, scope, state, version, cause, losses, verdict, reason, evidence,
+        created_at, done_at)
+SELECT a.task_id, a.number, a.message_id, a.name, i.scope, 'done', 1, 'stop', 0, 'revoked', a.reason, '{}',
+       ?, ?
+  FROM crisper_attempt a JOIN crisper_incarnation i ON i.id = a.incarnation
+ WHERE a.task_id = ? AND a.state = 'revoked' AND a.body IS NOT NULL
+   AND a.number = (SELECT max(l.number) FROM crisper_attempt l WHERE l.task_id = a.task_id)
+ON CONFLICT DO NOTHING"""
 
 
 def _verb(
@@ -290,6 +314,26 @@ class SqlStore:
             },
         )
 
+    @_verb
+    def orders(self, incarnation: str) -> list[Order]:
+        with self.db.write():
+            found = self.db.rows(
+                "SELECT a.state, a.seq, o.task_id, o.number, o.ordered_by, o.reason"
+                " FROM crisper_order o"
+                " JOIN crisper_attempt a ON a.task_id = o.task_id AND a.number = o.number"
+                " WHERE o.incarnation = ? AND o.done_at IS NULL ORDER BY o.ordered_at, o.task_id, o.number",
+                incarnation,
+            )
+            over = [row for row in found if State(row[0]) not in OPEN | MAY_FOLLOW]
+            if over:
+                now = self.now()
+                self.db.each(CLOSE_ORDER, [(now, task_id, number) for _, _, task_id, number, _, _ in over])
+        return [
+            Order(seq, number, stopped_by(by, reason))
+            for state, seq, _, number, by, reason in found
+            if State(state) in OPEN
+        ]
+
     # -- losses and recoveries ------------------------------------------------
 
     @_verb
@@ -351,7 +395,21 @@ class SqlStore:
             _LOST_EVENT,
             [(now, by, text, task, incarnation, seq) for task, seq, _, _ in won],
         )
+        self._stop_lost_ones(now, incarnation)
         return lost
+
+    def _stop_lost_ones(self, now: int, incarnation: str) -> None:
+        """What was lost before its worker could stop it is not brought back."""
+        ordered = self.db.rows(
+            "SELECT o.task_id, o.number, o.ordered_by, o.reason FROM crisper_order o JOIN crisper_recovery r"
+            " ON r.task_id = o.task_id AND r.number = o.number AND r.state = 'pending'"
+            " WHERE o.incarnation = ? AND o.done_at IS NULL",
+            incarnation,
+        )
+        for task_id, number, by, reason in ordered:
+            recovery = self._recovery_of(task_id, number)
+            self._decide(now, recovery, Verdict(VerdictKind.REVOKED, reason, recovery.evidence), 0, by)
+            self.db.run(CLOSE_ORDER, now, task_id, number)
 
     @_verb
     def take_cases(self, courier: str, scope: str, *, limit: int) -> list[Case]:
@@ -451,7 +509,7 @@ class SqlStore:
         self._verdict_event(now, recovery.task_id, recovery.number, kind, reason, by, evidence)
         if state is RecoveryState.DONE and kind is not VerdictKind.DISCARD:
             self._forget_message(recovery.task_id, recovery.number)
-        return self._recovery_now(recovery)
+        return self._recovery_of(recovery.task_id, recovery.number)
 
     @_verb
     def complete(self, recovery: Recovery, *, by: str, data: dict[str, Any]) -> bool:
@@ -488,7 +546,7 @@ class SqlStore:
             now = self.now()
             again = (
                 ""
-                if recovery.state is not RecoveryState.DECIDED or recovery.verdict is VerdictKind.RECOVER
+                if recovery.state is not RecoveryState.DECIDED or recovery.verdict in STANDS
                 else ", state = 'pending', verdict = NULL, decided_by = NULL, decided_at = NULL"
             )
             won = self.db.run(
@@ -566,6 +624,7 @@ class SqlStore:
     # -- a person's verbs -----------------------------------------------------
 
     def recover(self, task_id: str, *, by: str, reason: str) -> Recovery | None:
+        self._open_stopped(key(task_id))
         recovery = self._latest_recovery(key(task_id))
         if recovery is None or not recoverable(recovery.state, recovery.verdict):
             return None
@@ -580,6 +639,59 @@ class SqlStore:
             return False
         evidence = {"was": recovery.state}
         return self.decide(recovery, VerdictKind.DISCARD, reason, evidence, by=by) is not None
+
+    @_verb
+    def _open_stopped(self, task_id: str) -> None:
+        with self.db.write():
+            now = self.now()
+            self.db.run(_OPEN_STOPPED, now, now, task_id)
+
+    @_verb
+    def stop(self, task_id: str, *, by: str, reason: str) -> Stopped | None:
+        task_id, by, reason = key(task_id), storable(by), storable(reason)
+        with self.db.write():
+            for _ in range(TRIES):
+                attempt, recovery = self._latest_held(task_id)
+                # Who claimed the next attempt before we held this one is seen only now.
+                newest = self.db.rows("SELECT max(number) FROM crisper_attempt WHERE task_id = ?", task_id)
+                if attempt is None or newest[0][0] == attempt.number:
+                    break
+            if attempt is None:
+                return None
+            return self._stop(self.now(), attempt, recovery, by, reason)
+
+    def _latest_held(self, task_id: str) -> tuple[Attempt | None, Recovery | None]:
+        """The task's latest attempt and its recovery, as they stay until commit."""
+        attempts = self.db.rows(
+            f"SELECT {ATTEMPT} FROM crisper_attempt WHERE task_id = ?"
+            f" ORDER BY number DESC LIMIT 1{self.db.lock}",
+            task_id,
+        )
+        if not attempts:
+            return None, None
+        attempt = as_attempt(attempts[0])
+        recoveries = self.db.rows(
+            f"SELECT {RECOVERY} FROM crisper_recovery WHERE task_id = ? AND number = ?{self.db.lock}",
+            *(task_id, attempt.number),
+        )
+        return attempt, as_recovery(recoveries[0]) if recoveries else None
+
+    def _stop(
+        self, now: int, attempt: Attempt, recovery: Recovery | None, by: str, reason: str
+    ) -> Stopped | None:
+        place = attempt.task_id, attempt.number
+        if recovery is not None:
+            if not stoppable(recovery.state, recovery.verdict):
+                return None
+            verdict = Verdict(VerdictKind.REVOKED, reason, {"was": recovery.state})
+            decided = self._decide(now, recovery, verdict, None, by)
+            return None if decided is None else Stopped(attempt.number, attempt.state, decided)
+        if attempt.state not in OPEN | MAY_FOLLOW:
+            return None
+        if self.db.run(_ORDER, *place, attempt.incarnation, by, reason, now):
+            data = {"reason": reason, "was": attempt.state}
+            self._event(now, "stop", task_id=place[0], number=place[1], actor=by, data=data)
+        return Stopped(attempt.number, attempt.state, None)
 
     @_verb
     def note(
@@ -660,13 +772,13 @@ class SqlStore:
     def _forget_message(self, task_id: str, number: int) -> None:
         self.db.run(
             "UPDATE crisper_attempt SET body = NULL, envelope = NULL"
-            " WHERE task_id = ? AND number = ? AND state = 'lost'",
+            " WHERE task_id = ? AND number = ? AND state IN ('lost', 'revoked')",
             *(task_id, number),
         )
 
-    def _recovery_now(self, recovery: Recovery) -> Recovery:
+    def _recovery_of(self, task_id: str, number: int) -> Recovery:
         rows = self.db.rows(
             f"SELECT {RECOVERY} FROM crisper_recovery WHERE task_id = ? AND number = ?",
-            *(recovery.task_id, recovery.number),
+            *(task_id, number),
         )
         return as_recovery(rows[0])

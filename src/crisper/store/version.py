@@ -8,7 +8,7 @@ from crisper.store.sql import SqlStore
 TABLE = "crisper_alembic_version"
 
 #: The revision that this Crisper reads and writes: the newest file in `migrations/versions`.
-HEAD_REVISION = "0002"
+HEAD_REVISION = "0003"
 
 
 def check_light(store: SqlStore) -> None:

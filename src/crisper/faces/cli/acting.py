@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 if TYPE_CHECKING:
     from crisper.engine.control import Done
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 def carry_out(place: Place, store: Store, decided: Sequence[Done]) -> list[Done]:
-    """Send what was decided at once, if this app can; else leave it to a live worker of its app."""
-    if place.app is None:
-        return [_leave(store, one, "a live worker of its app sends it") for one in decided]
+    """Carry out what was decided at once, if this app can; else leave it to a live worker of its app."""
+    if place.app is None or all(one.recovery is None for one in decided):
+        return [_leave(store, one, f"a live worker of its app {_words(one).does}") for one in decided]
     from crisper.celery.courier import Courier
     from crisper.celery.desk import StoreDesk
     from crisper.celery.node import scope_of
@@ -31,6 +31,20 @@ def carry_out(place: Place, store: Store, decided: Sequence[Done]) -> list[Done]
     name = f"cli:{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
     with closing(Courier(place.app, place.settings, StoreDesk(store), name=name)) as courier:
         return [_send(courier, store, one, scope) for one in decided]
+
+
+class _Words(NamedTuple):
+    done: str
+    does: str
+    failed: str
+
+
+def _words(one: Done) -> _Words:
+    from crisper.core.states import VerdictKind
+
+    if one.recovery is not None and one.recovery.verdict is VerdictKind.REVOKED:
+        return _Words("stopped", "tells its callers", "its callers could not be told now")
+    return _Words("sent again", "sends it", "it could not be sent now")
 
 
 def _leave(store: Store, one: Done, why: str) -> Done:
@@ -47,17 +61,18 @@ def _send(courier: Any, store: Store, one: Done, scope: str) -> Done:
     if one.recovery is None:
         return one
     if one.recovery.scope != scope:
-        return _leave(store, one, "it belongs to another app or broker, whose live workers send it")
+        why = f"it belongs to another app or broker, a live worker of which {_words(one).does}"
+        return _leave(store, one, why)
     case = store.case(one.task_id, one.recovery.number)
     if case is None or case.recovery.version != one.recovery.version:
         return replace(one, reason="decided; somebody else carries it out already")
     [done] = courier.carry([case])
     if done.carried_out:
-        return replace(one, reason="sent again")
+        return replace(one, reason=_words(one).done)
     return replace(
         one,
         outcome=Outcome.UNREACHABLE,
-        reason=f"decided, but it could not be sent now ({done.reason}); a live worker of its app tries again",
+        reason=f"decided, but {_words(one).failed} ({done.reason}); a live worker of its app tries again",
     )
 
 

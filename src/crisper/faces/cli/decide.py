@@ -1,4 +1,4 @@
-"""`crisper recover` and `crisper discard`: a person decides."""
+"""`crisper recover`, `crisper discard` and `crisper stop`: a person decides."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _options(command: Any) -> Any:
 @_options
 @click.pass_context
 def recover(ctx: click.Context, /, **options: Any) -> None:
-    """Run lost tasks again: quarantined, held, or failed by their loss.
+    """Run tasks again: quarantined, held, failed by their loss, or stopped.
 
     The kept message is sent again as the task's next attempt, and its losses
     are counted anew. What is running or has finished is refused, because it
@@ -85,6 +85,33 @@ def discard(ctx: click.Context, /, **options: Any) -> None:
     _decide(ctx, "discard", control.may_discard, act, **options)
 
 
+@click.command()
+@_options
+@click.pass_context
+def stop(ctx: click.Context, /, **options: Any) -> None:
+    """Stop tasks that run, wait, or are being brought back.
+
+    The order is put on record and holds for the very attempt that it finds,
+    also while its worker is down. What has not begun never begins; what runs
+    in a pool of processes has its process ended (SIGTERM, after 5 s SIGKILL);
+    what was lost is not brought back. The task ends as revoked, its callers
+    are told so, and its message is kept: `crisper recover` undoes it.
+
+    
+    Examples:
+      crisper -A proj stop 0d9c3f5e-… --reason 'the wrong customer'
+      crisper -A proj stop ID ID ID --dry-run
+    """
+    from crisper.engine import control
+    from crisper.faces.cli.acting import carry_out
+
+    def act(place: Place, survey: Survey, ids: list[str], reason: str) -> list[Done]:
+        with place.store() as store:
+            return carry_out(place, store, control.stop(store, survey, ids, by=whoami(), reason=reason))
+
+    _decide(ctx, "stop", control.may_stop, act, **options)
+
+
 def _decide(
     ctx: click.Context, verb: str, may: Any, act: Any,
     *, task_ids: tuple[str, ...], reason: str, yes: bool, dry_run: bool, as_json: bool,
@@ -128,7 +155,8 @@ def _report(place: Place, verb: str, done: list[Done], *, dry_run: bool, as_json
 
 
 def _would(verb: str) -> str:
-    return "would be sent again" if verb == "recover" else "would be closed for good"
+    does = {"recover": "sent again", "discard": "closed for good", "stop": "stopped"}
+    return f"would be {does[verb]}"
 
 
 def _answer(one: Done, dry_run: bool) -> dict[str, Any]:

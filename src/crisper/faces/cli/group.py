@@ -26,6 +26,7 @@ COMMANDS = {
     "sweep": "crisper.faces.cli.sweep:sweep",
     "recover": "crisper.faces.cli.decide:recover",
     "discard": "crisper.faces.cli.decide:discard",
+    "stop": "crisper.faces.cli.decide:stop",
 }
 
 _BEFORE_THE_COMMAND = ("-A", "--app", "--registry", "-C", "--no-color", "--traceback")

@@ -107,6 +107,10 @@ def _refused(event: dict[str, Any], data: dict[str, Any]) -> _Telling:
     return f"{again} was refused at {clean(event['worker'])}: {clean(data.get('reason'))}", ()
 
 
+def _stop(event: dict[str, Any], data: dict[str, Any]) -> _Telling:
+    return f"ordered to stop, because {clean(data.get('reason'), most=500)}{_by(event)}", ()
+
+
 def _late(event: dict[str, Any], data: dict[str, Any]) -> _Telling:
     outcome = f"late finish from {clean(event['worker'])}: {clean(data.get('state'))}, not counted"
     return f"{outcome}, because {clean(data.get('why'))}", ()
@@ -126,6 +130,7 @@ _KINDS = {
     "verdict": _verdict,
     "recovered": _recovered,
     "refused": _refused,
+    "stop": _stop,
     "late_finish": _late,
     "recovery_delayed": _delayed,
 }
@@ -154,7 +159,9 @@ def advice(shown: dict[str, Any], typed: str = "crisper") -> tuple[str, ...]:
     last = shown["recoveries"][-1] if shown["recoveries"] else None
     if shown["state"] in ("quarantined", "held"):
         return "", "→ It waits for you. Run it again, or close it for good:", again, close
-    if last and last["action"] in ("fail", "discard") and last["attempt"] == shown["attempts"][-1]["number"]:
+    of_latest = last is not None and last["attempt"] == shown["attempts"][-1]["number"]
+    stopped = shown["state"] == "revoked" and any(event["kind"] == "stop" for event in shown["events"])
+    if stopped or (last and of_latest and last["action"] in ("fail", "discard", "revoked")):
         return "", "→ While its message is kept, it can run again:", again
     if shown["state"] == "recovering":
         return "", "→ Crisper is bringing it back; a live worker of its app carries that out."
