@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,15 @@ def _tasks(app: Celery, ledger: Path) -> None:
         write("start", task, key)
         yield
         write("end", task, key)
+
+    class Telling(Task):  # type: ignore[misc]
+        """Writes down that Celery has stored the result, too: from then on the body must not run again."""
+
+        def on_success(self, retval: Any, *args: Any) -> None:
+            write("stored", self, self.request.group or "-")
+
+    if os.environ.get("FLEET_TELLS_STORED"):
+        app.task = partial(app.task, base=Telling)
 
     def register(function: Any, **options: Any) -> None:
         app.task(bind=True, shared=False, name=f"tests.fleet_app.{function.__name__}", **options)(function)
