@@ -22,7 +22,7 @@ from celery.utils.log import get_logger
 from crisper.celery.brokers import broker_of
 from crisper.celery.brokers.base import Broker
 from crisper.celery.desk import Desk, WireDesk
-from crisper.celery.results import store_lost, stored_state
+from crisper.celery.results import ChordTaken, complete_chord, store_lost, stored_state
 from crisper.core.message import Kept, unpack
 from crisper.core.model import Attempt, Case, Recovery
 from crisper.core.states import RecoveryState, VerdictKind
@@ -35,6 +35,9 @@ logger = get_logger(__name__)
 
 #: Before another try at a case that could not be carried out, in ms; doubled per try.
 RETRY_MS, RETRY_MOST_MS = 1_000, 60_000
+#: Between two looks at a chord whose body is in another process' hands. It must be out of them before the
+#: gate grants what nobody has decided (`core.gate.UNDECIDED_MS`): the body would run again.
+CHORD_MS = 2_000
 #: Verdicts after which nothing of the task is left to run.
 _OVER = (VerdictKind.SETTLED, VerdictKind.EXPIRED, VerdictKind.REVOKED)
 #: Cases whose verdicts are committed together: no more than are carried out within so many seconds,
@@ -107,6 +110,8 @@ class Courier:
             place = _place(recovery)
             tries = self._tries[place] = self._tries.get(place, 0) + 1
             delay = min(RETRY_MOST_MS, RETRY_MS * 2 ** min(tries - 1, 10))
+            if isinstance(exc, ChordTaken):
+                delay = CHORD_MS
             why = str(exc) if isinstance(exc, CrisperError) else f"{type(exc).__name__}: {exc}"
             logger.warning("crisper: recovery of %s is delayed: %s", recovery.task_id, why)
             self._desk.give_up_case(recovery, by=self.name, why=why, due_in_ms=delay)
@@ -118,7 +123,11 @@ class Courier:
             assert recovery.verdict is not None
             verdict = Verdict(recovery.verdict, recovery.reason or "", recovery.evidence)
             return Judgement(recovery, verdict)
-        verdict = judge(self.facts(case))
+        facts = self.facts(case)
+        verdict = judge(facts)
+        if verdict.kind is VerdictKind.SETTLED and facts.backend_state and not facts.child_said:
+            # Before it is closed for good: whoever dies here leaves it to another courier.
+            complete_chord(self._app, case, self._kept(case))
         return Judgement(recovery, verdict, self._grace(verdict, case))
 
     def _do(self, case: Case, decided: Recovery | None, verdict: Verdict) -> Done:
