@@ -1,0 +1,42 @@
+"""Which worker nodes answer at the broker, with Crisper or without."""
+
+from __future__ import annotations
+
+import threading
+
+from celery import Celery
+
+#: How long answers are awaited, in seconds; a node with a loop answers within milliseconds. To connect may
+#: take as long again.
+ANSWER_SECONDS = 1.0
+CONNECT_SECONDS = 2.0
+
+
+class RollCall:
+    """A ping to every node, from a thread of its own, because a broker may keep us waiting for ever.
+
+    Who answers is there. Who does not may be busy (a solo pool at work), cut off or gone: nothing follows.
+    """
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+        self._present: list[str] | None = None
+        self._thread = threading.Thread(target=self._ask, name="crisper-roll-call", daemon=True)
+        self._thread.start()
+
+    def present(self) -> list[str] | None:
+        """Hostnames of the nodes that answered; None if the broker could not be asked.
+
+        Blocks for `CONNECT_SECONDS` and `ANSWER_SECONDS` at most.
+        """
+        self._thread.join(CONNECT_SECONDS + ANSWER_SECONDS)
+        return self._present
+
+    def _ask(self) -> None:
+        try:
+            with self._app.connection_for_write(connect_timeout=CONNECT_SECONDS) as connection:
+                connection.ensure_connection(max_retries=1, timeout=CONNECT_SECONDS)
+                answers = self._app.control.ping(timeout=ANSWER_SECONDS, connection=connection)
+        except Exception:  # of any transport: out of reach, or without broadcasts
+            return
+        self._present = sorted({str(name) for answer in answers or () for name in answer})
