@@ -138,6 +138,14 @@ def _tasks(app: Celery, ledger: Path) -> None:
                 raise self.retry(countdown=0)
             return key
 
+    def retry_after(self: Task, key: Any, until: str) -> Any:
+        """Retries once, when the test has made the file of that name."""
+        with entry(self, key):
+            if self.request.retries == 0:
+                spend(until)
+                raise self.retry(countdown=0)
+        return key
+
     def total(self: Task, values: list[Any]) -> Any:
         with entry(self, "total"):
             return sum(values)
@@ -176,6 +184,7 @@ def _tasks(app: Celery, ledger: Path) -> None:
     register(noop, acks_late=True)
     register(boom, acks_late=True)
     register(retry_once, acks_late=True)
+    register(retry_after, acks_late=True)
     register(reject_once, acks_late=True)
     register(reject_always, acks_late=True)
     register(ignored, acks_late=True)

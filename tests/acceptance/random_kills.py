@@ -156,6 +156,8 @@ class Figures:
     kills_of_a_parent: int = 0
     kills_of_a_pool_child: int = 0
     kills_of_parent_and_recorder: int = 0
+    #: A pool process that is killed while it starts: `Could not start worker processes`.
+    workers_that_celery_ended: int = 0
     tasks: int = 0
     runs_cut_short: int = 0
     finished: int = 0
@@ -274,8 +276,11 @@ def _judge(
         with contextlib.suppress(AssertionError):
             wait_for("no attempt left open", lambda: fleet.open_attempts() == 0, 60)
         figures.attempts_left_open = fleet.open_attempts()
-        figures.details += fleet.errors()
-        figures.errors_of_our_own = len(fleet.errors())
+        ours = [line for line in fleet.errors() if "internal error" in line]
+        figures.details += ours
+        figures.errors_of_our_own = len(ours)
+    logs = {worker.log: worker.text() for worker in fleet.workers}.values()
+    figures.workers_that_celery_ended = sum(text.count("Unrecoverable error") for text in logs)
     return figures
 
 
