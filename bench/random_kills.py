@@ -82,7 +82,7 @@ def show(name: str, figures: Figures, *, plain: bool) -> None:
         if field.name != "details":
             mark = "  BROKEN" if field.name in figures.BROKEN and value and not plain else ""
             print(f"  {field.name.replace('_', ' '):<36} {value:>8}{mark}")
-    for line in figures.details[:200]:
+    for line in [] if plain else figures.details[:50]:
         print(f"    {line}")
     sys.stdout.flush()
 

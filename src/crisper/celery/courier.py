@@ -23,6 +23,7 @@ from crisper.celery.brokers import broker_of
 from crisper.celery.brokers.base import Broker
 from crisper.celery.desk import Desk, WireDesk
 from crisper.celery.results import ChordTaken, complete_chord, store_lost, stored_state
+from crisper.celery.rollcall import in_their_hands
 from crisper.core.message import Kept, unpack
 from crisper.core.model import Attempt, Case, Recovery
 from crisper.core.states import RecoveryState, VerdictKind
@@ -66,6 +67,7 @@ class Courier:
         self._broker: Broker | None = None
         self._next_at = 0.0
         self._tries: dict[tuple[str, int], int] = {}
+        self._taken: frozenset[str] = frozenset()  # of the batch in hand
 
     def carry(self, cases: Iterable[Case]) -> list[Done]:
         """Judge the cases and do what the verdicts say, the earliest first.
@@ -78,6 +80,7 @@ class Courier:
     def _carry(self, cases: Sequence[Case]) -> list[Done]:
         """Every verdict of the batch is committed before the first is carried out."""
         done: dict[_Place, Done] = {}
+        self._taken = self._in_other_hands(cases)
         judged: list[tuple[Case, Judgement]] = []
         for case in cases:
             with self._delayed(case.recovery, done):
@@ -170,7 +173,7 @@ class Courier:
             in_broker=self._in_broker(case),
             child_said=loss.get("child_said"),
             backend_state=None
-            if case.finished_before or not attempt.ran
+            if case.finished_before or not (attempt.ran or case.overdue)
             else stored_state(self._app, case, kept),
             superseded=case.superseded,
             expired=_expired(kept),
@@ -193,7 +196,20 @@ class Courier:
         if case.recovery.cause == "child" and case.attempt.acks_late and not case.overdue:
             # Its own parent lived, held the delivery, and gives it back, unless it dies now too.
             return InBroker.REQUEUES
-        return self.broker.find(case.attempt, case.recovery)
+        found = self.broker.find(case.attempt, case.recovery)
+        return InBroker.TAKEN if found is InBroker.REQUEUES and case.attempt.task_id in self._taken else found
+
+    def _in_other_hands(self, cases: Sequence[Case]) -> frozenset[str]:
+        """Tasks that nobody has claimed within the grace, because workers without Crisper have them."""
+        overdue = [case.attempt.task_id for case in cases if case.overdue and not _is_decided(case.recovery)]
+        try:
+            if not overdue or self.broker.tells:
+                return frozenset()
+            return in_their_hands(self._app, self.broker.connection, overdue)
+        except Exception as exc:
+            self._drop_broker()
+            logger.warning("crisper: the workers could not be asked what they have: %s", exc)
+            return frozenset()
 
     def _revoked(self, task_id: str) -> bool:
         from celery.worker import state

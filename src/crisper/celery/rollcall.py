@@ -1,8 +1,10 @@
-"""Which worker nodes answer at the broker, with Crisper or without."""
+"""Which worker nodes answer at the broker, with Crisper or without, and what they say that they have."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
+from typing import Any
 
 from celery import Celery
 
@@ -10,6 +12,16 @@ from celery import Celery
 #: take as long again.
 ANSWER_SECONDS = 1.0
 CONNECT_SECONDS = 2.0
+
+
+def in_their_hands(app: Celery, connection: Any, task_ids: Sequence[str]) -> frozenset[str]:
+    """Those of the tasks that a worker says it holds or runs. Blocks for `ANSWER_SECONDS`.
+
+    Of the others nothing is known: their holder may be busy, or cut off.
+    """
+    asked = app.control.inspect(timeout=ANSWER_SECONDS, connection=connection)
+    answers = (asked.query_task(*task_ids) or {}).values()
+    return frozenset(id for answer in answers if isinstance(answer, dict) for id in answer if id in task_ids)
 
 
 class RollCall:
