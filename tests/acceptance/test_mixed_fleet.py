@@ -78,6 +78,11 @@ def by(fleet: Fleet, worker: Worker) -> set[str]:
     return {line.task_id for line in fleet.starts() if line.pid in pool}
 
 
+def blind(fleet: Fleet, *names: str) -> None:
+    """They are what `status` names. A busy machine may answer it late, so it is asked again."""
+    wait_for(f"{names} are blind", lambda: crisper(fleet, "status")["workers"]["blind"] == list(names), 40)
+
+
 def test_each_runs_once_whoever_publishes_and_whoever_takes_it(
     fleet: Fleet, recorded: Worker, plain: Worker
 ) -> None:
@@ -127,7 +132,7 @@ def test_a_task_that_is_bounced_between_both_has_the_states_that_crisper_saw(
 
 
 def test_status_names_who_answers_and_is_not_on_record(fleet: Fleet, recorded: Worker, plain: Worker) -> None:
-    assert crisper(fleet, "status")["workers"]["blind"] == ["plain@test"]
+    blind(fleet, "plain@test")
 
 
 def test_what_a_dead_worker_held_runs_once_more_at_most_though_plain_workers_take_it(
@@ -183,7 +188,7 @@ def test_a_worker_that_goes_back_to_plain_leaves_nothing_open_and_what_it_return
     assert back.recorders() == []
     consume(fleet, back, recorded)
     _stays(fleet, sent, set(), seconds=4)
-    assert sorted(crisper(fleet, "status")["workers"]["blind"]) == ["leaver@test", "plain@test"]
+    blind(fleet, "leaver@test", "plain@test")
     for key in range(3):
         (fleet.folder / f"leave-{key}").touch()
     wait_for("all ended", lambda: {line.task_id for line in fleet.ends()} >= sent)
