@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,15 @@ def _tasks(app: Celery, ledger: Path) -> None:
         write("start", task, key)
         yield
         write("end", task, key)
+
+    class Telling(Task):  # type: ignore[misc]
+        """Writes down that Celery has stored the result, too: from then on the body must not run again."""
+
+        def on_success(self, retval: Any, *args: Any) -> None:
+            write("stored", self, self.request.group or "-")
+
+    if os.environ.get("FLEET_TELLS_STORED"):
+        app.task = partial(app.task, base=Telling)
 
     def register(function: Any, **options: Any) -> None:
         app.task(bind=True, shared=False, name=f"tests.fleet_app.{function.__name__}", **options)(function)
@@ -150,6 +160,14 @@ def _tasks(app: Celery, ledger: Path) -> None:
         signal.signal(signal.SIGTERM, before)
         return key
 
+    def retry_after(self: Task, key: Any, until: str) -> Any:
+        """Retries once, when the test has made the file of that name."""
+        with entry(self, key):
+            if self.request.retries == 0:
+                spend(until)
+                raise self.retry(countdown=0)
+        return key
+
     def total(self: Task, values: list[Any]) -> Any:
         with entry(self, "total"):
             return sum(values)
@@ -194,6 +212,7 @@ def _tasks(app: Celery, ledger: Path) -> None:
     register(retry_once, acks_late=True)
     register(retry_always, acks_late=True, max_retries=None)
     register(told_to_end, acks_late=True)
+    register(retry_after, acks_late=True)
     register(reject_once, acks_late=True)
     register(reject_always, acks_late=True)
     register(ignored, acks_late=True)

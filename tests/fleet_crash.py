@@ -14,6 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from celery.app.amqp import AMQP
+from celery.backends.redis import RedisBackend
+
 from crisper.celery import request
 from crisper.celery.brokers.base import Broker
 from crisper.celery.brokers.redis import RedisBroker
@@ -39,16 +42,28 @@ def die_here(step: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _around(owner: type, name: str, *, before: str = "", after: str = "") -> None:
+def die_in_the_child(step: str) -> None:
+    """A pool process takes its worker, and with it itself, away, once the test has left that file."""
+    try:
+        os.rename(FOLDER / f"crash-at-{step}", FOLDER / "crashed")  # noqa: PTH104
+    except FileNotFoundError:
+        return
+    os.kill(os.getppid(), signal.SIGKILL)
+    signal.pause()
+
+
+def _around(
+    owner: type, name: str, *, before: str = "", after: str = "", die: Callable[[str], None] = die_here
+) -> None:
     original: Callable[..., Any] = getattr(owner, name)
 
     @functools.wraps(original)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         if before:
-            die_here(before)
+            die(before)
         result = original(*args, **kwargs)
         if after:
-            die_here(after)
+            die(after)
         return result
 
     setattr(owner, name, wrapped)
@@ -66,3 +81,6 @@ _around(WireDesk, "decide", after="recovery_committed")
 _around(Broker, "resend", after="recovery_published")
 _around(RedisBroker, "hand_back", after="recovery_published")
 _around(WireDesk, "complete", after="recovery_completed")
+_around(RedisBackend, "on_chord_part_return", before="result_stored", die=die_in_the_child)
+if hasattr(AMQP, "_retry_publish"):  # Celery 5.7: the body of a chord is claimed before it is sent
+    _around(AMQP, "_retry_publish", before="chord_claimed", die=die_in_the_child)

@@ -89,6 +89,40 @@ def test_a_canvas_of_early_acked_tasks_fails_at_once_where_one_is_lost(fleet: Fl
     assert fleet.errors() == []
 
 
+@pytest.mark.parametrize(
+    ("broker_name", "step"),
+    [
+        ("redis", "result_stored"),
+        ("rabbitmq", "result_stored"),
+        pytest.param("redis", "chord_claimed", marks=pytest.mark.slow),
+        pytest.param("rabbitmq", "chord_claimed", marks=pytest.mark.slow),
+    ],
+)
+def test_a_chord_completes_though_its_last_member_died_after_its_result_was_stored(
+    fleet: Fleet, step: str
+) -> None:
+    """Celery counts a member in its chord after it has stored its result: the member must not run again,
+    and must be counted. Its killed process may have claimed to send the chord's body, for 21 s."""
+    if step == "chord_claimed" and not hasattr(fleet.app.amqp, "_retry_publish"):
+        pytest.skip("this Celery has no such claim")
+    first = fleet.worker("first", "--include", "tests.fleet_crash")
+    late, total = _tasks(fleet, "late", "total")
+    summed = chord([late.s(3, 0), late.s(4, "open")], total.s()).apply_async()
+    earlier, last = (member.id for member in summed.parent.results)
+    wait_for("one is done, one runs", lambda: fleet.ends(earlier) and fleet.starts(last))
+    wait_for("it is counted", lambda: fleet.attempts(earlier) == [(1, "succeeded")])
+    (fleet.folder / f"crash-at-{step}").write_text("alone")
+    (fleet.folder / "open").touch()
+    assert first.process.wait(20) == -9
+    fleet.worker("second")
+    assert summed.get(timeout=35) == 7
+    wait_for("no attempt left open", lambda: fleet.open_attempts() == 0)
+    wait_for("settled", lambda: fleet.recoveries(last) == [(1, "done", "settled")])
+    assert len(fleet.starts(last)) == 1
+    assert [line.name for line in fleet.ends(summed.id)] == ["total"]
+    assert fleet.errors() == []
+
+
 def _tasks(fleet: Fleet, *names: str) -> list[Any]:
     return [fleet.app.tasks[f"tests.fleet_app.{name}"] for name in names]
 

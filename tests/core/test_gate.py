@@ -223,7 +223,7 @@ def past(state: State, **about: Any) -> Past:
     return Past(
         **{
             "number": 1, "message_id": "m", "tag": "tag-1", "state": state, "recovery": None, "verdict": None,
-            **about,
+            "crashed": False, **about,
         }
     )  # fmt: skip
 
@@ -234,9 +234,15 @@ def test_a_delivery_of_what_is_over_is_left_over(state: State) -> None:
 
 
 @pytest.mark.parametrize("state", sorted(MAY_COME_AGAIN - {State.LOST}))
-def test_what_was_to_be_given_back_is_left_over_only_under_its_own_tag(state: State) -> None:
-    assert is_left_over(ENTRY, [past(state, tag="tag-2")])
-    assert not is_left_over(ENTRY, [past(state)])
+def test_what_a_dead_worker_was_to_give_back_is_left_over_only_under_its_own_tag(state: State) -> None:
+    assert is_left_over(ENTRY, [past(state, tag="tag-2", crashed=True)])
+    assert not is_left_over(ENTRY, [past(state, crashed=True)])
+
+
+@pytest.mark.parametrize("state", sorted(MAY_COME_AGAIN - {State.LOST}))
+def test_what_was_given_back_in_order_is_somebodys_under_the_same_tag_too(state: State) -> None:
+    """Of a worker without Crisper, which nobody has on record."""
+    assert not is_left_over(ENTRY, [past(state, tag="tag-2")])
 
 
 @pytest.mark.parametrize("state", sorted(OPEN))

@@ -136,6 +136,14 @@ def test_what_was_awaited_and_is_back_in_its_queue_is_awaited_on() -> None:
     assert kind(in_broker=InBroker.QUEUED, overdue=True) is VerdictKind.AWAIT_REDELIVERY
 
 
+@pytest.mark.parametrize(
+    "about", [{}, {"acks_late": False, "ran": True, "started": False}, {"copy_refused": True}]
+)
+def test_what_a_worker_says_it_has_is_waited_for_and_not_sent_again(about: dict[str, Any]) -> None:
+    """A worker without Crisper, which claims nothing."""
+    assert kind(in_broker=InBroker.TAKEN, overdue=True, **about) is VerdictKind.AWAIT_REDELIVERY
+
+
 def test_a_message_whose_other_delivery_was_refused_as_a_copy_is_not_awaited() -> None:
     verdict = judge(facts(in_broker=InBroker.REQUEUES, copy_refused=True))
     assert (verdict.kind, verdict.reason) == (

@@ -48,12 +48,13 @@ def test_status_has_the_documented_shape(run: Run, read_scene: Scene) -> None:
     answer = read(run(read_scene.url, "status", "--json"))
     assert {key: list(value) for key, value in answer.items()} == {
         "registry": ["id", "url", "database", "schema", "now"],
-        "workers": ["alive", "suspect", "lost", "gone", "errors"],
+        "workers": ["alive", "suspect", "lost", "gone", "errors", "blind"],
         "messages": ["unclaimed"],
         "attempts": ["claimed", "running"],
         "tasks": ["quarantined", "held", "lost_24h", "recovered_24h"],
         "sweeper": ["leader", "worker", "state", "since", "workers_to_clear", "recoveries_under_way"],
     }
+    assert answer["workers"]["blind"] is None  # without an app there is no broker to ask
     assert TIME.fullmatch(answer["registry"]["now"])
 
 

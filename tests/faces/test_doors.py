@@ -9,6 +9,7 @@ import pty
 import re
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -73,6 +74,18 @@ def test_both_doors_take_the_app_s_registry(project: Path, sqlite_scene: Scene, 
     assert json.loads(result.stdout.removeprefix(printed))["attempts"] == {"claimed": 1, "running": 1}
     if door[0] == CRISPER:  # through the other door Celery itself has imported the app
         assert printed not in result.stdout
+
+
+@pytest.mark.parametrize("scheme", ["amqp", "redis"])
+def test_status_does_not_wait_for_a_broker_that_says_nothing(
+    project: Path, sqlite_scene: Scene, scheme: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        places = {"PROJ_REGISTRY": sqlite_scene.url}
+        places["PROJ_BROKER"] = f"{scheme}://127.0.0.1:{silent.getsockname()[1]}//".removesuffix("/")
+        result = crisper(CRISPER, "-A", "proj", "status", "--json", cwd=project, **places)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["workers"]["blind"] is None
 
 
 @pytest.mark.parametrize("door", [[CRISPER], [CELERY, "crisper"]])

@@ -254,7 +254,19 @@ def test_what_the_registry_could_not_send_again_is_put_back(registry: Registry, 
     assert "not kept" in answer.reason
 
 
-@pytest.mark.parametrize("verdict", [VerdictKind.SETTLED, VerdictKind.EXPIRED, VerdictKind.REVOKED])
+def test_a_delivery_of_what_was_revoked_waits_until_its_caller_is_told_and_is_refused(
+    registry: Registry,
+) -> None:
+    other, me = registry.joins(), registry.joins()
+    other.runs()
+    other.is_lost()
+    decided = registry.decided("t", VerdictKind.REVOKED)
+    assert me.asks(me.wants(redelivered=True)).kind == "parked"
+    assert registry.store.complete(decided, by="courier", data={})
+    assert me.asks(me.wants(redelivered=True))[1:] == ("refused", 1, "finished: revoked")
+
+
+@pytest.mark.parametrize("verdict", [VerdictKind.SETTLED, VerdictKind.EXPIRED])
 def test_a_delivery_of_what_was_found_over_is_refused(registry: Registry, verdict: VerdictKind) -> None:
     other, me = registry.joins(), registry.joins()
     other.runs()

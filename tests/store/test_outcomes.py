@@ -319,3 +319,17 @@ def test_what_is_left_over_at_the_broker_is_told_by_what_is_on_record(registry: 
     entries = [Entry(one.task_id, one.message_id, one.tag) for one in (over, open_, odd)]
     unknown = Entry("nobody's", "m", "tag")
     assert registry.store.left_over([*entries, unknown]) == [True, False, True, False]
+
+
+def test_what_a_worker_released_is_left_over_only_if_it_died_before_it_gave_it_back(
+    registry: Registry,
+) -> None:
+    leaves, dies = registry.joins(), registry.joins()
+    released = [worker.claims(f"of {number}") for number, worker in enumerate((leaves, dies))]
+    for worker, claim in zip((leaves, dies), released, strict=True):
+        worker.finishes(claim, State.RELEASED)
+    entries = [Entry(one.task_id, one.message_id, one.tag) for one in released]
+    assert registry.store.left_over(entries) == [False, False]
+    assert registry.store.say_goodbye(leaves.fence, reason="warm shutdown")
+    dies.is_lost()
+    assert registry.store.left_over(entries) == [False, True]

@@ -22,7 +22,8 @@ from celery.utils.log import get_logger
 from crisper.celery.brokers import broker_of
 from crisper.celery.brokers.base import Broker
 from crisper.celery.desk import Desk, WireDesk
-from crisper.celery.results import store_lost, store_revoked, stored_state
+from crisper.celery.results import ChordTaken, complete_chord, store_lost, store_revoked, stored_state
+from crisper.celery.rollcall import consumed_blindly, in_their_hands
 from crisper.celery.upkeep import PERIODS_UNKEPT, keep_every
 from crisper.core.message import Kept, unpack
 from crisper.core.model import Attempt, Case, Look, Recovery, Unclaimed
@@ -36,6 +37,9 @@ logger = get_logger(__name__)
 
 #: Before another try at a case that could not be carried out, in ms; doubled per try.
 RETRY_MS, RETRY_MOST_MS = 1_000, 60_000
+#: Between two looks at a chord whose body is in another process' hands. It must be out of them before the
+#: gate grants what nobody has decided (`core.gate.UNDECIDED_MS`): the body would run again.
+CHORD_MS = 2_000
 #: Verdicts after which nothing of the task is left to run.
 _OVER = (VerdictKind.SETTLED, VerdictKind.EXPIRED, VerdictKind.REVOKED)
 #: Cases whose verdicts are committed together: no more than are carried out within so many seconds,
@@ -47,8 +51,6 @@ LOOK_SECONDS = 2.0
 #: A published message has vanished when it was looked for so often in a row and found nowhere; while it
 #: waits it is looked for again after half its age, at most so many ms.
 LOOKS, LOOK_MOST_MS = 2, 600_000
-#: How long other nodes have to say what they consume.
-ASK_SECONDS = 1.0
 
 
 class Done(NamedTuple):
@@ -69,6 +71,7 @@ class Courier:
         self._broker: Broker | None = None
         self._next_at = 0.0
         self._tries: dict[tuple[str, int], int] = {}
+        self._taken: frozenset[str] = frozenset()  # of the batch in hand
 
     def carry(self, cases: Iterable[Case]) -> list[Done]:
         """Judge the cases and do what the verdicts say, the earliest first.
@@ -81,6 +84,7 @@ class Courier:
     def _carry(self, cases: Sequence[Case]) -> list[Done]:
         """Every verdict of the batch is committed before the first is carried out."""
         done: dict[_Place, Done] = {}
+        self._taken = self._in_other_hands(cases)
         judged: list[tuple[Case, Judgement]] = []
         for case in cases:
             with self._delayed(case.recovery, done):
@@ -113,6 +117,8 @@ class Courier:
             place = _place(recovery)
             tries = self._tries[place] = self._tries.get(place, 0) + 1
             delay = min(RETRY_MOST_MS, RETRY_MS * 2 ** min(tries - 1, 10))
+            if isinstance(exc, ChordTaken):
+                delay = CHORD_MS
             why = str(exc) if isinstance(exc, CrisperError) else f"{type(exc).__name__}: {exc}"
             logger.warning("crisper: recovery of %s is delayed: %s", recovery.task_id, why)
             self._desk.give_up_case(recovery, by=self.name, why=why, due_in_ms=delay)
@@ -124,7 +130,11 @@ class Courier:
             assert recovery.verdict is not None
             verdict = Verdict(recovery.verdict, recovery.reason or "", recovery.evidence)
             return Judgement(recovery, verdict)
-        verdict = judge(self.facts(case))
+        facts = self.facts(case)
+        verdict = judge(facts)
+        if verdict.kind is VerdictKind.SETTLED and facts.backend_state and not facts.child_said:
+            # Before it is closed for good: whoever dies here leaves it to another courier.
+            complete_chord(self._app, case, self._kept(case))
         return Judgement(recovery, verdict, self._grace(verdict, case))
 
     def _do(self, case: Case, decided: Recovery | None, verdict: Verdict) -> Done:
@@ -177,17 +187,10 @@ class Courier:
         return PERIODS_UNKEPT * keep_every(self._settings, self.broker) + self._settings.heartbeat_interval
 
     def _taken_blindly(self, queues: set[str]) -> set[str]:
-        """Queues that a node without a record consumes from: what is not there may run, or have run, on it.
-
-        A node that does not answer in time is not seen. That can cost a copy at most: a message is
-        sent again once.
-        """
+        """Queues that a node without a record consumes from: what is not there may run on it."""
         if not queues:
             return set()
-        answers = self._app.control.inspect(timeout=ASK_SECONDS).active_queues() or {}
-        recorded = set(self._desk.nodes())
-        blind = [consumed for node, consumed in answers.items() if node not in recorded]
-        return queues & {str(queue.get("name")) for consumed in blind for queue in consumed}
+        return queues & consumed_blindly(self._app, self.broker.connection, self._desk.nodes())
 
     # -- detect ---------------------------------------------------------------
 
@@ -220,7 +223,7 @@ class Courier:
     def _backend_state(self, case: Case, kept: Kept | MessageDamaged) -> str | None:
         """What never ran has no result; but what vanished may have run where nobody keeps a record."""
         vanished = case.recovery.cause.startswith("vanished")
-        if case.finished_before or not (case.attempt.ran or vanished):
+        if case.finished_before or not (case.attempt.ran or vanished or case.overdue):
             return None
         return stored_state(self._app, case, kept)
 
@@ -238,7 +241,20 @@ class Courier:
         if case.recovery.cause == "child" and case.attempt.acks_late and not case.overdue:
             # Its own parent lived, held the delivery, and gives it back, unless it dies now too.
             return InBroker.REQUEUES
-        return self.broker.find(case.attempt, case.recovery)
+        found = self.broker.find(case.attempt, case.recovery)
+        return InBroker.TAKEN if found is InBroker.REQUEUES and case.attempt.task_id in self._taken else found
+
+    def _in_other_hands(self, cases: Sequence[Case]) -> frozenset[str]:
+        """Tasks that nobody has claimed within the grace, because workers without Crisper have them."""
+        overdue = [case.attempt.task_id for case in cases if case.overdue and not _is_decided(case.recovery)]
+        try:
+            if not overdue or self.broker.tells:
+                return frozenset()
+            return in_their_hands(self._app, self.broker.connection, overdue)
+        except Exception as exc:
+            self._drop_broker()
+            logger.warning("crisper: the workers could not be asked what they have: %s", exc)
+            return frozenset()
 
     def _revoked(self, task_id: str) -> bool:
         from celery.worker import state

@@ -9,7 +9,11 @@ from celery.app.task import Context
 
 from crisper.core.message import Kept
 from crisper.core.model import Case
-from crisper.errors import TaskLost
+from crisper.errors import CrisperError, TaskLost
+
+
+class ChordTaken(CrisperError):
+    """Another process is about to send the body of a chord, or died so: look again soon."""
 
 
 def stored_state(app: Celery, case: Case, kept: Any) -> str | None:
@@ -33,6 +37,34 @@ def _keeps_nothing(backend: Any) -> bool:
 def _backend(app: Celery, name: str) -> Any:
     task = app.tasks.get(name)
     return task.backend if task is not None else app.backend
+
+
+def complete_chord(app: Celery, case: Case, kept: Any) -> None:
+    """Count a lost attempt, whose result is stored, in its chord: Celery does so after storing it, and
+    its process may have been killed in between. Doing it twice changes nothing.
+
+    Only for Redis, whose backend counts each member once, by its id; the others count calls. Raises
+    `ChordTaken` while the chord's body is in the hands of another process: of one that sends it now, or
+    of the killed one, whose claim on it Celery lets expire (backends/redis.py, 5.7: within 21 s by default).
+    """
+    backend = _backend(app, case.attempt.name)
+    context = _context(app, case, kept)
+    if not context.chord or not context.group or not _counts_members_once(backend):
+        return
+    meta = backend._get_task_meta_for(case.attempt.task_id)
+    backend.on_chord_part_return(context, meta["status"], meta["result"])
+    keys = (".s", ".c")
+    size, claim = (backend.client.get(backend.get_key_for_group(context.group, key)) for key in keys)
+    if size is not None and claim not in (None, b"done", "done"):
+        raise ChordTaken(
+            "another process has claimed to send the body of its chord, and may have been killed"
+        )
+
+
+def _counts_members_once(backend: Any) -> bool:
+    return any(cls.__module__ == "celery.backends.redis" for cls in type(backend).__mro__) and bool(
+        getattr(backend, "_chord_zset", False)
+    )
 
 
 def store_lost(app: Celery, case: Case, kept: Any, reason: str) -> None:

@@ -96,11 +96,13 @@ class Past(NamedTuple):
     state: State
     recovery: RecoveryState | None
     verdict: VerdictKind | None
+    crashed: bool  # its incarnation was declared lost, and did not say goodbye
 
 
 def is_left_over(entry: Entry, attempts: Iterable[Past]) -> bool:
     """Whether a delivery that the broker keeps is nobody's any more, and may be handed back for the gate
-    to answer: its task is over, or its own attempt ended without the message having been given back.
+    to answer: its task is over, or its own attempt ended and its worker died before it gave the message back.
+    A message that was given back keeps its tag on Redis: a worker without Crisper may have it now.
 
     What is open, and what a courier has in hand, is theirs; what is not on record may be
     in the hands of a worker that keeps none.
@@ -111,7 +113,7 @@ def is_left_over(entry: Entry, attempts: Iterable[Past]) -> bool:
     latest = max(known)
     if latest.state is State.LOST or latest.verdict is VerdictKind.RECOVER:
         return latest.recovery is RecoveryState.DONE and latest.verdict in _OVER
-    return latest.state in CLOSED_FOR_GOOD or latest.tag == entry.tag
+    return latest.state in CLOSED_FOR_GOOD or (latest.crashed and latest.tag == entry.tag)
 
 
 #: Verdicts after which the gate refuses every delivery, whatever is kept.

@@ -22,6 +22,7 @@ class InBroker(StrEnum):
     QUEUED = "queued"  # already back in its queue
     GONE = "gone"  # in no queue and not held
     REQUEUES = "requeues"  # this broker requeues by itself and cannot be asked
+    TAKEN = "taken"  # a worker says that it has it: one without Crisper, which claims nothing
     NEVER = "never gives back"  # this broker forgets what it delivered
     UNKNOWN = "unknown"
 
@@ -152,6 +153,8 @@ def _from_broker(facts: Facts) -> _Ruling | None:
             return VerdictKind.HAND_BACK, "the broker holds its message for the dead worker"
         case InBroker.QUEUED:
             return VerdictKind.AWAIT_REDELIVERY, "its message is back in the queue"
+        case InBroker.TAKEN:
+            return VerdictKind.AWAIT_REDELIVERY, "a worker that is not on record says that it has it"
         case InBroker.REQUEUES | InBroker.UNKNOWN if not (facts.overdue or facts.copy_refused):
             return VerdictKind.AWAIT_REDELIVERY, "the broker requeues what a lost connection held"
     return None

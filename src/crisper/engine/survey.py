@@ -123,6 +123,12 @@ class Survey:
                 question = question.where(or_(alive, recent, incarnation.c.cleared.is_(False)))
             return {"workers": [of_worker(row, now) for row in connection.execute(question)]}
 
+    def living(self) -> set[str]:
+        """Hostnames with a live incarnation, suspects included."""
+        alive = incarnation.c.state == WorkerState.ALIVE.value
+        with self._reading.snapshot() as connection:
+            return set(connection.execute(select(incarnation.c.hostname).where(alive)).scalars())
+
     def tasks(
         self, filters: Filters | None = None, *, limit: int = 50, cursor: str | None = None
     ) -> dict[str, Any]:

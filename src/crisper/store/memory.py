@@ -451,8 +451,10 @@ class MemoryStore:
     def _past(self, task_id: str) -> Iterator[Past]:
         for a in self._attempts.get(task_id, ()):
             r = self._recoveries.get((a.task_id, a.number))
-            decided = (r.state, r.verdict) if r else (None, None)
-            yield Past(a.number, a.message_id, a.tag, a.state, *decided)
+            recovery, verdict = (r.state, r.verdict) if r else (None, None)
+            worker = self._workers.get(a.incarnation)
+            crashed = worker is not None and worker.state is WorkerState.LOST
+            yield Past(a.number, a.message_id, a.tag, a.state, recovery, verdict, crashed)
 
     def close_lost(self, id: str, *, by: str, limit: int = 500) -> Closed:
         with self._lock:

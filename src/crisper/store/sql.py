@@ -260,16 +260,19 @@ class SqlStore:
 
     def _past(self, task_id: str) -> Iterator[Past]:
         rows = self.db.rows(
-            "SELECT a.number, a.message_id, a.tag, a.state, r.state, r.verdict FROM crisper_attempt a"
+            "SELECT a.number, a.message_id, a.tag, a.state, r.state, r.verdict, i.state"
+            " FROM crisper_attempt a"
             " LEFT JOIN crisper_recovery r ON r.task_id = a.task_id AND r.number = a.number"
+            " LEFT JOIN crisper_incarnation i ON i.id = a.incarnation"
             " WHERE a.task_id = ?",
             task_id,
         )
-        for number, message_id, tag, state, recovery, verdict in rows:
+        for number, message_id, tag, state, recovery, verdict, worker in rows:
             yield Past(
                 number, message_id, tag, State(state),
                 RecoveryState(recovery) if recovery else None,
                 VerdictKind(verdict) if verdict else None,
+                worker == WorkerState.LOST,
             )  # fmt: skip
 
     def _hold(self, fence: Fence) -> int | None:

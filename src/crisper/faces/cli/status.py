@@ -13,6 +13,8 @@ from crisper.faces.cli.text import clean, plural
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from crisper.celery.rollcall import RollCall
+
 
 @click.command()
 @json_option
@@ -20,16 +22,34 @@ if TYPE_CHECKING:
 def status(place: Place, as_json: bool) -> None:
     """How it stands: workers, attempts, and what waits for a person.
 
+    With an app it also asks the broker, for a second, which workers answer.
+    Those that are not on record are blind: nobody records what they run, or
+    brings it back. Whether a worker is dead is never judged by its silence.
+
     \b
     Examples:
       crisper -A proj status
       crisper -A proj status --json | jq .tasks.quarantined
     """
+    call = _call(place)
     with place.survey() as survey:
         answer = survey.status()
+        present, known = None, survey.living()
+        if call is not None:
+            # Looked at before and after: who starts or stops meanwhile is not blind.
+            present, known = call.present(), known | survey.living()
+    answer["workers"]["blind"] = None if present is None else [name for name in present if name not in known]
     if as_json:
         return emit(answer)
     return _print(console(place), answer, place.typed)
+
+
+def _call(place: Place) -> RollCall | None:
+    if place.app is None:
+        return None
+    from crisper.celery.rollcall import RollCall
+
+    return RollCall(place.app)
 
 
 def _print(out: Console, answer: dict[str, Any], typed: str) -> None:
@@ -37,7 +57,7 @@ def _print(out: Console, answer: dict[str, Any], typed: str) -> None:
     now = registry["now"].replace("T", " ")[:19]
     rows = [
         ("registry", f"{clean(registry['url'])}, schema {clean(registry['schema'])}, {now} UTC"),
-        ("workers", _counts({k: v for k, v in answer["workers"].items() if k != "errors"})),
+        ("workers", _counts({k: v for k, v in answer["workers"].items() if k not in ("errors", "blind")})),
         ("messages", _counts(answer["messages"])),
         ("attempts", _counts(answer["attempts"])),
         ("tasks", _counts({word: tasks[word] for word in ("quarantined", "held")})),
@@ -71,6 +91,8 @@ def _advice(answer: dict[str, Any], typed: str) -> list[str]:
     if workers["errors"]:
         count = plural(workers["errors"], "error")
         advice.append(f"{count} in Crisper's own code: {typed} workers")
+    if workers["blind"]:
+        advice.append(_blind(workers["blind"]))
     if sweeper["recoveries_under_way"]:
         count = sweeper["recoveries_under_way"]
         noun = "recovery" if count == 1 else "recoveries"
@@ -79,6 +101,21 @@ def _advice(answer: dict[str, Any], typed: str) -> list[str]:
         advice.append(f"attempts of lost workers are still open, and nobody sweeps: {typed} sweep")
     elif workers["suspect"] and not workers["alive"]:
         advice.append(f"no worker renews its lease any more: start one, or run {typed} sweep")
-    if not any(workers.values()):
+    if not any(count for name, count in workers.items() if name != "blind"):
         advice.append("no worker is on record: start one whose app calls crisper.install(app)")
     return advice
+
+
+#: Blind workers that are named; there may be hundreds.
+_NAMED = 5
+
+
+def _blind(names: list[str]) -> str:
+    named = ", ".join(clean(name, most=60) for name in names[:_NAMED])
+    if len(names) > _NAMED:
+        named += f" and {len(names) - _NAMED} more"
+    answer, are, they = ("answers", "is", "it runs") if len(names) == 1 else ("answer", "are", "they run")
+    return (
+        f"{plural(len(names), 'worker')} {answer} at the broker and {are} not on record: {named}."
+        f" Nobody brings back what {they}: install Crisper there, or look for 'crisper:' in the log"
+    )
