@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from typing import Any
+
+from kombu.transport.virtual.exchange import TopicExchange
 
 from crisper.celery import MESSAGE_ID_HEADER
 from crisper.celery.held import Held
@@ -15,6 +18,7 @@ from crisper.settings import Settings
 #: Where the item holds `dispatched`, which the parent may still learn before it leaves.
 DISPATCHED = 11
 _LOOKS = "~"
+_TOPICS = TopicExchange(None)  # kombu's reading of a binding's wildcards
 
 
 def message_id_of(request: Any) -> str:
@@ -88,11 +92,29 @@ class Claims:
         for queue_name, active in getattr(consumer, "_active_tags", {}).items():
             if tag and active == tag:
                 return str(queue_name)
-        for name, declared in self._worker.app.amqp.queues.items():
-            same_exchange = (declared.exchange.name or "") == exchange
-            if same_exchange and (declared.routing_key or name) == routing_key:
-                return str(name)
+        queues = self._worker.app.amqp.queues
+        for known in (queues.consume_from, queues):  # of several that it went to, the one that we consume
+            for name, declared in known.items():
+                if is_bound(declared, exchange, routing_key):
+                    return str(name)
         return routing_key
+
+
+def is_bound(queue: Any, exchange: str, routing_key: str) -> bool:
+    """Whether the exchange routes such a message to the queue, by the queue's declaration."""
+    bound = [(queue.exchange, queue.routing_key or queue.name)]
+    bound += [(binding.exchange, binding.routing_key or "") for binding in queue.bindings or ()]
+    return any(
+        ((declared and declared.name) or "") == exchange and _matches(declared, key, routing_key)
+        for declared, key in bound
+    )
+
+
+def _matches(exchange: Any, key: str, routing_key: str) -> bool:
+    kind = getattr(exchange, "type", None)
+    if kind == "topic":
+        return bool(re.match(_TOPICS.key_to_pattern(key), routing_key))
+    return kind == "fanout" or key == routing_key
 
 
 def _on_lost(policy: str, acks_late: bool) -> str:

@@ -6,10 +6,20 @@ from collections.abc import Collection
 from typing import Any
 
 from celery import Celery
+from kombu.transport.virtual import Transport as VirtualTransport
 
 from crisper.core.message import Kept
 from crisper.core.model import Attempt, Entry, Recovery
 from crisper.core.verdict import InBroker
+
+
+def declare_exchanges(app: Celery, channel: Any) -> None:
+    """Kombu's own transports know the type of an exchange only where it was declared on the connection:
+    through any other they route by equal keys, so what a topic is to deliver goes nowhere."""
+    for queue in app.amqp.queues.values():
+        for exchange in (queue.exchange, *(binding.exchange for binding in queue.bindings or ())):
+            if exchange is not None and exchange.name and not exchange.passive:
+                exchange(channel).declare()
 
 
 class Broker:
@@ -20,6 +30,8 @@ class Broker:
 
     def __init__(self, app: Celery, connection: Any) -> None:
         self.app, self.connection = app, connection
+        if isinstance(connection.transport, VirtualTransport):
+            declare_exchanges(app, connection.default_channel)
 
     def find(self, attempt: Attempt, recovery: Recovery) -> InBroker:
         """Where the message of a lost attempt is."""

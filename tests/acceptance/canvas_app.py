@@ -1,0 +1,92 @@
+"""The fleet's app with more to draw a canvas with: as a worker's `-A`, and in the test's own process."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from celery import Celery, Task, chord
+from kombu import Exchange, Queue
+
+NAME = "tests.acceptance.canvas_app."
+#: Two queues of one topic exchange, neither named as the messages are routed.
+JOBS = Exchange("jobs", type="topic")
+TOPICS = Queue("work", JOBS, routing_key="job.#"), Queue("bills", JOBS, routing_key="bill.*")
+
+#: How the tasks acknowledge, and what is done with one that is lost.
+WAYS: dict[str, dict[str, Any]] = {
+    "early": {"acks_late": False},
+    "late": {"acks_late": True},
+    "resent": {"acks_late": False, "crisper": {"on_lost": "resend"}},
+}
+
+
+def draw_on(app: Celery, folder: Path) -> None:
+    """Register the tasks."""
+    app.conf.task_queues = [Queue("celery"), *TOPICS]
+
+    def register(function: Any, **options: Any) -> None:
+        app.task(bind=True, shared=False, name=NAME + function.__name__, **options)(function)
+
+    def spend(name: str) -> None:
+        while name and not (folder / name).exists():
+            time.sleep(0.02)
+
+    def write(event: str, task: Task) -> None:
+        name = task.name.rpartition(".")[2]
+        line = f"{event} {name} - {task.request.id} {os.getpid()} {time.time():.6f}\n"
+        with (folder / "ledger").open("a") as file:
+            file.write(line)
+
+    def delivered(self: Task, until: str = "") -> dict[str, Any]:
+        """What the task is told of its message."""
+        write("start", self)
+        spend(until)
+        write("end", self)
+        info = self.request.delivery_info
+        return {
+            "stamps": self.request.stamps,
+            "priority": info.get("priority"),
+            "tenant": (self.request.headers or {}).get("tenant"),
+            "timelimit": list(self.request.timelimit),
+        }
+
+    def add_up(self: Task, values: list[Any], until: str = "") -> Any:
+        write("start", self)
+        spend(until)
+        write("end", self)
+        return sum(values)
+
+    def waits(self: Task, value: Any, until: str = "open") -> Any:
+        """Of one argument, as `map` wants it; under a map it has no id, and is not in the ledger."""
+        if self.request.id:
+            write("start", self)
+        spend(until)
+        if self.request.id:
+            write("end", self)
+        return value
+
+    def swap(self: Task, value: Any, until: str = "open", way: str = "late") -> Any:
+        raise self.replace(app.tasks[f"{NAME}{way}_waits"].s(value, until))
+
+    def swap_for_a_chord(self: Task, values: list[Any], way: str = "late") -> Any:
+        waits = app.tasks[f"{NAME}{way}_waits"]
+        add_up = app.tasks[f"{NAME}{way}_add_up"]
+        raise self.replace(chord([waits.s(value) for value in values], add_up.s()))
+
+    def in_three_ways(function: Any) -> None:
+        name = function.__name__
+        for way, options in WAYS.items():
+            function.__name__ = f"{way}_{name}"
+            register(function, **options)
+
+    for function in (delivered, add_up, waits, swap, swap_for_a_chord):
+        in_three_ways(function)
+
+
+if "FLEET_FOLDER" in os.environ:
+    from tests.fleet_app import app
+
+    draw_on(app, Path(os.environ["FLEET_FOLDER"]))
