@@ -9,11 +9,16 @@ from typing import Any
 
 from celery import Celery, Task, chord
 from kombu import Exchange, Queue
+from kombu.common import Broadcast
 
 NAME = "tests.acceptance.canvas_app."
-#: Two queues of one topic exchange, neither named as the messages are routed.
+#: Queues of one topic exchange, none named as the messages are routed; the last is given all of them.
 JOBS = Exchange("jobs", type="topic")
-TOPICS = Queue("work", JOBS, routing_key="job.#"), Queue("bills", JOBS, routing_key="bill.*")
+TOPICS = (
+    Queue("work", JOBS, routing_key="job.#"),
+    Queue("bills", JOBS, routing_key="bill.*"),
+    Queue("audit", JOBS, routing_key="#"),
+)
 
 #: How the tasks acknowledge, and what is done with one that is lost.
 WAYS: dict[str, dict[str, Any]] = {
@@ -25,7 +30,7 @@ WAYS: dict[str, dict[str, Any]] = {
 
 def draw_on(app: Celery, folder: Path) -> None:
     """Register the tasks."""
-    app.conf.task_queues = [Queue("celery"), *TOPICS]
+    app.conf.task_queues = [Queue("celery"), *TOPICS, Broadcast("news")]
 
     def register(function: Any, **options: Any) -> None:
         app.task(bind=True, shared=False, name=NAME + function.__name__, **options)(function)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from celery import chain, chord, group
+from celery._state import _set_current_app
 
 from tests.acceptance.asking import in_broker
 from tests.acceptance.canvas_app import NAME, draw_on
@@ -37,8 +38,10 @@ def fleet(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     made.environment |= {"FLEET_ACCEPT": ACCEPT, "C_FORCE_ROOT": "1", "FLEET_PREFETCH": "8"}
     made.app.conf.accept_content = ACCEPT.split(",")
     draw_on(made.app, folder)
+    made.app.set_current()  # Celery 5.5 asks for the app of a canvas in a canvas
     yield made
-    made.app.backend.result_consumer.stop()  # else results would still unsubscribe when the backend is gone
+    _set_current_app(None)
+    made.app.backend.result_consumer.subscribed_to.clear()  # of a backend that is gone when results are
     made.close()
 
 

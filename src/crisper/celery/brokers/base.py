@@ -8,6 +8,8 @@ from typing import Any
 from celery import Celery
 from kombu.transport.virtual import Transport as VirtualTransport
 
+from crisper.celery import MESSAGE_ID_HEADER
+from crisper.celery.claims import exchanges_of
 from crisper.core.message import Kept
 from crisper.core.model import Attempt, Entry, Recovery
 from crisper.core.verdict import InBroker
@@ -17,8 +19,8 @@ def declare_exchanges(app: Celery, channel: Any) -> None:
     """Kombu's own transports know the type of an exchange only where it was declared on the connection:
     through any other they route by equal keys, so what a topic is to deliver goes nowhere."""
     for queue in app.amqp.queues.values():
-        for exchange in (queue.exchange, *(binding.exchange for binding in queue.bindings or ())):
-            if exchange is not None and exchange.name and not exchange.passive:
+        for exchange in exchanges_of(queue):
+            if not exchange.passive:
                 exchange(channel).declare()
 
 
@@ -58,7 +60,10 @@ class Broker:
         return []
 
     def resend(self, message: Kept, attempt: Attempt) -> None:
-        """Publish the kept message again: same id, headers, properties and body, byte for byte."""
+        """Publish the kept message again: same id, headers, properties and body, byte for byte.
+
+        A message that was one of several queues' goes to its own queue and is named as that queue's.
+        """
         exchange, routing_key = self.target(message, attempt)
         properties = {k: v for k, v in message.properties.items() if k != "headers" and v is not None}
         with self.app.amqp.Producer(self.connection, auto_declare=False) as producer:
@@ -66,7 +71,7 @@ class Broker:
                 message.body,
                 exchange=exchange,
                 routing_key=routing_key,
-                headers=message.headers,
+                headers={**message.headers, MESSAGE_ID_HEADER: attempt.message_id},
                 content_type=message.content_type,
                 content_encoding=message.content_encoding,
                 retry=True,

@@ -19,7 +19,7 @@ from kombu.utils.json import dumps, loads
 
 from crisper.celery import MESSAGE_ID_HEADER
 from crisper.celery.brokers.base import Broker
-from crisper.celery.claims import message_id
+from crisper.celery.claims import message_id, published_id
 from crisper.core.model import Attempt, Entry, Recovery
 from crisper.core.verdict import InBroker
 
@@ -151,5 +151,6 @@ class RedisBroker(Broker):
             return False
         headers = loads(bytes_to_str(raw)).get("headers") or {}
         return headers.get("id") == attempt.task_id and (
-            headers.get(MESSAGE_ID_HEADER, attempt.message_id) == attempt.message_id
+            published_id(headers.get(MESSAGE_ID_HEADER, attempt.message_id))
+            == published_id(attempt.message_id)
         )
