@@ -23,7 +23,7 @@ from crisper.celery.brokers import broker_of
 from crisper.celery.brokers.base import Broker
 from crisper.celery.claims import exchanges_of
 from crisper.celery.desk import Desk, WireDesk
-from crisper.celery.results import store_lost, stored_state
+from crisper.celery.results import count_in_chord, store_lost, stored_state
 from crisper.core.message import Kept, unpack
 from crisper.core.model import Attempt, Case, Recovery
 from crisper.core.states import RecoveryState, VerdictKind
@@ -120,6 +120,9 @@ class Courier:
             verdict = Verdict(recovery.verdict, recovery.reason or "", recovery.evidence)
             return Judgement(recovery, verdict)
         verdict = judge(self.facts(case))
+        if verdict.kind is VerdictKind.SETTLED and not verdict.evidence["child_said"]:
+            # Before the verdict is committed: nobody would come back to it afterwards.
+            count_in_chord(self._app, case, self._kept(case))
         return Judgement(recovery, verdict, self._grace(verdict, case))
 
     def _do(self, case: Case, decided: Recovery | None, verdict: Verdict) -> Done:

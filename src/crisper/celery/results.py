@@ -51,6 +51,35 @@ def store_lost(app: Celery, case: Case, kept: Any, reason: str) -> None:
     )
 
 
+def count_in_chord(app: Celery, case: Case, kept: Any) -> None:
+    """Have the lost attempt, whose result is stored, counted in its chord.
+
+    Celery stores a result and counts it in a second step; the worker may have died in between, and what
+    has ended does not run again. Only Redis knows whom it has counted: there a repetition changes nothing.
+    Other backends have a task of Celery's that looks at the results, or a mere number.
+    """
+    backend = _backend(app, case.attempt.name)
+    if not isinstance(kept, Kept) or not _is_redis(backend):
+        return
+    context = _context(app, case, kept)
+    if context.chord and context.group and not _is_counted(backend, context):
+        meta = backend._get_task_meta_for(context.id)
+        backend.on_chord_part_return(context, meta["status"], meta["result"])
+
+
+def _is_redis(backend: Any) -> bool:
+    from celery.backends.redis import RedisBackend
+
+    return isinstance(backend, RedisBackend)
+
+
+def _is_counted(backend: Any, context: Context) -> bool:
+    """By the members that Redis keeps until the chord is complete (celery/backends/redis.py, 5.5 to 5.7)."""
+    key = backend.get_key_for_group(context.group, ".j")
+    whole = backend.client.zrange if backend._chord_zset else backend.client.lrange
+    return any(backend.decode(one)[1] == context.id for one in whole(key, 0, -1))
+
+
 def _stores_errors(task: Any) -> bool:
     return task is None or bool(task.store_errors_even_if_ignored)
 
