@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from typing import Any
+
+from kombu.transport.virtual.exchange import TopicExchange
 
 from crisper.celery import MESSAGE_ID_HEADER
 from crisper.celery.held import Held
@@ -14,21 +17,28 @@ from crisper.settings import Settings
 
 #: Where the item holds `dispatched`, which the parent may still learn before it leaves.
 DISPATCHED = 11
-_LOOKS = "~"
+#: Types of exchanges that may give one message to several queues.
+OF_MANY = ("fanout", "topic", "headers")
+_LOOKS, _OF_QUEUE = "~", "@"
+_TOPICS = TopicExchange(None)  # kombu's reading of a binding's wildcards
 
 
-def message_id_of(request: Any) -> str:
-    """Of the message that the request was made from."""
-    return message_id(request.id, request.message.headers or {}, request.message.body or b"")
+def message_id(task_id: str, headers: dict[str, Any], body: str | bytes, queue: str = "") -> str:
+    """From our header; a message without it is known by task id, retries and body.
 
-
-def message_id(task_id: str, headers: dict[str, Any], body: str | bytes) -> str:
-    """From our header; a message without it is known by task id, retries and body."""
+    `queue`: where its exchange gives it to several queues, each has a message of its own.
+    """
     given = headers.get(MESSAGE_ID_HEADER)
-    if given and isinstance(given, str):
-        return given
-    raw = body.encode("utf-8", "surrogatepass") if isinstance(body, str) else bytes(body)
-    return f"{_LOOKS}{task_id}/{headers.get('retries') or 0}/{zlib.crc32(raw):08x}"
+    if not given or not isinstance(given, str):
+        raw = body.encode("utf-8", "surrogatepass") if isinstance(body, str) else bytes(body)
+        given = f"{_LOOKS}{task_id}/{headers.get('retries') or 0}/{zlib.crc32(raw):08x}"
+    # What we sent again bears the name of the queue that it was lost from.
+    return f"{given}{_OF_QUEUE}{queue}" if queue and _OF_QUEUE not in given else given
+
+
+def published_id(message_id: str) -> str:
+    """The message id without the name of the queue that it was given to."""
+    return message_id.partition(_OF_QUEUE)[0]
 
 
 class Claims:
@@ -37,6 +47,23 @@ class Claims:
     def __init__(self, worker: Any, settings: Settings) -> None:
         self._worker, self._settings = worker, settings
         self._names: dict[tuple[str, str], str] = {}
+        self._of_many: set[str] | None = None
+
+    def message_id_of(self, request: Any) -> str:
+        """Of the message that the request was made from."""
+        message = request.message
+        info = message.delivery_info or {}
+        exchange = info.get("exchange") or ""
+        queue = ""
+        if exchange in self._exchanges_of_many():
+            queue = self._queue(info, exchange, info.get("routing_key") or "")
+        return message_id(request.id, message.headers or {}, message.body or b"", queue)
+
+    def _exchanges_of_many(self) -> set[str]:
+        """The names of those that may give one message to several queues."""
+        if self._of_many is None:
+            self._of_many = exchanges_of_many(self._worker.app)
+        return self._of_many
 
     def item(self, held: Held, *, begins: bool) -> list[Any]:
         """`begins`: nobody will tell us later that an early-acked body is about to begin."""
@@ -74,6 +101,7 @@ class Claims:
     def forget_queues(self) -> None:
         """The names go by consumer tags, which a new connection makes anew."""
         self._names.clear()
+        self._of_many = None
 
     def _queue(self, info: dict[str, Any], exchange: str, routing_key: str) -> str:
         tag = info.get("consumer_tag")
@@ -88,11 +116,41 @@ class Claims:
         for queue_name, active in getattr(consumer, "_active_tags", {}).items():
             if tag and active == tag:
                 return str(queue_name)
-        for name, declared in self._worker.app.amqp.queues.items():
-            same_exchange = (declared.exchange.name or "") == exchange
-            if same_exchange and (declared.routing_key or name) == routing_key:
-                return str(name)
+        queues = self._worker.app.amqp.queues
+        for known in (queues.consume_from, queues):  # of several that it went to, the one that we consume
+            for name, declared in known.items():
+                if is_bound(declared, exchange, routing_key):
+                    return str(name)
         return routing_key
+
+
+def exchanges_of_many(app: Any) -> set[str]:
+    """Fanouts (Celery's broadcasts) and topics among the exchanges that the app's queues are bound to."""
+    bound = [e for queue in app.amqp.queues.values() for e in exchanges_of(queue)]
+    return {exchange.name for exchange in bound if exchange.type in OF_MANY}
+
+
+def exchanges_of(queue: Any) -> list[Any]:
+    """Those that have a name: the default exchange is bound to every queue, and to each by its own."""
+    bound = (queue.exchange, *(binding.exchange for binding in queue.bindings or ()))
+    return [exchange for exchange in bound if exchange is not None and exchange.name]
+
+
+def is_bound(queue: Any, exchange: str, routing_key: str) -> bool:
+    """Whether the exchange routes such a message to the queue, by the queue's declaration."""
+    bound = [(queue.exchange, queue.routing_key or queue.name)]
+    bound += [(binding.exchange, binding.routing_key or "") for binding in queue.bindings or ()]
+    return any(
+        ((declared and declared.name) or "") == exchange and _matches(declared, key, routing_key)
+        for declared, key in bound
+    )
+
+
+def _matches(exchange: Any, key: str, routing_key: str) -> bool:
+    kind = getattr(exchange, "type", None)
+    if kind == "topic":
+        return bool(re.match(_TOPICS.key_to_pattern(key), routing_key))
+    return kind == "fanout" or key == routing_key
 
 
 def _on_lost(policy: str, acks_late: bool) -> str:

@@ -21,6 +21,7 @@ from celery.utils.log import get_logger
 
 from crisper.celery.brokers import broker_of
 from crisper.celery.brokers.base import Broker
+from crisper.celery.claims import exchanges_of
 from crisper.celery.desk import Desk, WireDesk
 from crisper.celery.results import ChordTaken, complete_chord, store_lost, store_revoked, stored_state
 from crisper.celery.rollcall import consumed_blindly, in_their_hands
@@ -209,6 +210,7 @@ class Courier:
             loss_budget=attempt.loss_budget,
             kept=isinstance(kept, Kept),
             task_known=self._known(attempt),
+            queue_gone=self._queue_gone(case),
             why_not_kept=None if isinstance(kept, Kept) else str(kept),
             in_broker=self._in_broker(case),
             child_said=loss.get("child_said"),
@@ -230,6 +232,15 @@ class Courier:
     def _known(self, attempt: Attempt) -> bool:
         """False if we consume from its queue and do not know its task: we would discard it ourselves."""
         return attempt.name in self._app.tasks or attempt.queue not in self._app.amqp.queues.consume_from
+
+    def _queue_gone(self, case: Case) -> bool:
+        """Whether it came by a fanout, to a queue that this app does not have: each worker of a broadcast
+        names its own anew. A pool process that died has left its worker, and the queue, alive."""
+        kept, queues = self._kept(case), self._app.amqp.queues
+        if not isinstance(kept, Kept) or case.recovery.cause == "child" or case.attempt.queue in queues:
+            return False
+        bound = (exchange for queue in queues.values() for exchange in exchanges_of(queue))
+        return any(one.type == "fanout" and one.name == kept.exchange for one in bound)
 
     def _kept(self, case: Case) -> Kept | MessageDamaged:
         try:

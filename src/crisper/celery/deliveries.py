@@ -18,7 +18,7 @@ from celery.utils.log import get_logger
 from celery.worker import state as worker_state
 from kombu.transport.virtual import Channel as VirtualChannel
 
-from crisper.celery.claims import DISPATCHED, Claims, message_id_of
+from crisper.celery.claims import DISPATCHED, Claims
 from crisper.celery.dispatcher import Dispatcher
 from crisper.celery.held import Held, Stage
 from crisper.celery.link import Item, Link, monotonic_ms
@@ -73,7 +73,7 @@ class Deliveries:
             return self._claim(request)
 
     def _claim(self, request: Any) -> Held:
-        message_id = message_id_of(request)
+        message_id = self._claims.message_id_of(request)
         holder = self._by_message.get(message_id)
         if holder is not None and holder.muted:
             holder = None

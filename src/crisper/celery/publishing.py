@@ -112,8 +112,9 @@ class _Noting:
         return getattr(self._producer, name)
 
     def publish(self, body: Any, **options: Any) -> Any:
-        if not (options.get("headers") or {}).get(MESSAGE_ID_HEADER):
-            return self._producer.publish(body, **options)  # an event
+        exchange = options.get("exchange")
+        if not (options.get("headers") or {}).get(MESSAGE_ID_HEADER) or self._publisher.is_of_many(exchange):
+            return self._producer.publish(body, **options)  # an event, or a message of nobody in particular
         if not options.get("content_type"):
             # As kombu would do it, so that what is noted is what leaves.
             made = dumps(body, serializer=options.pop("serializer", None) or self._producer.serializer)
@@ -136,6 +137,8 @@ def note_of(name: str, body: Any, options: Mapping[str, Any]) -> Note:
     routing_key = str(options.get("routing_key") or "")
     declared = [str(getattr(one, "name", "")) for one in options.get("declare") or ()]
     properties = {k: v for k, v in options.items() if k not in _NOT_PROPERTIES and v is not None}
+    if "expiration" in properties:  # as kombu writes it
+        properties["expiration"] = str(int(properties["expiration"] * 1000))
     return (
         time.time(), str(headers[MESSAGE_ID_HEADER]), str(headers.get("id")), name,
         next(filter(None, declared), "") or routing_key, headers.get("retries") or 0,
@@ -148,11 +151,19 @@ class Publisher:
     """One per process and app."""
 
     def __init__(self, app: Celery, settings: Settings) -> None:
+        from crisper.celery.claims import OF_MANY, exchanges_of_many
         from crisper.celery.node import scope_of  # only where it is wanted: a client starts fast
         from crisper.celery.notes import NoteWriter
 
+        self._types_of_many, self._of_many = OF_MANY, exchanges_of_many(app)
         self._sync = settings.track_publish == "sync"
         self._writer = NoteWriter(settings, scope_of(app))
+
+    def is_of_many(self, exchange: Any) -> bool:
+        """Whether the exchange may give one message to several queues: who is to claim it?"""
+        if getattr(exchange, "type", None) in self._types_of_many:
+            return True
+        return getattr(exchange, "name", exchange) in self._of_many
 
     @contextlib.contextmanager
     def noting(self, note: Note) -> Any:

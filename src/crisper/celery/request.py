@@ -45,6 +45,7 @@ class RecordedRequest(Request):
     _crisper_dropped = False
     _crisper_given = False  # to the pool: what is raised from then on is Celery's
     _crisper_instead: Request | None = None  # the running request that adopted our delivery
+    _crisper_due: tuple[State, str | None] | None = None  # how it ends, unless Celery finds otherwise
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Drop what `create_request_cls` generates over us (celery/worker/request.py, 5.5 to 5.7):
@@ -130,7 +131,10 @@ class RecordedRequest(Request):
         except Exception:
             if _deliveries is not None:
                 _deliveries.count_error("recording a failure")
-        return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
+        try:
+            return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
+        finally:
+            self._crisper_end_as_due()
 
     def on_timeout(self, soft: bool, timeout: float) -> Any:
         if not soft:
@@ -153,12 +157,31 @@ class RecordedRequest(Request):
             if self._already_revoked or isinstance(exc, Terminated):
                 return False  # a person's revoke: recorded where Celery announces it
             if getattr(self.task, "retry_on_worker_lost", False):
-                self._crisper_finish(State.RETRIED, f"{type(exc).__name__}: {exc}")
+                self._crisper_due = self._crisper_outcome(exc)
                 return False
             return self._crisper_child_lost(exc)
         state, reason = self._crisper_outcome(exc)
         self._crisper_finish(state, reason)
         return False
+
+    def _success_was_stored(self) -> Any:
+        """Celery 5.7 asks, of a task whose process died, before it retries or fails it."""
+        stored = super()._success_was_stored()
+        if stored and self._crisper_due is not None:
+            self._crisper_due = State.SUCCEEDED, "its process died after its result was stored"
+        return stored
+
+    def _retry_worker_lost(self, exc: BaseException, exc_info: Any) -> bool:
+        """Celery 5.7, `retry_on_worker_lost`: publishes the retry and acknowledges; False if it could not."""
+        otherwise, self._crisper_due = self._crisper_due, (State.RETRIED, f"{type(exc).__name__}: {exc}")
+        retried = bool(super()._retry_worker_lost(exc, exc_info))
+        if not retried:
+            self._crisper_due = otherwise
+        return retried
+
+    def _crisper_end_as_due(self) -> None:
+        if self._crisper_due is not None:
+            self._crisper_finish(*self._crisper_due)
 
     def _crisper_outcome(self, exc: BaseException) -> tuple[State, str]:
         reason = f"{type(exc).__name__}: {exc}"[:1000]
@@ -237,6 +260,7 @@ class RecordedRequest(Request):
 
     def acknowledge(self) -> None:
         """Celery acknowledges: at once if early, and once the outcome is durable if late."""
+        self._crisper_end_as_due()
         held = self._crisper
         if held is None or _deliveries is None:
             super().acknowledge()

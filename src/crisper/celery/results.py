@@ -43,16 +43,20 @@ def complete_chord(app: Celery, case: Case, kept: Any) -> None:
     """Count a lost attempt, whose result is stored, in its chord: Celery does so after storing it, and
     its process may have been killed in between. Doing it twice changes nothing.
 
-    Only for Redis, whose backend counts each member once, by its id; the others count calls. Raises
-    `ChordTaken` while the chord's body is in the hands of another process: of one that sends it now, or
-    of the killed one, whose claim on it Celery lets expire (backends/redis.py, 5.7: within 21 s by default).
+    Only for Redis, which knows whom it has counted; other backends count calls, or have a task of Celery's
+    that looks at the results. Raises `ChordTaken` while the chord's body is in the hands of another
+    process: of one that sends it now, or of the killed one, whose claim on it Celery lets expire
+    (celery/backends/redis.py, 5.7: within 21 s by default).
     """
     backend = _backend(app, case.attempt.name)
-    context = _context(app, case, kept)
-    if not context.chord or not context.group or not _counts_members_once(backend):
+    if not isinstance(kept, Kept) or not _is_redis(backend):
         return
-    meta = backend._get_task_meta_for(case.attempt.task_id)
-    backend.on_chord_part_return(context, meta["status"], meta["result"])
+    context = _context(app, case, kept)
+    if not context.chord or not context.group:
+        return
+    if not _is_counted(backend, context):
+        meta = backend._get_task_meta_for(case.attempt.task_id)
+        backend.on_chord_part_return(context, meta["status"], meta["result"])
     keys = (".s", ".c")
     size, claim = (backend.client.get(backend.get_key_for_group(context.group, key)) for key in keys)
     if size is not None and claim not in (None, b"done", "done"):
@@ -61,10 +65,15 @@ def complete_chord(app: Celery, case: Case, kept: Any) -> None:
         )
 
 
-def _counts_members_once(backend: Any) -> bool:
-    return any(cls.__module__ == "celery.backends.redis" for cls in type(backend).__mro__) and bool(
-        getattr(backend, "_chord_zset", False)
-    )
+def _is_redis(backend: Any) -> bool:
+    return any(cls.__module__ == "celery.backends.redis" for cls in type(backend).__mro__)
+
+
+def _is_counted(backend: Any, context: Context) -> bool:
+    """By the members that Redis keeps until the chord is complete (celery/backends/redis.py, 5.5 to 5.7)."""
+    key = backend.get_key_for_group(context.group, ".j")
+    whole = backend.client.zrange if backend._chord_zset else backend.client.lrange
+    return any(backend.decode(one)[1] == context.id for one in whole(key, 0, -1))
 
 
 def store_lost(app: Celery, case: Case, kept: Any, reason: str) -> None:

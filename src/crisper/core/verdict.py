@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 from crisper.core.model import Recovery
-from crisper.core.states import OnLost, State, VerdictKind
+from crisper.core.states import BRINGS_BACK, OnLost, State, VerdictKind
 
 
 class InBroker(StrEnum):
@@ -41,6 +41,7 @@ class Facts:
     kept: bool
     why_not_kept: str | None = None
     task_known: bool = True  # whether those who would receive it know its task
+    queue_gone: bool = False  # it was broadcast: its queue was its worker's own
     in_broker: InBroker = InBroker.UNKNOWN
     child_said: str | None = None
     backend_state: str | None = None
@@ -141,6 +142,8 @@ def _bring_back(facts: Facts) -> _Ruling:
 def _unless_unknown(facts: Facts, ruling: _Ruling) -> _Ruling:
     """Celery discards the message of a task that a worker does not know."""
     kind, reason = ruling
+    if facts.queue_gone and kind in BRINGS_BACK:
+        return VerdictKind.HOLD, "it was broadcast, and the queue of its worker is gone with the worker"
     if facts.task_known or kind not in (VerdictKind.RESEND, VerdictKind.HAND_BACK):
         return ruling
     return VerdictKind.HOLD, f"{reason}, but the workers of its queue do not know its task any more"

@@ -7,14 +7,25 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from celery import Celery
+from kombu.transport.virtual import Transport as VirtualTransport
 
 from crisper.celery import MESSAGE_ID_HEADER
+from crisper.celery.claims import exchanges_of
 from crisper.core.message import Kept
 from crisper.core.model import Attempt, Entry, Recovery, Unclaimed
 from crisper.core.verdict import InBroker
 
 #: In a message as virtual transports write it, which is JSON.
 MESSAGE_ID = re.compile(rb'"%s": ?"([^"\\]+)"' % MESSAGE_ID_HEADER.encode())
+
+
+def declare_exchanges(app: Celery, channel: Any) -> None:
+    """Kombu's own transports know the type of an exchange only where it was declared on the connection:
+    through any other they route by equal keys, so what a topic is to deliver goes nowhere."""
+    for queue in app.amqp.queues.values():
+        for exchange in exchanges_of(queue):
+            if not exchange.passive:
+                exchange(channel).declare()
 
 
 class Broker:
@@ -25,6 +36,8 @@ class Broker:
 
     def __init__(self, app: Celery, connection: Any) -> None:
         self.app, self.connection = app, connection
+        if isinstance(connection.transport, VirtualTransport):
+            declare_exchanges(app, connection.default_channel)
 
     def find(self, attempt: Attempt, recovery: Recovery) -> InBroker:
         """Where the message of a lost attempt is."""
@@ -56,15 +69,20 @@ class Broker:
         return dict.fromkeys((one.message_id for one in messages), None)
 
     def resend(self, message: Kept, attempt: Attempt) -> None:
-        """Publish the kept message again: same id, headers, properties and body, byte for byte."""
+        """Publish the kept message again: same id, headers, properties and body, byte for byte.
+
+        A message that was one of several queues' goes to its own queue and is named as that queue's.
+        """
         exchange, routing_key = self.target(message, attempt)
         properties = {k: v for k, v in message.properties.items() if k != "headers" and v is not None}
+        if "expiration" in properties:  # a text of milliseconds in a message, seconds to kombu
+            properties["expiration"] = int(properties["expiration"]) / 1000
         with self.app.amqp.Producer(self.connection, auto_declare=False) as producer:
             producer.publish(
                 message.body,
                 exchange=exchange,
                 routing_key=routing_key,
-                headers=message.headers,
+                headers={**message.headers, MESSAGE_ID_HEADER: attempt.message_id},
                 content_type=message.content_type,
                 content_encoding=message.content_encoding,
                 retry=True,

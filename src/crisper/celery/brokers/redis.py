@@ -19,7 +19,7 @@ from kombu.utils.json import dumps, loads
 
 from crisper.celery import MESSAGE_ID_HEADER
 from crisper.celery.brokers.base import MESSAGE_ID, Broker
-from crisper.celery.claims import message_id
+from crisper.celery.claims import message_id, published_id
 from crisper.core.model import Attempt, Entry, Recovery, Unclaimed
 from crisper.core.verdict import InBroker
 
@@ -68,7 +68,7 @@ class RedisBroker(Broker):
         return InBroker.QUEUED if self._queued(attempt) else InBroker.GONE
 
     def hand_back(self, attempt: Attempt) -> bool:
-        return self._move(attempt.tag)
+        return self._move(attempt.tag, attempt.queue)
 
     def take_back(self, tag: str, received_at: float) -> bool:
         # Kombu's own restore uses the tag again: a later score is that of its next holder.
@@ -139,7 +139,7 @@ class RedisBroker(Broker):
     def _entry(self, tag: str) -> Any:
         return self.client.hget(self._unacked, tag)
 
-    def _move(self, tag: str) -> bool:
+    def _move(self, tag: str, came_from: str = "") -> bool:
         entry = self._entry(tag)
         if entry is None:
             return False
@@ -148,14 +148,21 @@ class RedisBroker(Broker):
         payload["properties"]["delivery_tag"] = str(uuid.uuid4())
         payload.setdefault("headers", {})["redelivered"] = True
         payload["properties"].setdefault("delivery_info", {})["redelivered"] = True
-        keys = self._unacked, self._index, self._queue_of(payload, exchange, routing_key)
+        keys = self._unacked, self._index, self._queue_of(payload, exchange, routing_key, came_from)
         return bool(self.client.eval(_HAND_BACK, 3, *keys, tag, entry, score, dumps(payload)))
 
     def _score(self, tag: str) -> str:
         return str(bytes_to_str(self.client.eval(_SCORE, 1, self._index, tag)))
 
-    def _queue_of(self, payload: dict[str, Any], exchange: str, routing_key: str) -> str:
-        queue = next(iter(self.channel._lookup(exchange, routing_key)), routing_key)
+    def _queue_of(self, payload: dict[str, Any], exchange: str, routing_key: str, came_from: str) -> str:
+        """The key of its list. An exchange may feed several queues, and others have had their copy."""
+        bound = sorted(self.channel._lookup(exchange, routing_key))
+        queues = self.app.amqp.queues
+        if came_from in queues:
+            queue = str(queues[came_from].name)
+        else:
+            ours = {declared.name for declared in queues.consume_from.values()}
+            queue = next(iter([*(name for name in bound if name in ours), *bound, routing_key]))
         priority = self.channel._get_message_priority(payload, reverse=False)
         return self._name(self.channel._q_for_pri(queue, priority))
 
@@ -174,5 +181,6 @@ class RedisBroker(Broker):
             return False
         headers = loads(bytes_to_str(raw)).get("headers") or {}
         return headers.get("id") == attempt.task_id and (
-            headers.get(MESSAGE_ID_HEADER, attempt.message_id) == attempt.message_id
+            published_id(headers.get(MESSAGE_ID_HEADER, attempt.message_id))
+            == published_id(attempt.message_id)
         )
