@@ -208,6 +208,9 @@ class Courier:
                 self.broker.resend(unpack(case.message), case.attempt)
             case VerdictKind.FAIL:
                 store_lost(self._app, case, self._kept(case), verdict.reason)
+            case VerdictKind.AWAIT_REDELIVERY:
+                self.broker.let_go(case.attempt, case.recovery)
+                return False
             case _:  # deciding it was all there is to do
                 self._clear_out(case, verdict)
                 return False
@@ -225,7 +228,7 @@ class Courier:
     @property
     def broker(self) -> Broker:
         if self._broker is None:
-            self._broker = broker_of(self._app)
+            self._broker = broker_of(self._app, self._settings)
         return self._broker
 
     def _drop_broker(self) -> None:

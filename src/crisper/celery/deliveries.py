@@ -17,7 +17,7 @@ from celery.utils.log import get_logger
 from celery.worker import state as worker_state
 from kombu.transport.virtual import Channel as VirtualChannel
 
-from crisper.celery.claims import DISPATCHED, Claims, message_id_of
+from crisper.celery.claims import DISPATCHED, QUEUE, Claims, message_id_of
 from crisper.celery.dispatcher import Dispatcher
 from crisper.celery.held import Held, Stage
 from crisper.celery.link import Item, Link, monotonic_ms
@@ -86,7 +86,9 @@ class Deliveries:
         return held
 
     def _claim_item(self, held: Held) -> Item:
-        return self._claims.item(held, begins=not held.acks_late and not self._uses_slots())
+        item = self._claims.item(held, begins=not held.acks_late and not self._uses_slots())
+        held.queue = item[QUEUE]
+        return item
 
     def _is_copy(self, holder: Held, request: Any) -> bool:
         """Whether the message lies in the broker twice: of a redelivery the earlier delivery is over."""
@@ -529,6 +531,10 @@ class Deliveries:
         """Dispatched, but the pool let go of it before the body began."""
         held.stage = Stage.GRANTED
         self._drop(held, why)
+
+    def held(self) -> list[Held]:
+        """All of them, from any thread."""
+        return list(self._by_seq.values())
 
     def unaccepted(self) -> list[Held]:
         return [h for h in self._by_seq.values() if h.stage is Stage.DISPATCHED and not h.accepted]

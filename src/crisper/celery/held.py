@@ -22,7 +22,7 @@ class Held:
 
     __slots__ = (
         "accepted", "acks_late", "asked_at", "finish_seq", "generation", "has_slot", "is_copy", "message_id",
-        "muted", "number", "pool", "put_back_at", "received_at", "request", "seq", "stage",
+        "muted", "number", "pool", "put_back_at", "queue", "received_at", "request", "seq", "stage",
         "task_id", "wants_to_run",
     )  # fmt: skip
 
@@ -33,6 +33,7 @@ class Held:
         self.generation = generation  # of the broker connection
         self.stage = Stage.ASKED
         self.number = 1
+        self.queue = ""  # that it came from
         self.pool: Any = None
         self.has_slot = False  # of the pool's semaphore, while it waits for its answer
         self.is_copy = False  # we hold another delivery of the message, on the same connection

@@ -7,9 +7,11 @@ from typing import Any
 
 from celery import Celery
 
+from crisper.celery.brokers.rules import Rules
 from crisper.core.message import Kept
 from crisper.core.model import Attempt, Entry, Recovery
 from crisper.core.verdict import InBroker
+from crisper.settings import Settings
 
 
 class Broker:
@@ -18,12 +20,19 @@ class Broker:
     #: Whether `find` can see a message that a worker holds, and one that waits.
     tells = False
 
-    def __init__(self, app: Celery, connection: Any) -> None:
-        self.app, self.connection = app, connection
+    def __init__(self, app: Celery, connection: Any, settings: Settings) -> None:
+        self.app, self.connection, self.settings = app, connection, settings
 
     def find(self, attempt: Attempt, recovery: Recovery) -> InBroker:
         """Where the message of a lost attempt is."""
         return InBroker.NEVER
+
+    def rules(self, queue: str) -> Rules | None:
+        """What the broker does by itself with that queue's deliveries; None if it does nothing."""
+        return None
+
+    def let_go(self, attempt: Attempt, recovery: Recovery) -> None:
+        """A redelivery is awaited: make the broker take back now what its dead holder still has."""
 
     def hand_back(self, attempt: Attempt) -> bool:
         """Make the broker deliver the held message again, at once; False if it moved."""

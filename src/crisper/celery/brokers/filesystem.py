@@ -12,6 +12,7 @@ from kombu.utils.encoding import str_to_bytes
 from kombu.utils.json import dumps
 
 from crisper.celery.brokers.base import Broker
+from crisper.settings import Settings
 
 
 def put_by_rename(channel: Any, queue: str, payload: dict[str, Any], **kwargs: Any) -> None:
@@ -30,7 +31,7 @@ def put_by_rename(channel: Any, queue: str, payload: dict[str, Any], **kwargs: A
 class FilesystemBroker(Broker):
     """Never gives back; publishes by rename."""
 
-    def __init__(self, app: Any, connection: Any) -> None:
-        super().__init__(app, connection)
+    def __init__(self, app: Any, connection: Any, settings: Settings) -> None:
+        super().__init__(app, connection, settings)
         channel = connection.default_channel
         channel._put = functools.partial(put_by_rename, channel)

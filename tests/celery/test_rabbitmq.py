@@ -1,0 +1,189 @@
+"""RabbitMQ in its corners: quorum queues, delivery limits, `consumer_timeout`, a hung host's connection."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crisper.celery.brokers.management import Management
+from crisper.celery.node import process_of
+from tests.acceptance.watching import losses, nothing_left_in_the_broker
+from tests.celery.copies import publish
+from tests.fleet import Fleet, wait_for
+from tests.left_out import needs
+from tests.places import unique_name
+from tests.servers import PrivateRabbitMQ
+
+QUICK = {"lease": 3, "heartbeat_interval": 0.5, "sweep_interval": 0.2}
+
+Make = Callable[..., Fleet]
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[PrivateRabbitMQ]:
+    """With the management API, and looking every half second for deliveries held too long."""
+    with needs("rabbitmq"), PrivateRabbitMQ(management=True, channel_tick_interval="500") as server:
+        yield server
+
+
+@pytest.fixture
+def make(node: PrivateRabbitMQ, tmp_path: Path) -> Iterator[Make]:
+    """A fleet on an empty virtual host; `conf` is for Celery, the rest are Crisper's settings."""
+    made: list[Fleet] = []
+
+    def one(conf: dict[str, Any] | None = None, **settings: Any) -> Fleet:
+        vhost = unique_name()
+        node.ctl("add_vhost", vhost)
+        node.ctl("set_permissions", "-p", vhost, "guest", ".*", ".*", ".*")
+        fleet = Fleet(tmp_path, broker=node.url_of(vhost), **settings)
+        fleet.environment["FLEET_CONF"] = json.dumps(conf or {})
+        fleet.app.close()
+        fleet.app = fleet._client()
+        made.append(fleet)
+        return fleet
+
+    yield one
+    for fleet in made:
+        fleet.close()
+        node.ctl("delete_vhost", vhost_of(fleet))
+
+
+def vhost_of(fleet: Fleet) -> str:
+    return fleet.environment["FLEET_BROKER"].rpartition("/")[2]
+
+
+def succeeded(fleet: Fleet, task_id: str) -> bool:
+    return [state for _, state in fleet.attempts(task_id)][-1:] == ["succeeded"]
+
+
+def process(fleet: Fleet, name: str) -> str:
+    sql = "SELECT id FROM crisper_incarnation WHERE hostname = ? AND state = 'alive'"
+    return process_of(str(fleet.rows(sql, f"{name}@test")[0][0]))
+
+
+# -- a host that hangs -------------------------------------------------------------------------------
+
+
+def test_a_hung_hosts_connection_is_closed_and_its_message_comes_back_at_once(
+    node: PrivateRabbitMQ, make: Make
+) -> None:
+    """Its socket is open, and RabbitMQ's heartbeat would give it four minutes; the grace is as long."""
+    fleet = make(**QUICK, redelivery_grace=240, rabbitmq_management_url=node.management_url)
+    hung = fleet.worker("hung", "-c", "1", FLEET_PREFETCH="1")
+    sent = fleet.send("late", 1, "open")
+    wait_for("it runs", lambda: fleet.attempts(sent.id) == [(1, "running")])
+    api = Management(node.management_url, vhost_of(fleet))
+    other = fleet.worker("other", "-c", "1")
+    mine, others = process(fleet, "hung"), process(fleet, "other")
+    [its] = wait_for("RabbitMQ shows whose connection it is", lambda: api.connections_of(mine))
+    [another] = wait_for("and the other's", lambda: api.connections_of(others))
+    hung.send_signal(signal.SIGSTOP)
+    wait_for("it runs elsewhere", lambda: fleet.attempts(sent.id) == [(1, "lost"), (2, "running")])
+    assert fleet.recoveries(sent.id) == [(1, "done", "await_redelivery")]
+    assert its in other.text()
+
+    hung.send_signal(signal.SIGCONT)
+    wait_for("a new incarnation", lambda: fleet.incarnations()["hung"] == ["lost", "alive"])
+    wait_for("by a connection of its own", lambda: api.connections_of(mine) not in ([], [its]))
+    assert process(fleet, "hung") == mine
+    assert api.connections_of(others) == [another]
+    (fleet.folder / "open").touch()
+    wait_for("it ends", lambda: succeeded(fleet, sent.id))
+    nothing_left_in_the_broker(fleet)
+    assert losses(fleet) == 1
+    assert fleet.errors() == []
+    assert not any("guest:guest@127" in worker.text() for worker in fleet.workers)
+
+
+@pytest.mark.parametrize("url", ["http://guest:wrong-secret@{}", "http://guest:wrong-secret@127.0.0.1:1"])
+def test_an_api_that_refuses_or_does_not_answer_leaves_the_message_to_the_grace(
+    node: PrivateRabbitMQ, make: Make, url: str
+) -> None:
+    address = url.format(node.management_url.rpartition("@")[2])
+    fleet = make(**QUICK, redelivery_grace=1, rabbitmq_management_url=address)
+    hung = fleet.worker("hung", "-c", "1", FLEET_PREFETCH="1")  # no room to be sent it again
+    sent = fleet.send("late", 1, "open")
+    wait_for("it runs", lambda: fleet.attempts(sent.id) == [(1, "running")])
+    other = fleet.worker("other", "-c", "1")
+    hung.send_signal(signal.SIGSTOP)
+    wait_for("re-sent", lambda: fleet.recoveries(sent.id) == [(1, "done", "resend")])
+    (fleet.folder / "open").touch()
+    wait_for("it ends", lambda: succeeded(fleet, sent.id))
+    assert "left to RabbitMQ" in other.text()
+    assert "check crisper_rabbitmq_management_url" in other.text()
+    assert "wrong-secret" not in other.text() + hung.text()
+    assert fleet.errors() == []
+
+
+# -- a delivery that is held for too long ------------------------------------------------------------
+
+
+def queue_with(**arguments: Any) -> dict[str, Any]:
+    """Celery's settings with its usual queue, declared with these arguments."""
+    given = {"x-" + key.replace("_", "-"): value for key, value in arguments.items()}
+    queue = {"exchange": "celery", "routing_key": "celery", "queue_arguments": given}
+    return {"task_queues": {"celery": queue}}
+
+
+def test_whatever_is_held_for_most_of_consumer_timeout_is_warned_of_once(make: Make) -> None:
+    """This RabbitMQ does not know the argument yet (3.12 does), so nothing strikes here."""
+    fleet = make(queue_with(consumer_timeout=2000))
+    worker = fleet.worker("one", "-c", "1")
+    running = publish(fleet, "late", "running", "open").id
+    wait_for("it runs", lambda: fleet.attempts(running) == [(1, "running")])
+    waiting = fleet.send("late", "waiting", 0).id
+    later = fleet.send("late", "later", 0, countdown=600).id
+
+    def warnings() -> list[str]:
+        return [line for line in worker.text().splitlines() if "consumer_timeout" in line]
+
+    wait_for("three warnings", lambda: len(warnings()) == 3)
+    for id, why in (
+        (running, "it runs."),
+        (waiting, "it waits for a free process."),
+        (later, "it waits for its ETA."),
+    ):
+        [line] = [line for line in warnings() if id in line]
+        assert why in line
+        assert "WARNING" in line
+        assert "tests.fleet_app.late" in line
+        assert "consumer_timeout, 2 s," in line
+        assert "Set x-consumer-timeout of the queue 'celery'" in line
+    (fleet.folder / "open").touch()
+    wait_for("both end", lambda: succeeded(fleet, running) and succeeded(fleet, waiting))
+    short = fleet.send("late", "short", 0.1)
+    wait_for("it ends", lambda: succeeded(fleet, short.id))
+    assert len(warnings()) == 3
+    assert fleet.errors() == []
+
+
+@pytest.mark.parametrize("retried", [True, False])
+def test_a_task_that_outlives_consumer_timeout_runs_once(
+    node: PrivateRabbitMQ, make: Make, retried: bool
+) -> None:
+    """RabbitMQ closes the channel and redelivers. Celery connects anew, or ends, as it is told."""
+    node.ctl("eval", "application:set_env(rabbit, consumer_timeout, 2000).")
+    fleet = make({"broker_channel_error_retry": retried})
+    try:
+        worker = fleet.worker("one", "-c", "1")
+        sent = fleet.send("late", 1, "open")
+        wait_for("it runs", lambda: fleet.attempts(sent.id) == [(1, "running")])
+        wait_for("it strikes", lambda: "PRECONDITION_FAILED" in worker.text())
+    finally:
+        node.ctl("eval", "application:set_env(rabbit, consumer_timeout, 1800000).")
+    if retried:
+        wait_for("given again", lambda: worker.text().count(f"[{sent.id}] received") >= 2)
+    else:
+        fleet.worker("other", "-c", "1")
+    (fleet.folder / "open").touch()
+    wait_for("it ends", lambda: succeeded(fleet, sent.id))
+    assert fleet.attempts(sent.id) == [(1, "succeeded")]
+    nothing_left_in_the_broker(fleet)
+    after = fleet.send("noop", 1)
+    wait_for("work goes on", lambda: succeeded(fleet, after.id))
+    assert len(fleet.starts(sent.id)) == 1
