@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from kombu import Connection, Exchange, Queue
 
 from crisper.celery.brokers.management import Management
 from crisper.celery.node import process_of
 from tests.acceptance.watching import losses, nothing_left_in_the_broker
-from tests.celery.copies import publish
+from tests.celery.copies import publish, publish_copy, refused
 from tests.fleet import Fleet, wait_for
 from tests.left_out import needs
 from tests.places import unique_name
@@ -64,6 +66,12 @@ def succeeded(fleet: Fleet, task_id: str) -> bool:
 def process(fleet: Fleet, name: str) -> str:
     sql = "SELECT id FROM crisper_incarnation WHERE hostname = ? AND state = 'alive'"
     return process_of(str(fleet.rows(sql, f"{name}@test")[0][0]))
+
+
+def queue_with(name: str = "celery", **arguments: Any) -> dict[str, Any]:
+    """A queue as Celery's `task_queues` takes it, declared with these arguments."""
+    given = {"x-" + key.replace("_", "-"): value for key, value in arguments.items()}
+    return {name: {"exchange": name, "routing_key": name, "queue_arguments": given}}
 
 
 # -- a host that hangs -------------------------------------------------------------------------------
@@ -123,16 +131,9 @@ def test_an_api_that_refuses_or_does_not_answer_leaves_the_message_to_the_grace(
 # -- a delivery that is held for too long ------------------------------------------------------------
 
 
-def queue_with(**arguments: Any) -> dict[str, Any]:
-    """Celery's settings with its usual queue, declared with these arguments."""
-    given = {"x-" + key.replace("_", "-"): value for key, value in arguments.items()}
-    queue = {"exchange": "celery", "routing_key": "celery", "queue_arguments": given}
-    return {"task_queues": {"celery": queue}}
-
-
 def test_whatever_is_held_for_most_of_consumer_timeout_is_warned_of_once(make: Make) -> None:
     """This RabbitMQ does not know the argument yet (3.12 does), so nothing strikes here."""
-    fleet = make(queue_with(consumer_timeout=2000))
+    fleet = make({"task_queues": queue_with(consumer_timeout=2000)})
     worker = fleet.worker("one", "-c", "1")
     running = publish(fleet, "late", "running", "open").id
     wait_for("it runs", lambda: fleet.attempts(running) == [(1, "running")])
@@ -187,3 +188,148 @@ def test_a_task_that_outlives_consumer_timeout_runs_once(
     after = fleet.send("noop", 1)
     wait_for("work goes on", lambda: succeeded(fleet, after.id))
     assert len(fleet.starts(sent.id)) == 1
+
+
+# -- quorum queues -----------------------------------------------------------------------------------
+
+#: Celery delays tasks in RabbitMQ itself where the exchange is a topic.
+QUORUM = {"task_default_queue_type": "quorum", "task_default_exchange_type": "topic"}
+
+
+def test_a_killed_workers_tasks_come_back_on_a_quorum_queue_and_an_eta_is_kept(make: Make) -> None:
+    fleet = make(QUORUM)
+    killed = fleet.worker("killed", FLEET_PREFETCH="2")
+    sent = [fleet.send("late", key, "open").id for key in range(4)]
+    wait_for("all claimed", lambda: fleet.open_attempts() == 4)
+    at = time.time() + 6
+    later = fleet.send("late", "later", 0, countdown=6).id
+    fleet.worker("other", "-c", "4")
+    killed.kill()
+    wait_for("all run elsewhere", lambda: all(fleet.attempts(id)[-1] == (2, "running") for id in sent))
+    assert fleet.attempts(later) == [], "RabbitMQ keeps it until its time"
+    (fleet.folder / "open").touch()
+    wait_for("all end", lambda: all(succeeded(fleet, id) for id in [*sent, later]))
+    assert fleet.run_twice() == []
+    assert fleet.attempts(later) == [(1, "succeeded")]
+    assert fleet.starts(later)[0].at >= at - 1  # whole seconds
+    nothing_left_in_the_broker(fleet)
+    assert fleet.errors() == []
+
+
+def test_a_task_that_was_delayed_comes_back_at_once_from_a_killed_worker(make: Make) -> None:
+    """Sent again by its queue, not by the exchange that delayed it."""
+    fleet = make(QUORUM)
+    killed = fleet.worker("killed", "-c", "1")
+    later = fleet.send("late", "later", "open", countdown=1).id
+    wait_for("it runs", lambda: fleet.attempts(later) == [(1, "running")])
+    fleet.worker("other", "-c", "1")
+    killed.kill()
+    wait_for("it runs elsewhere", lambda: fleet.attempts(later) == [(1, "lost"), (2, "running")])
+    (fleet.folder / "open").touch()
+    wait_for("it ends", lambda: succeeded(fleet, later))
+    nothing_left_in_the_broker(fleet)
+
+
+def test_what_is_parked_leaves_room_on_a_quorum_queue_too(make: Make) -> None:
+    """The prefetch of a consumer of a quorum queue cannot be raised."""
+    queues = {**queue_with(queue_type="quorum"), **queue_with("other", queue_type="quorum")}
+    fleet = make({"task_queues": queues}, max_message_bytes=0)
+    fleet.worker("holder", "-c", "1", "-Q", "celery")
+    other = fleet.worker("other", "-c", "1", "-Q", "other", FLEET_PREFETCH="2")
+    message = publish(fleet, "late", 1, "open")
+    wait_for("it runs", lambda: fleet.attempts(message.id) == [(1, "running")])
+    for times in (2, 4, 5):
+        while other.text().count(f"[{message.id}] received") < times:
+            had = other.text().count(f"[{message.id}] received")
+            publish_copy(fleet, message, queue="other")
+            wait_for("received", lambda had=had: other.text().count(f"[{message.id}] received") > had)
+        after = fleet.send("noop", times, queue="other")
+        wait_for("another task passes", lambda id=after.id: succeeded(fleet, id))
+    (fleet.folder / "open").touch()
+    refused(fleet, message.id, 5)
+    assert fleet.attempts(message.id) == [(1, "succeeded")]
+    nothing_left_in_the_broker(fleet)
+    assert fleet.errors() == []
+
+
+# -- delivery limits ---------------------------------------------------------------------------------
+
+
+def dead_letters(fleet: Fleet) -> Queue:
+    """The queue where the exchange `dead` leads to."""
+    queue = Queue("dead", Exchange("dead", "fanout"))
+    with Connection(fleet.environment["FLEET_BROKER"]) as connection:
+        queue(connection.default_channel).declare()
+    return queue
+
+
+def dead_letter(fleet: Fleet, queue: Queue) -> Any:
+    """The next message in it, acknowledged; None if there is none."""
+    with Connection(fleet.environment["FLEET_BROKER"]) as connection:
+        return queue(connection.default_channel).get(no_ack=True)
+
+
+def why(fleet: Fleet, task_id: str, number: int) -> tuple[str, dict[str, Any]]:
+    """Reason and evidence of a recovery."""
+    sql = "SELECT reason, evidence FROM crisper_recovery WHERE task_id = ? AND number = ?"
+    [(reason, evidence)] = fleet.rows(sql, task_id, number)
+    return reason, json.loads(evidence)
+
+
+def test_over_its_delivery_limit_a_dead_letter_is_its_owners_and_what_was_dropped_is_sent_again(
+    make: Make,
+) -> None:
+    owned_by = queue_with(queue_type="quorum", delivery_limit=1, dead_letter_exchange="dead")
+    fleet = make(
+        {"task_queues": {**owned_by, **queue_with("bare", queue_type="quorum", delivery_limit=0)}},
+        redelivery_grace=1,
+    )
+    dead = dead_letters(fleet)
+    fleet.worker("one")
+    dropped = fleet.send("dies_once", "dropped", "_exit", queue="bare").id
+    owned = fleet.send("poison", "owned").id
+    wait_for("held", lambda: fleet.recoveries(owned)[1:] == [(2, "held", "hold")], 30)
+    (fleet.folder / "cured").touch()
+    assert fleet.attempts(owned) == [(1, "lost"), (2, "lost")]
+    reason, evidence = why(fleet, owned, 2)
+    assert reason.startswith("the broker dead-lettered it to dead: return number 2 is over")
+    assert (evidence["delivery_count"], evidence["delivery_limit"]) == (1, 1)
+    letter = wait_for("its dead letter", lambda: dead_letter(fleet, dead))
+    assert letter.headers["x-death"][0]["reason"] == "delivery_limit"
+
+    wait_for("sent again", lambda: fleet.recoveries(dropped) == [(1, "done", "resend")])
+    assert why(fleet, dropped, 1)[0].startswith("the broker dropped it: return number 1 is over")
+    wait_for("it runs again", lambda: succeeded(fleet, dropped))
+    with fleet.app.producer_pool.acquire() as producer:  # its owner sends it back
+        producer.publish(
+            letter.body, exchange="", routing_key="celery", headers=letter.headers,
+            content_type=letter.content_type, content_encoding=letter.content_encoding,
+            correlation_id=letter.properties["correlation_id"],
+        )  # fmt: skip
+    wait_for("it runs", lambda: fleet.attempts(owned)[2:] == [(3, "succeeded")])
+    nothing_left_in_the_broker(fleet)
+    assert fleet.errors() == []
+
+
+def test_the_only_copy_of_a_held_task_is_not_put_back_until_the_limit_takes_it(make: Make) -> None:
+    queue = queue_with(queue_type="quorum", delivery_limit=1, dead_letter_exchange="dead")
+    fleet = make({"task_queues": queue}, max_message_bytes=0)
+    dead = dead_letters(fleet)
+    killed = fleet.worker("killed", "-c", "1")
+    sent = fleet.send("late_hold", 1, "open").id
+    wait_for("it runs", lambda: fleet.attempts(sent) == [(1, "running")])
+    other = fleet.worker("other", "-c", "1", FLEET_PREFETCH="1")
+    killed.kill()
+    wait_for("it stays", lambda: f"delivery of {sent} stays here" in other.text())
+    assert fleet.recoveries(sent) == [(1, "held", "hold")]
+    for key in range(2):
+        after = fleet.send("noop", key)
+        wait_for("other tasks pass", lambda id=after.id: succeeded(fleet, id))
+    assert dead_letter(fleet, dead) is None
+    assert other.text().count(f"[{sent}] received") == 1
+    with fleet.store() as store:
+        assert store.discard(sent, by="a test", reason="enough")
+    refused(fleet, sent)
+    nothing_left_in_the_broker(fleet)
+    assert dead_letter(fleet, dead) is None
+    assert fleet.errors() == []

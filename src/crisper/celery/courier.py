@@ -23,7 +23,7 @@ from crisper.celery.brokers import broker_of
 from crisper.celery.brokers.base import Broker
 from crisper.celery.desk import Desk, WireDesk
 from crisper.celery.results import store_lost, stored_state
-from crisper.core.message import Kept, unpack
+from crisper.core.message import Kept, delivery_count, unpack
 from crisper.core.model import Attempt, Case, Recovery
 from crisper.core.states import RecoveryState, VerdictKind
 from crisper.core.verdict import Facts, InBroker, Judgement, Verdict, judge
@@ -147,6 +147,7 @@ class Courier:
         attempt, recovery = case.attempt, case.recovery
         kept = self._kept(case)
         loss = recovery.evidence
+        rules = self.broker.rules(attempt.queue)
         return Facts(
             cause=recovery.cause,
             ran=attempt.ran,
@@ -168,6 +169,10 @@ class Courier:
             revoked=self._revoked(attempt.task_id),
             copy_refused=attempt.copy_refused,
             overdue=case.overdue,
+            # Of a delivery that was adopted only the worker itself could tell.
+            delivery_count=max(loss.get("delivery_count") or 0, delivery_count(case.message) or 0) or None,
+            delivery_limit=rules.delivery_limit if rules else None,
+            dead_letter_exchange=rules.dead_letter_exchange if rules else None,
         )
 
     def _known(self, attempt: Attempt) -> bool:

@@ -7,8 +7,10 @@ the consumer happens on the loop's own thread.
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,6 +19,7 @@ from celery.utils.log import get_logger
 from celery.worker import state as worker_state
 from kombu.transport.virtual import Channel as VirtualChannel
 
+from crisper.celery.brokers.amqp import begin_anew, prefetch_is_static
 from crisper.celery.claims import DISPATCHED, QUEUE, Claims, message_id_of
 from crisper.celery.dispatcher import Dispatcher
 from crisper.celery.held import Held, Stage
@@ -49,6 +52,7 @@ class Deliveries:
         self.on_fatal: Callable[[str, int], None] = lambda sentence, code: None
         self.on_left_behind: Callable[[dict[str, float]], None] = lambda left: None
         self.on_fenced: Callable[[], None] = lambda: None
+        self.may_come_back: Callable[[Held], bool] = lambda held: True
         self._by_seq: dict[int, Held] = {}
         self._by_message: dict[str, Held] = {}
         self._lost: dict[int, tuple[Held, Callable[[str], None]]] = {}
@@ -155,7 +159,7 @@ class Deliveries:
                 if held.has_slot and self._uses_slots():
                     self.link.amend(held.seq, DISPATCHED, True)
                 return not held.has_slot
-            held.wants_to_run = held.stage is Stage.PARKED
+            held.wants_to_run = held.stage in (Stage.PARKED, Stage.UNANSWERABLE)
         raise TaskRevokedError(held.task_id)
 
     def _waits_here(self) -> bool:
@@ -335,13 +339,29 @@ class Deliveries:
     def _give_prefetch(self, held: Held) -> None:
         """A parked delivery gives its prefetch slot back, as Celery does for an ETA."""
         consumer = self.worker.consumer
-        if consumer is not None and consumer.qos is not None:
+        if consumer is not None and consumer.qos is not None and not prefetch_is_static(consumer):
             consumer.qos.increment_eventually()
 
     def _take_prefetch(self, held: Held) -> None:
         consumer = self.worker.consumer
-        if consumer is not None and consumer.qos is not None:
+        if consumer is not None and consumer.qos is not None and not prefetch_is_static(consumer):
             consumer.qos.decrement_eventually()
+
+    def _make_room(self) -> None:
+        """Where the prefetch is static, what is parked would fill it up: such a consumer begins anew."""
+        consumer = self.worker.consumer
+        task_consumer = getattr(consumer, "task_consumer", None)
+        parked = Counter(
+            (held.request._message.delivery_info or {}).get("consumer_tag")
+            for held in self._by_seq.values()
+            if held.stage is Stage.PARKED and held.generation == self.generation
+        )
+        if not parked or task_consumer is None or self._closing() or not prefetch_is_static(consumer):
+            return
+        full = [
+            tag for tag, count in parked.items() if 2 * count >= (consumer.initial_prefetch_count or math.inf)
+        ]
+        begin_anew(task_consumer, full)
 
     def _refused(self, held: Held, reason: str) -> None:
         self.link.sit(held.seq)
@@ -375,12 +395,32 @@ class Deliveries:
 
     def put_back(self, held: Held, after: float = 0.0) -> None:
         """Return the delivery to the broker, later if the broker would only give it back at once."""
+        held.wants_to_run |= held.has_slot
         if held.has_slot and held.generation == self.generation:
             self._release_slot(held)
         if after:
             held.put_back_at = time.monotonic() + after
         else:
             self._put_back_now(held)
+
+    def _ask_again(self, held: Held) -> None:
+        """Given back, the broker would dead-letter or drop it: it stays here, as if it were parked, and
+        is asked for anew."""
+        if not held.stays:
+            logger.warning(
+                "crisper: delivery of %s stays here: the delivery limit of the queue %s allows no other",
+                held.task_id,
+                held.queue,
+            )
+        held.stays = True
+        if held.stage is Stage.PARKED:
+            self.link.send((wire.DROP, held.seq))
+        else:
+            held.stage = Stage.PARKED
+            worker_state.reserved_requests.discard(held.request)
+            self._give_prefetch(held)
+        self._forget(held)
+        self._claim_anew(held)
 
     def _put_back_now(self, held: Held) -> None:
         was, held.stage = held.stage, Stage.DROPPED
@@ -646,13 +686,18 @@ class Deliveries:
                 {"errors": self.errors, "held": len(self._by_seq), "refused": self.refused},
             )
         )
+        self._make_room()
         now = time.monotonic()
         for held in list(self._by_seq.values()):
             if held.stage is Stage.ASKED and now - held.asked_at > self.settings.lease:
-                self.put_back(held)
+                if self.may_come_back(held):
+                    self.put_back(held)
             elif held.put_back_at is not None and now >= held.put_back_at:
                 held.put_back_at = None
-                self._put_back_now(held)
+                if self.may_come_back(held):
+                    self._put_back_now(held)
+                else:
+                    self._ask_again(held)
         self._maybe_flush()
 
     def use_dispatcher(self) -> None:

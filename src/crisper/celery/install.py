@@ -155,6 +155,7 @@ class Recording:
         self.deliveries.on_left_behind = self.upkeep.take_back
         self.patience = Patience(worker.app, settings, self.deliveries.held)
         self.patience.on_error = self.deliveries.count_error
+        self.deliveries.may_come_back = self.patience.may_come_back
         self.deliveries.on_fatal = self._fatal
         self.deliveries.on_fenced = self._reborn
         self.link.on_new_wire = self._wake_loop

@@ -39,7 +39,7 @@ def scope_of(app: Celery) -> str:
 
 
 def process_of(incarnation: str) -> str:
-    """What all incarnations of one process share: a digest of its host's boot, pid namespace, pid and start."""
+    """What the incarnations of one process share: a digest of host boot, pid namespace, pid and its start."""
     return incarnation[-16:]
 
 

@@ -16,7 +16,7 @@ from celery.utils.log import get_logger
 
 from crisper.celery.brokers.amqp import management_of, server_version
 from crisper.celery.brokers.management import Management, ManagementTrouble
-from crisper.celery.brokers.rules import CONSUMER_TIMEOUT, Rules, rules_of
+from crisper.celery.brokers.rules import CONSUMER_TIMEOUT, RULES_SECONDS, Rules, rules_of
 from crisper.celery.held import Held, Stage
 from crisper.settings import Settings
 
@@ -26,8 +26,6 @@ logger = get_logger(__name__)
 WARN_AFTER = 0.75
 #: Between two looks at what is held: this part of the shortest timeout, and never more often than that.
 LOOKS_PER_TIMEOUT, LOOK_SECONDS_LEAST, LOOK_SECONDS_MOST = 60, 0.5, 15.0
-#: A policy may change: the API is asked again after this.
-RULES_SECONDS = 60.0
 
 _Delivery = tuple[int, Any, int]
 
@@ -62,11 +60,11 @@ class Patience:
 
     def may_come_back(self, held: Held) -> bool:
         """Whether RabbitMQ, given this delivery back, would deliver it again: over its queue's delivery
-        limit it dead-letters or drops it. Celery's own and other queues may come back for ever."""
+        limit it dead-letters or drops it."""
         rules, _ = self._rules.get(held.queue, (None, 0.0))
         if rules is None:
             rules = rules_of(self._app, held.queue, self._version)
-        return rules.delivery_limit is None or delivery_count(held) < rules.delivery_limit
+        return rules.delivery_limit is None or held.delivery_count < rules.delivery_limit
 
     # -- the thread -----------------------------------------------------------
 
@@ -113,12 +111,6 @@ class Patience:
                 logger.warning("crisper: RabbitMQ's rules for the queue %s are not known: %s", queue, exc)
             self._troubled = True
             return None
-
-
-def delivery_count(held: Held) -> int:
-    """How often a quorum queue has had this message given back before, by its latest delivery."""
-    count = (held.request._message.headers or {}).get("x-delivery-count")
-    return count if isinstance(count, int) else 0
 
 
 def warning(held: Held, waited: float, timeout: float) -> str:

@@ -6,15 +6,18 @@ dead worker's own connection is closed there; elsewhere the message is sent agai
 
 from __future__ import annotations
 
+import time
+from collections.abc import Collection
 from typing import Any
 
 from celery import Celery
 from celery.utils.log import get_logger
+from celery.utils.quorum_queues import detect_quorum_queues
 from kombu.utils.text import version_string_as_tuple
 
 from crisper.celery.brokers.base import Broker
 from crisper.celery.brokers.management import PROCESS_PROPERTY, Management, ManagementTrouble
-from crisper.celery.brokers.rules import Rules, rules_of
+from crisper.celery.brokers.rules import RULES_SECONDS, Rules, rules_of
 from crisper.celery.node import process_of
 from crisper.core.model import Attempt, Recovery
 from crisper.core.verdict import InBroker
@@ -33,12 +36,26 @@ class AmqpBroker(Broker):
         super().__init__(app, connection, settings)
         self._api = management_of(settings, connection)
         self._let_go: dict[str, None] = {}
+        self._rules: dict[str, tuple[Rules, float]] = {}
 
     def find(self, attempt: Attempt, recovery: Recovery) -> InBroker:
         return InBroker.REQUEUES
 
     def rules(self, queue: str) -> Rules:
-        return rules_of(self.app, queue, server_version(self.connection), self._api)
+        rules, at = self._rules.get(queue, (None, 0.0))
+        now = time.monotonic()
+        if rules is None or now - at > RULES_SECONDS:
+            rules = self._read_rules(queue)
+            self._rules[queue] = rules, now
+        return rules
+
+    def _read_rules(self, queue: str) -> Rules:
+        version = server_version(self.connection)
+        try:
+            return rules_of(self.app, queue, version, self._api)
+        except ManagementTrouble as exc:
+            logger.warning("crisper: the queue %s is taken as the app declares it: %s", queue, exc)
+            return rules_of(self.app, queue, version)
 
     def let_go(self, attempt: Attempt, recovery: Recovery) -> None:
         """Known by its process, and only where nothing but silence speaks of its death: a process that
@@ -72,6 +89,33 @@ def server_version(connection: Any) -> tuple[int, ...]:
     """Of the RabbitMQ at the other end; `(0,)` if it does not say."""
     said = connection.default_channel.connection.server_properties.get("version")
     return tuple(part for part in version_string_as_tuple(said)[:3]) if said else (0,)
+
+
+def prefetch_is_static(consumer: Any) -> bool:
+    """Whether RabbitMQ gives each of Celery's consumers a prefetch of its own, which cannot be changed any
+    more: with quorum queues, and from RabbitMQ 4 on (celery/worker/consumer/tasks.py, `qos_global`)."""
+    connection = consumer.connection
+    if connection is None or connection.transport.driver_type != "amqp":
+        return False
+    is_global = getattr(consumer, "qos_global", None)  # Celery 5.5 does not tell
+    if is_global is None:
+        quorum = (
+            consumer.app.conf.worker_detect_quorum_queues and detect_quorum_queues(consumer.app, "amqp")[0]
+        )
+        is_global = not (connection.qos_semantics_matches_spec or quorum)
+    return not is_global
+
+
+def begin_anew(task_consumer: Any, tags: Collection[str]) -> None:
+    """End these consumers and begin others in their place, which have their whole prefetch free. What was
+    delivered stays with the channel. Waits for no answer: another thread may be reading."""
+    for name, tag in list(task_consumer._active_tags.items()):
+        if tag in tags:
+            task_consumer.channel.basic_cancel(tag, nowait=True)
+            del task_consumer._active_tags[name]
+            for queue in task_consumer.queues:
+                if queue.name == name:
+                    task_consumer._basic_consume(queue, no_ack=task_consumer.no_ack, nowait=True)
 
 
 def named_connection(consumer: Any, process: str) -> Any:
