@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 from kombu import Connection, Exchange, Queue
 
-from crisper.celery.brokers.management import Management
+from crisper.celery.brokers.management import DEADLINE_SECONDS, Management, ManagementTrouble
 from crisper.celery.node import process_of
 from tests.acceptance.watching import losses, nothing_left_in_the_broker
 from tests.celery.copies import publish, publish_copy, refused
@@ -108,11 +109,9 @@ def test_a_hung_hosts_connection_is_closed_and_its_message_comes_back_at_once(
     assert not any("guest:guest@127" in worker.text() for worker in fleet.workers)
 
 
-@pytest.mark.parametrize("url", ["http://guest:wrong-secret@{}", "http://guest:wrong-secret@127.0.0.1:1"])
-def test_an_api_that_refuses_or_does_not_answer_leaves_the_message_to_the_grace(
-    node: PrivateRabbitMQ, make: Make, url: str
-) -> None:
-    address = url.format(node.management_url.rpartition("@")[2])
+@pytest.mark.slow
+def test_an_api_that_refuses_leaves_the_message_to_the_grace(node: PrivateRabbitMQ, make: Make) -> None:
+    address = node.management_url.replace("guest:guest", "guest:wrong-secret")
     fleet = make(**QUICK, redelivery_grace=1, rabbitmq_management_url=address)
     hung = fleet.worker("hung", "-c", "1", FLEET_PREFETCH="1")  # no room to be sent it again
     sent = fleet.send("late", 1, "open")
@@ -126,6 +125,17 @@ def test_an_api_that_refuses_or_does_not_answer_leaves_the_message_to_the_grace(
     assert "check crisper_rabbitmq_management_url" in other.text()
     assert "wrong-secret" not in other.text() + hung.text()
     assert fleet.errors() == []
+
+
+def test_an_api_that_does_not_answer_is_given_up_in_seconds_and_its_password_told_to_nobody() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # it accepts, and says nothing
+        for port in (silent.getsockname()[1], 1):
+            began = time.monotonic()
+            with pytest.raises(ManagementTrouble) as raised:
+                Management(f"http://me:a-secret@127.0.0.1:{port}", "/").queue("celery")
+            assert time.monotonic() - began < DEADLINE_SECONDS + 2
+            assert "check crisper_rabbitmq_management_url" in str(raised.value)
+            assert "a-secret" not in str(raised.value)
 
 
 # -- a delivery that is held for too long ------------------------------------------------------------
@@ -163,7 +173,7 @@ def test_whatever_is_held_for_most_of_consumer_timeout_is_warned_of_once(make: M
     assert fleet.errors() == []
 
 
-@pytest.mark.parametrize("retried", [True, False])
+@pytest.mark.parametrize("retried", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_task_that_outlives_consumer_timeout_runs_once(
     node: PrivateRabbitMQ, make: Make, retried: bool
 ) -> None:
@@ -199,7 +209,9 @@ QUORUM = {"task_default_queue_type": "quorum", "task_default_exchange_type": "to
 def test_a_killed_workers_tasks_come_back_on_a_quorum_queue_and_an_eta_is_kept(make: Make) -> None:
     fleet = make(QUORUM)
     killed = fleet.worker("killed", FLEET_PREFETCH="2")
-    sent = [fleet.send("late", key, "open").id for key in range(4)]
+    delayed = fleet.send("late", "delayed", "open", countdown=1).id
+    wait_for("it runs, delayed", lambda: fleet.attempts(delayed) == [(1, "running")])
+    sent = [delayed, *(fleet.send("late", key, "open").id for key in range(3))]
     wait_for("all claimed", lambda: fleet.open_attempts() == 4)
     at = time.time() + 6
     later = fleet.send("late", "later", 0, countdown=6).id
@@ -214,20 +226,6 @@ def test_a_killed_workers_tasks_come_back_on_a_quorum_queue_and_an_eta_is_kept(m
     assert fleet.starts(later)[0].at >= at - 1  # whole seconds
     nothing_left_in_the_broker(fleet)
     assert fleet.errors() == []
-
-
-def test_a_task_that_was_delayed_comes_back_at_once_from_a_killed_worker(make: Make) -> None:
-    """Sent again by its queue, not by the exchange that delayed it."""
-    fleet = make(QUORUM)
-    killed = fleet.worker("killed", "-c", "1")
-    later = fleet.send("late", "later", "open", countdown=1).id
-    wait_for("it runs", lambda: fleet.attempts(later) == [(1, "running")])
-    fleet.worker("other", "-c", "1")
-    killed.kill()
-    wait_for("it runs elsewhere", lambda: fleet.attempts(later) == [(1, "lost"), (2, "running")])
-    (fleet.folder / "open").touch()
-    wait_for("it ends", lambda: succeeded(fleet, later))
-    nothing_left_in_the_broker(fleet)
 
 
 def test_what_is_parked_leaves_room_on_a_quorum_queue_too(make: Make) -> None:
@@ -276,6 +274,7 @@ def why(fleet: Fleet, task_id: str, number: int) -> tuple[str, dict[str, Any]]:
     return reason, json.loads(evidence)
 
 
+@pytest.mark.slow
 def test_over_its_delivery_limit_a_dead_letter_is_its_owners_and_what_was_dropped_is_sent_again(
     make: Make,
 ) -> None:
@@ -311,6 +310,28 @@ def test_over_its_delivery_limit_a_dead_letter_is_its_owners_and_what_was_droppe
     assert fleet.errors() == []
 
 
+def test_what_a_shutdown_returns_once_too_often_is_sent_again(make: Make) -> None:
+    """RabbitMQ drops it, and no attempt of it was lost."""
+    queue = queue_with(queue_type="quorum", delivery_limit=0)
+    fleet = make({"task_queues": queue}, redelivery_grace=1)
+    first = fleet.worker("first", "-c", "1")
+    running, waiting = fleet.send("late", "running", "open").id, fleet.send("late", "waiting", 0).id
+    wait_for("it runs", lambda: fleet.attempts(running) == [(1, "running")])
+    wait_for("it waits", lambda: fleet.attempts(waiting) == [(1, "claimed")])
+    first.send_signal(signal.SIGTERM)
+    wait_for("it shuts down", lambda: "Warm shutdown" in first.text())
+    (fleet.folder / "open").touch()
+    assert first.process.wait(30) == 0
+    assert fleet.attempts(running) == [(1, "succeeded")]
+    assert fleet.attempts(waiting) == [(1, "lost")]
+    fleet.worker("next", "-c", "1")
+    wait_for("it runs", lambda: fleet.attempts(waiting) == [(1, "lost"), (2, "succeeded")])
+    assert why(fleet, waiting, 1)[0].startswith("the broker dropped it: return number 1 is over")
+    nothing_left_in_the_broker(fleet)
+    assert fleet.errors() == []
+
+
+@pytest.mark.slow
 def test_the_only_copy_of_a_held_task_is_not_put_back_until_the_limit_takes_it(make: Make) -> None:
     queue = queue_with(queue_type="quorum", delivery_limit=1, dead_letter_exchange="dead")
     fleet = make({"task_queues": queue}, max_message_bytes=0)

@@ -58,6 +58,7 @@ class Deliveries:
         self._lost: dict[int, tuple[Held, Callable[[str], None]]] = {}
         self._claims = Claims(worker, settings)
         self._dispatcher: Dispatcher | None = None
+        self._static = (-1, False)  # whether the prefetch is, of this generation's connection
         self._asking: dict[int, Held] = {}  # claims without an answer, in their order
         self._receiving = threading.RLock()
         self.ready = False
@@ -299,7 +300,7 @@ class Deliveries:
         self.link.sit(held.seq)
         held.number = number
         if held.stage is Stage.DROPPED:
-            self._finish_item(held, State.RELEASED, "its connection was lost before it began")
+            self._release(held, "its connection was lost before it began")
             self._forget(held)
         elif held.stage is Stage.ASKED:
             held.stage = Stage.GRANTED
@@ -339,29 +340,32 @@ class Deliveries:
     def _give_prefetch(self, held: Held) -> None:
         """A parked delivery gives its prefetch slot back, as Celery does for an ETA."""
         consumer = self.worker.consumer
-        if consumer is not None and consumer.qos is not None and not prefetch_is_static(consumer):
+        if consumer is not None and consumer.qos is not None and not self._prefetch_is_static(consumer):
             consumer.qos.increment_eventually()
 
     def _take_prefetch(self, held: Held) -> None:
         consumer = self.worker.consumer
-        if consumer is not None and consumer.qos is not None and not prefetch_is_static(consumer):
+        if consumer is not None and consumer.qos is not None and not self._prefetch_is_static(consumer):
             consumer.qos.decrement_eventually()
+
+    def _prefetch_is_static(self, consumer: Any) -> bool:
+        if self._static[0] != self.generation:
+            self._static = self.generation, prefetch_is_static(consumer)
+        return self._static[1]
 
     def _make_room(self) -> None:
         """Where the prefetch is static, what is parked would fill it up: such a consumer begins anew."""
-        consumer = self.worker.consumer
-        task_consumer = getattr(consumer, "task_consumer", None)
         parked = Counter(
-            (held.request._message.delivery_info or {}).get("consumer_tag")
+            str((held.request._message.delivery_info or {}).get("consumer_tag"))
             for held in self._by_seq.values()
             if held.stage is Stage.PARKED and held.generation == self.generation
         )
-        if not parked or task_consumer is None or self._closing() or not prefetch_is_static(consumer):
+        consumer = self.worker.consumer
+        task_consumer = getattr(consumer, "task_consumer", None)
+        if not parked or task_consumer is None or self._closing() or not self._prefetch_is_static(consumer):
             return
-        full = [
-            tag for tag, count in parked.items() if 2 * count >= (consumer.initial_prefetch_count or math.inf)
-        ]
-        begin_anew(task_consumer, full)
+        room = consumer.initial_prefetch_count or math.inf
+        begin_anew(task_consumer, [tag for tag, count in parked.items() if 2 * count >= room])
 
     def _refused(self, held: Held, reason: str) -> None:
         self.link.sit(held.seq)
@@ -425,7 +429,7 @@ class Deliveries:
     def _put_back_now(self, held: Held) -> None:
         was, held.stage = held.stage, Stage.DROPPED
         if was is Stage.GRANTED:
-            self._finish_item(held, State.RELEASED, "put back")
+            self._release(held, "put back")
             held.stage = Stage.CLOSED
         elif was is Stage.PARKED:
             self.link.send((wire.DROP, held.seq))
@@ -480,6 +484,15 @@ class Deliveries:
         runtime_ms = None if runtime is None else int(runtime * 1000)
         about = (held.seq, held.task_id, state.value, reason, runtime_ms)
         held.finish_seq = self._record(lambda seq: (wire.FINISH, monotonic_ms(), seq, *about))
+
+    def _release(self, held: Held, why: str) -> None:
+        """Its delivery goes back. Where the broker will not give it again, by a delivery limit, nobody
+        would: a courier looks after it as after a loss, which does not count against its budget."""
+        if self.may_come_back(held):
+            self._finish_item(held, State.RELEASED, why)
+            return
+        about = (held.seq, held.task_id, False, {"how": why, "delivery_count": held.delivery_count})
+        held.finish_seq = self._record(lambda seq: (wire.CHILD_LOST, monotonic_ms(), seq, *about))
 
     def _record(self, item: Callable[[int], Item]) -> int:
         """Number a record and send it. Confirmations are by number, so the two go together."""
@@ -561,7 +574,7 @@ class Deliveries:
         if self._by_message.get(held.message_id) is held:
             del self._by_message[held.message_id]
         if was is Stage.GRANTED:
-            self._finish_item(held, State.RELEASED, why)
+            self._release(held, why)
         elif was is Stage.PARKED:
             self.link.send((wire.DROP, held.seq))
         if was is not Stage.ASKED:  # else its answer is still to come
@@ -668,7 +681,7 @@ class Deliveries:
                     then=lambda kind: None,
                 )
             elif held.is_open:
-                self._finish_item(held, State.RELEASED, "returned to the broker by a shutdown")
+                self._release(held, "returned to the broker by a shutdown")
         data = {"errors": self.errors}
         last = self._record(lambda seq: (wire.NOTE, monotonic_ms(), seq, "goodbye", None, data))
         self.link.send((wire.BYE, "shutdown"))

@@ -27,7 +27,7 @@ WARN_AFTER = 0.75
 #: Between two looks at what is held: this part of the shortest timeout, and never more often than that.
 LOOKS_PER_TIMEOUT, LOOK_SECONDS_LEAST, LOOK_SECONDS_MOST = 60, 0.5, 15.0
 
-_Delivery = tuple[int, Any, int]
+_Delivery = tuple[Any, int]  # its tag, and the generation of its connection
 
 
 class Patience:
@@ -61,10 +61,15 @@ class Patience:
     def may_come_back(self, held: Held) -> bool:
         """Whether RabbitMQ, given this delivery back, would deliver it again: over its queue's delivery
         limit it dead-letters or drops it."""
-        rules, _ = self._rules.get(held.queue, (None, 0.0))
-        if rules is None:
-            rules = rules_of(self._app, held.queue, self._version)
-        return rules.delivery_limit is None or held.delivery_count < rules.delivery_limit
+        if self._thread is None:
+            return True
+        try:
+            known = self._rules.get(held.queue)
+            rules = known[0] if known else rules_of(self._app, held.queue, self._version)
+            return rules.delivery_limit is None or held.delivery_count < rules.delivery_limit
+        except Exception:
+            self.on_error("looking at a delivery limit")
+            return True
 
     # -- the thread -----------------------------------------------------------
 
@@ -84,7 +89,7 @@ class Patience:
         now, held = time.monotonic(), {}
         for one in self._held():
             if not one.request.acknowledged:
-                held[one.seq, one.request._message.delivery_tag, one.generation] = one
+                held[one.request._message.delivery_tag, one.generation] = one
         self._since = {delivery: self._since.get(delivery, now) for delivery in held}
         self._warned &= held.keys()
         for delivery, one in held.items():

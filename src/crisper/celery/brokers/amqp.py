@@ -37,6 +37,7 @@ class AmqpBroker(Broker):
         self._api = management_of(settings, connection)
         self._let_go: dict[str, None] = {}
         self._rules: dict[str, tuple[Rules, float]] = {}
+        self._version: tuple[int, ...] = ()
 
     def find(self, attempt: Attempt, recovery: Recovery) -> InBroker:
         return InBroker.REQUEUES
@@ -50,12 +51,12 @@ class AmqpBroker(Broker):
         return rules
 
     def _read_rules(self, queue: str) -> Rules:
-        version = server_version(self.connection)
+        self._version = self._version or server_version(self.connection)
         try:
-            return rules_of(self.app, queue, version, self._api)
+            return rules_of(self.app, queue, self._version, self._api)
         except ManagementTrouble as exc:
             logger.warning("crisper: the queue %s is taken as the app declares it: %s", queue, exc)
-            return rules_of(self.app, queue, version)
+            return rules_of(self.app, queue, self._version)
 
     def let_go(self, attempt: Attempt, recovery: Recovery) -> None:
         """Known by its process, and only where nothing but silence speaks of its death: a process that
@@ -99,10 +100,9 @@ def prefetch_is_static(consumer: Any) -> bool:
         return False
     is_global = getattr(consumer, "qos_global", None)  # Celery 5.5 does not tell
     if is_global is None:
-        quorum = (
-            consumer.app.conf.worker_detect_quorum_queues and detect_quorum_queues(consumer.app, "amqp")[0]
-        )
-        is_global = not (connection.qos_semantics_matches_spec or quorum)
+        detects = consumer.app.conf.worker_detect_quorum_queues
+        is_quorum = detects and detect_quorum_queues(consumer.app, "amqp")[0]
+        is_global = not (is_quorum or connection.qos_semantics_matches_spec)
     return not is_global
 
 
