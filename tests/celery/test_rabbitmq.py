@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 from kombu import Connection, Exchange, Queue
 
+from crisper.celery.brokers.amqp import server_version
 from crisper.celery.brokers.management import DEADLINE_SECONDS, Management, ManagementTrouble
+from crisper.celery.brokers.rules import Rules, rules_of
 from crisper.celery.node import process_of
 from tests.acceptance.watching import losses, nothing_left_in_the_broker
 from tests.celery.copies import publish, publish_copy, refused
@@ -163,7 +165,7 @@ def test_whatever_is_held_for_most_of_consumer_timeout_is_warned_of_once(make: M
         assert why in line
         assert "WARNING" in line
         assert "tests.fleet_app.late" in line
-        assert "consumer_timeout, 2 s," in line
+        assert "consumer_timeout, 2 s here," in line
         assert "Set x-consumer-timeout of the queue 'celery'" in line
     (fleet.folder / "open").touch()
     wait_for("both end", lambda: succeeded(fleet, running) and succeeded(fleet, waiting))
@@ -354,3 +356,24 @@ def test_the_only_copy_of_a_held_task_is_not_put_back_until_the_limit_takes_it(m
     nothing_left_in_the_broker(fleet)
     assert dead_letter(fleet, dead) is None
     assert fleet.errors() == []
+
+
+def test_a_queues_rules_are_those_of_its_arguments_and_its_policy_together(
+    node: PrivateRabbitMQ, make: Make
+) -> None:
+    app = make({"task_queues": queue_with(queue_type="quorum", delivery_limit=3)}).app
+    url = app.conf.broker_url
+    with Connection(url) as connection:
+        app.amqp.queues["celery"](connection.default_channel).declare()
+        version = server_version(connection)
+    assert version >= (3, 10)
+    assert rules_of(app, "celery", version) == Rules(3, None, 1800)
+    assert rules_of(app, "unknown", version) == Rules(None, None, 1800)
+    assert rules_of(app, "unknown", (4, 0)).delivery_limit is None, "it may be a classic queue"
+    definition = {"delivery-limit": 2, "dead-letter-exchange": "dead"}
+    vhost = url.rpartition("/")[2]
+    node.ctl("set_policy", "-p", vhost, "--apply-to", "queues", "mine", "^celery$", json.dumps(definition))
+    api = Management(node.management_url, vhost)
+    wait_for("as it is", lambda: rules_of(app, "celery", version, api) == Rules(2, "dead", 1800))
+    del app.amqp.queues["celery"].queue_arguments["x-delivery-limit"]
+    assert rules_of(app, "celery", (4, 0)).delivery_limit == 20

@@ -306,13 +306,19 @@ class Deliveries:
             held.stage = Stage.GRANTED
             if held.has_slot:
                 self._answered_dispatch(held)
+            else:
+                self._run_if_wanted(held)
         elif held.stage is Stage.PARKED:
             held.stage = Stage.GRANTED
             self._take_prefetch(held)
-            if held.wants_to_run:
-                held.wants_to_run = False
-                worker_state.task_reserved(held.request)
-                self.worker.consumer.on_task_request(held.request)
+            self._run_if_wanted(held)
+
+    def _run_if_wanted(self, held: Held) -> None:
+        """Celery asked for it once, and was told to go on without it."""
+        if held.wants_to_run:
+            held.wants_to_run = False
+            worker_state.task_reserved(held.request)
+            self.worker.consumer.on_task_request(held.request)
 
     def _parked(self, held: Held) -> None:
         if held.stage is Stage.DISPATCHED:  # relaxed: it runs already

@@ -333,7 +333,7 @@ class Recording:
     def before_connections(self, consumer: Any) -> None:
         """RabbitMQ is told whose each connection is, so that a dead worker's can be found and closed."""
         with self.deliveries.counted("naming connections"):
-            if self.worker.app.connection_for_read().transport.driver_type == "amqp":
+            if self.worker.app.connection_for_read().transport.driver_name == "py-amqp":
                 from crisper.celery.brokers.amqp import named_connection
                 from crisper.celery.node import process_of
 
@@ -342,8 +342,8 @@ class Recording:
     def new_connection(self, connection: Any) -> None:
         with self.deliveries.counted("taking a new connection"):
             self.upkeep.start(connection)
-            self.patience.start(connection)
             self.deliveries.new_connection()
+            self.patience.start(connection)
 
     # -- the end --------------------------------------------------------------
 

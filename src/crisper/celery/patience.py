@@ -124,10 +124,10 @@ def warning(held: Held, waited: float, timeout: float) -> str:
     if held.stage is Stage.GRANTED:
         what = "it waits for its ETA" if held.request.eta else "it waits for a free process"
         cure = ", or use a shorter countdown" if held.request.eta else ", or prefetch less"
-    default = " (RabbitMQ's default)" if timeout == CONSUMER_TIMEOUT else ""
+    default = " unless the server's own file says otherwise" if timeout == CONSUMER_TIMEOUT else ""
     return (
         f"{held.request.name}[{held.task_id}] has been unacknowledged for {waited:.0f} s: {what}."
-        f" After consumer_timeout, {timeout:g} s{default}, RabbitMQ closes the channel of this worker and"
+        f" After consumer_timeout, {timeout:g} s here{default}, RabbitMQ closes this worker's channel and"
         f" gives all that it holds to others. Set x-consumer-timeout of the queue {held.queue!r}, or"
         f" consumer_timeout of the server, above the longest time that a task is held{cure}."
     )

@@ -88,8 +88,8 @@ def management_of(settings: Settings, connection: Any) -> Management | None:
 
 def server_version(connection: Any) -> tuple[int, ...]:
     """Of the RabbitMQ at the other end; `(0,)` if it does not say."""
-    said = connection.default_channel.connection.server_properties.get("version")
-    return tuple(part for part in version_string_as_tuple(said)[:3]) if said else (0,)
+    said = (getattr(connection.connection, "server_properties", None) or {}).get("version")
+    return tuple(version_string_as_tuple(said)[:3]) if said else (0,)
 
 
 def prefetch_is_static(consumer: Any) -> bool:
