@@ -74,6 +74,8 @@ def test_what_kubernetes_puts_beside_a_service_is_no_misspelt_setting(name: str)
         ("recording", "lax", "must be one of strict, relaxed"),
         ("redact", 5, "expected names, as a list or separated by commas"),
         ("redact", [5], "expected names"),
+        ("rabbitmq_management_url", "rabbit:15672", "no address of an HTTP API. Set it to http://user"),
+        ("rabbitmq_management_url", "amqp://me:secret@rabbit", "no address of an HTTP API"),
         ("enabled", "maybe", "expected true or false"),
         ("enabled", None, "expected true or false"),
     ],
@@ -97,3 +99,11 @@ def test_values_are_read_from_what_environments_and_files_hold() -> None:
     read = load({"crisper_lease": 25, "crisper_recovery_rate": 100}, environment)
     assert (read.lease, read.enabled, read.loss_budget) == (30.0, False, 5)
     assert (read.recovery_rate, read.redact) == (100.0, ("pin", "iban"))
+
+
+def test_a_management_url_that_is_refused_keeps_its_password_to_itself() -> None:
+    with pytest.raises(SettingsError) as raised:
+        load({"crisper_rabbitmq_management_url": "http://me:a-secret@rabbit:port"}, {})
+    assert "a-secret" not in str(raised.value)
+    given = "https://me:a-secret@rabbit/under/a/path"
+    assert load({"crisper_rabbitmq_management_url": given}, {}).rabbitmq_management_url == given

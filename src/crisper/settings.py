@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from crisper.core.preview import DEFAULT_REDACT
 from crisper.core.values import EXPECTED, READ
@@ -85,6 +86,10 @@ class Settings:
         " async (or true): in the background; sync: before the message leaves",
         one_of=("off", "async", "sync"),
     )
+    rabbitmq_management_url: str = _setting(
+        "",
+        "of RabbitMQ's HTTP API, http://user:password@host:15672: by it a dead worker's connection is closed",
+    )
     max_message_bytes: int = _setting(
         16 * 2**20, "larger messages are tracked, but not kept for re-sending", unit="bytes"
     )
@@ -107,8 +112,21 @@ def _problems(settings: Settings) -> list[str]:
             "crisper_registry_url is empty. Set it to postgresql://… or sqlite:////path/registry.db,"
             " or leave it out for a SQLite file in the platform's state folder."
         )
+    if settings.rabbitmq_management_url and not _is_http(settings.rabbitmq_management_url):
+        problems.append(  # without its value, which may hold a password
+            "crisper_rabbitmq_management_url is no address of an HTTP API. Set it to"
+            " http://user:password@host:15672 or https://…, or leave it out."
+        )
     problems += _lease_problems(settings)
     return problems + _out_of_bounds(settings)
+
+
+def _is_http(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        return False
 
 
 def _out_of_bounds(settings: Settings) -> list[str]:

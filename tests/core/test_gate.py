@@ -145,6 +145,11 @@ def test_what_is_meant_to_run_again_is_granted(verdict: VerdictKind) -> None:
         assert ruling(latest(State.LOST, recovery=recovery, verdict=verdict)) is Ruling.GRANT
 
 
+def test_a_dead_letter_that_its_owner_sends_back_is_granted() -> None:
+    held = latest(State.LOST, recovery=RecoveryState.HELD, verdict=VerdictKind.HOLD, dead_lettered=True)
+    assert ruling(held) is Ruling.GRANT
+
+
 @pytest.mark.parametrize("recovery", sorted(WAITS_FOR_A_PERSON))
 @pytest.mark.parametrize("verdict", [VerdictKind.QUARANTINE, VerdictKind.HOLD])
 def test_what_waits_for_a_person_is_refused_only_if_it_is_kept(

@@ -9,7 +9,7 @@ import pytest
 
 from crisper.core.gate import comes_back
 from crisper.core.states import BRINGS_BACK, OnLost, VerdictKind
-from crisper.core.verdict import Facts, InBroker, judge, superseded_or_finished
+from crisper.core.verdict import DEAD_LETTERED, Facts, InBroker, judge, superseded_or_finished
 
 
 def facts(**about: Any) -> Facts:
@@ -142,6 +142,35 @@ def test_what_was_awaited_and_is_back_in_its_queue_is_awaited_on() -> None:
 def test_what_a_worker_says_it_has_is_waited_for_and_not_sent_again(about: dict[str, Any]) -> None:
     """A worker without Crisper, which claims nothing."""
     assert kind(in_broker=InBroker.TAKEN, overdue=True, **about) is VerdictKind.AWAIT_REDELIVERY
+
+
+LIMITED: dict[str, Any] = {"in_broker": InBroker.REQUEUES, "delivery_limit": 2}
+
+
+def test_what_was_awaited_in_vain_over_its_delivery_limit_is_its_owners_dead_letter() -> None:
+    verdict = judge(facts(**LIMITED, overdue=True, delivery_count=2, dead_letter_exchange="dead"))
+    assert verdict.kind is VerdictKind.HOLD
+    assert verdict.reason == (
+        "the broker dead-lettered it to dead: return number 3 is over its queue's delivery limit of 2"
+    )
+    assert verdict.evidence[DEAD_LETTERED] is True
+
+
+def test_what_was_dropped_at_its_delivery_limit_is_sent_again_and_says_so() -> None:
+    verdict = judge(facts(**LIMITED, overdue=True, delivery_count=2))
+    assert verdict.kind is VerdictKind.RESEND
+    assert "dropped it: return number 3 is over its queue's delivery limit of 2" in verdict.reason
+    assert kind(**LIMITED, overdue=True, delivery_count=2, kept=False) is VerdictKind.HOLD
+
+
+def test_below_its_delivery_limit_or_before_the_grace_nothing_is_a_dead_letter() -> None:
+    about: dict[str, Any] = {**LIMITED, "dead_letter_exchange": "dead"}
+    assert kind(**about, overdue=True, delivery_count=1) is VerdictKind.RESEND
+    assert kind(**about, delivery_count=2) is VerdictKind.AWAIT_REDELIVERY
+    refused = judge(facts(**about, overdue=True, delivery_count=2, copy_refused=True))
+    assert refused.reason == "its only other delivery was refused as a copy"
+    begun = facts(**about, overdue=True, delivery_count=2, acks_late=False, on_lost=OnLost.FAIL)
+    assert judge(begun).kind is VerdictKind.FAIL, "it was acknowledged"
 
 
 def test_a_message_whose_other_delivery_was_refused_as_a_copy_is_not_awaited() -> None:
@@ -281,3 +310,14 @@ def test_only_an_earlier_attempt_finished_before(state: str) -> None:
 def test_what_policy_failed_had_stored_a_result(verdict: str) -> None:
     assert superseded_or_finished(2, 0, [(1, 0, "lost", verdict)])[1]
     assert not superseded_or_finished(2, 0, [(1, 0, "lost", "resend")])[1]
+
+
+def test_what_vanished_is_sent_again_at_once_and_held_if_it_vanishes_again() -> None:
+    for in_broker in InBroker:
+        gone = judge(facts(cause="vanished", ran=False, started=False, in_broker=in_broker))
+        assert gone.kind is VerdictKind.RESEND
+        assert gone.reason == "it was published, never claimed, and is nowhere in the broker"
+        again = judge(facts(cause="vanished again", ran=False, started=False, in_broker=in_broker))
+        assert again.kind is VerdictKind.HOLD
+    assert kind(cause="vanished", ran=False, started=False, kept=False) is VerdictKind.HOLD
+    assert kind(cause="vanished", ran=False, started=False, expired=True) is VerdictKind.EXPIRED

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from crisper.core.states import OnLost, RecoveryState, State, VerdictKind
+from crisper.core.verdict import DEAD_LETTERED
 from tests.store.acting import KEPT, TOO_LARGE, Registry, start
 
 # Granted.
@@ -241,6 +242,19 @@ def test_what_waits_for_a_person_or_failed_by_policy_is_refused(
     registry.decided("t", verdict)
     assert me.asks(me.wants(redelivered=True))[1:] == ("refused", 1, reason)
     assert registry.body("t", 1) == KEPT.body
+
+
+def test_a_dead_letter_that_its_owner_sends_back_ends_the_hold_and_runs(registry: Registry) -> None:
+    me = registry.joins()
+    me.loses_child(me.runs())
+    [case] = registry.take()
+    evidence = {DEAD_LETTERED: True}
+    assert registry.store.decide(case.recovery, VerdictKind.HOLD, "dead-lettered", evidence, by="courier")
+    assert registry.recovery("t").state is RecoveryState.HELD
+    again = me.claims(redelivered=True)
+    assert registry.states("t") == [State.LOST, State.CLAIMED]
+    assert registry.recovery("t").state is RecoveryState.DONE
+    assert me.finishes(again).kind == "closed"
 
 
 @pytest.mark.parametrize("verdict", [VerdictKind.QUARANTINE, VerdictKind.HOLD, VerdictKind.FAIL])

@@ -15,6 +15,8 @@ from crisper.core.states import OnLost
 from crisper.recorder import wire
 from crisper.settings import Settings
 
+#: Where the item holds the queue's name.
+QUEUE = 7
 #: Where the item holds `dispatched`, which the parent may still learn before it leaves.
 DISPATCHED = 11
 #: Types of exchanges that may give one message to several queues.

@@ -26,7 +26,7 @@ from crisper.celery.desk import Desk, WireDesk
 from crisper.celery.results import ChordTaken, complete_chord, store_lost, store_revoked, stored_state
 from crisper.celery.rollcall import consumed_blindly, in_their_hands
 from crisper.celery.upkeep import PERIODS_UNKEPT, keep_every
-from crisper.core.message import Kept, unpack
+from crisper.core.message import Kept, delivery_count, unpack
 from crisper.core.model import Attempt, Case, Look, Recovery, Unclaimed
 from crisper.core.states import RecoveryState, VerdictKind
 from crisper.core.verdict import Facts, InBroker, Judgement, Verdict, judge, stopped_by
@@ -200,6 +200,7 @@ class Courier:
         attempt, recovery = case.attempt, case.recovery
         kept = self._kept(case)
         loss = recovery.evidence
+        rules = self.broker.rules(attempt.queue)
         return Facts(
             cause=recovery.cause,
             ran=attempt.ran,
@@ -220,6 +221,10 @@ class Courier:
             revoked=self._revoked(attempt.task_id),
             copy_refused=attempt.copy_refused,
             overdue=case.overdue,
+            # Of a delivery that was adopted only the worker itself could tell.
+            delivery_count=max(loss.get("delivery_count") or 0, delivery_count(case.message) or 0) or None,
+            delivery_limit=rules.delivery_limit if rules else None,
+            dead_letter_exchange=rules.dead_letter_exchange if rules else None,
         )
 
     def _backend_state(self, case: Case, kept: Kept | MessageDamaged) -> str | None:
@@ -293,6 +298,9 @@ class Courier:
                 by_celery = bool(verdict.evidence.get("revoked"))  # its own revoke does not say who
                 why = "revoked" if by_celery else stopped_by(decided.decided_by or "", verdict.reason)
                 store_revoked(self._app, case, self._kept(case), why)
+            case VerdictKind.AWAIT_REDELIVERY:
+                self.broker.let_go(case.attempt, case.recovery)
+                return False
             case _:  # deciding it was all there is to do
                 self._clear_out(case, verdict)
                 return False
@@ -310,7 +318,7 @@ class Courier:
     @property
     def broker(self) -> Broker:
         if self._broker is None:
-            self._broker = broker_of(self._app)
+            self._broker = broker_of(self._app, self._settings)
         return self._broker
 
     def _drop_broker(self) -> None:

@@ -7,9 +7,11 @@ the consumer happens on the loop's own thread.
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,7 +20,8 @@ from celery.utils.log import get_logger
 from celery.worker import state as worker_state
 from kombu.transport.virtual import Channel as VirtualChannel
 
-from crisper.celery.claims import DISPATCHED, Claims
+from crisper.celery.brokers.amqp import begin_anew, prefetch_is_static
+from crisper.celery.claims import DISPATCHED, QUEUE, Claims
 from crisper.celery.dispatcher import Dispatcher
 from crisper.celery.held import Held, Stage
 from crisper.celery.link import Item, Link, monotonic_ms
@@ -54,11 +57,13 @@ class Deliveries:
         self.on_fatal: Callable[[str, int], None] = lambda sentence, code: None
         self.on_left_behind: Callable[[dict[str, float]], None] = lambda left: None
         self.on_fenced: Callable[[], None] = lambda: None
+        self.may_come_back: Callable[[Held], bool] = lambda held: True
         self._by_seq: dict[int, Held] = {}
         self._by_message: dict[str, Held] = {}
         self._lost: dict[int, tuple[Held, Callable[[str], None]]] = {}
         self._claims = Claims(worker, settings)
         self._dispatcher: Dispatcher | None = None
+        self._static = (-1, False)  # whether the prefetch is, of this generation's connection
         self._asking: dict[int, Held] = {}  # claims without an answer, in their order
         self._receiving = threading.RLock()
         self._put_off: list[Item] = []  # arrived, and not taken yet
@@ -92,7 +97,9 @@ class Deliveries:
         return held
 
     def _claim_item(self, held: Held) -> Item:
-        return self._claims.item(held, begins=not held.acks_late and not self._uses_slots())
+        item = self._claims.item(held, begins=not held.acks_late and not self._uses_slots())
+        held.queue = item[QUEUE]
+        return item
 
     def _is_copy(self, holder: Held, request: Any) -> bool:
         """Whether the message lies in the broker twice: of a redelivery the earlier delivery is over."""
@@ -159,7 +166,7 @@ class Deliveries:
                 if held.has_slot and self._uses_slots():
                     self.link.amend(held.seq, DISPATCHED, True)
                 return not held.has_slot
-            held.wants_to_run = held.stage is Stage.PARKED
+            held.wants_to_run = held.stage in (Stage.PARKED, Stage.UNANSWERABLE)
             if held.stage is Stage.CLOSED:  # stopped, expired or revoked while it waited for its time
                 worker_state.reserved_requests.discard(held.request)
         raise TaskRevokedError(held.task_id)
@@ -313,19 +320,25 @@ class Deliveries:
         self.link.sit(held.seq)
         held.number = number
         if held.stage is Stage.DROPPED:
-            self._finish_item(held, State.RELEASED, "its connection was lost before it began")
+            self._release(held, "its connection was lost before it began")
             self._forget(held)
         elif held.stage is Stage.ASKED:
             held.stage = Stage.GRANTED
             if held.has_slot:
                 self._answered_dispatch(held)
+            else:
+                self._run_if_wanted(held)
         elif held.stage is Stage.PARKED:
             held.stage = Stage.GRANTED
             self._take_prefetch(held)
-            if held.wants_to_run:
-                held.wants_to_run = False
-                worker_state.task_reserved(held.request)
-                self.worker.consumer.on_task_request(held.request)
+            self._run_if_wanted(held)
+
+    def _run_if_wanted(self, held: Held) -> None:
+        """Celery asked for it once, and was told to go on without it."""
+        if held.wants_to_run:
+            held.wants_to_run = False
+            worker_state.task_reserved(held.request)
+            self.worker.consumer.on_task_request(held.request)
 
     def _stopped(self, held: Held, number: int, why: str) -> None:
         """Granted, and a person has ordered its task to stop: it does not begin."""
@@ -412,13 +425,32 @@ class Deliveries:
     def _give_prefetch(self, held: Held) -> None:
         """A parked delivery gives its prefetch slot back, as Celery does for an ETA."""
         consumer = self.worker.consumer
-        if consumer is not None and consumer.qos is not None:
+        if consumer is not None and consumer.qos is not None and not self._prefetch_is_static(consumer):
             consumer.qos.increment_eventually()
 
     def _take_prefetch(self, held: Held) -> None:
         consumer = self.worker.consumer
-        if consumer is not None and consumer.qos is not None:
+        if consumer is not None and consumer.qos is not None and not self._prefetch_is_static(consumer):
             consumer.qos.decrement_eventually()
+
+    def _prefetch_is_static(self, consumer: Any) -> bool:
+        if self._static[0] != self.generation:
+            self._static = self.generation, prefetch_is_static(consumer)
+        return self._static[1]
+
+    def _make_room(self) -> None:
+        """Where the prefetch is static, what is parked would fill it up: such a consumer begins anew."""
+        parked = Counter(
+            str((held.request._message.delivery_info or {}).get("consumer_tag"))
+            for held in self._by_seq.values()
+            if held.stage is Stage.PARKED and held.generation == self.generation
+        )
+        consumer = self.worker.consumer
+        task_consumer = getattr(consumer, "task_consumer", None)
+        if not parked or task_consumer is None or self._closing() or not self._prefetch_is_static(consumer):
+            return
+        room = consumer.initial_prefetch_count or math.inf
+        begin_anew(task_consumer, [tag for tag, count in parked.items() if 2 * count >= room])
 
     def _refused(self, held: Held, reason: str) -> None:
         self.link.sit(held.seq)
@@ -452,6 +484,7 @@ class Deliveries:
 
     def put_back(self, held: Held, after: float = 0.0) -> None:
         """Return the delivery to the broker, later if the broker would only give it back at once."""
+        held.wants_to_run |= held.has_slot
         if held.has_slot and held.generation == self.generation:
             self._release_slot(held)
         if after:
@@ -459,10 +492,29 @@ class Deliveries:
         else:
             self._put_back_now(held)
 
+    def _ask_again(self, held: Held) -> None:
+        """Given back, the broker would dead-letter or drop it: it stays here, as if it were parked, and
+        is asked for anew."""
+        if not held.stays:
+            logger.warning(
+                "crisper: delivery of %s stays here: the delivery limit of the queue %s allows no other",
+                held.task_id,
+                held.queue,
+            )
+        held.stays = True
+        if held.stage is Stage.PARKED:
+            self.link.send((wire.DROP, held.seq))
+        else:
+            held.stage = Stage.PARKED
+            worker_state.reserved_requests.discard(held.request)
+            self._give_prefetch(held)
+        self._forget(held)
+        self._claim_anew(held)
+
     def _put_back_now(self, held: Held) -> None:
         was, held.stage = held.stage, Stage.DROPPED
         if was is Stage.GRANTED:
-            self._finish_item(held, State.RELEASED, "put back")
+            self._release(held, "put back")
             held.stage = Stage.CLOSED
         elif was is Stage.PARKED:
             self.link.send((wire.DROP, held.seq))
@@ -517,6 +569,15 @@ class Deliveries:
         runtime_ms = None if runtime is None else int(runtime * 1000)
         about = (held.seq, held.task_id, state.value, reason, runtime_ms)
         held.finish_seq = self._record(lambda seq: (wire.FINISH, monotonic_ms(), seq, *about))
+
+    def _release(self, held: Held, why: str) -> None:
+        """Its delivery goes back. Where the broker will not give it again, by a delivery limit, nobody
+        would: a courier looks after it as after a loss, which does not count against its budget."""
+        if self.may_come_back(held):
+            self._finish_item(held, State.RELEASED, why)
+            return
+        about = (held.seq, held.task_id, False, {"how": why, "delivery_count": held.delivery_count})
+        held.finish_seq = self._record(lambda seq: (wire.CHILD_LOST, monotonic_ms(), seq, *about))
 
     def _record(self, item: Callable[[int], Item]) -> int:
         """Number a record and send it. Confirmations are by number, so the two go together."""
@@ -598,7 +659,7 @@ class Deliveries:
         if self._by_message.get(held.message_id) is held:
             del self._by_message[held.message_id]
         if was is Stage.GRANTED:
-            self._finish_item(held, State.RELEASED, why)
+            self._release(held, why)
         elif was is Stage.PARKED:
             self.link.send((wire.DROP, held.seq))
         if was is not Stage.ASKED:  # else its answer is still to come
@@ -608,6 +669,10 @@ class Deliveries:
         """Dispatched, but the pool let go of it before the body began."""
         held.stage = Stage.GRANTED
         self._drop(held, why)
+
+    def held(self) -> list[Held]:
+        """All of them, from any thread."""
+        return list(self._by_seq.values())
 
     def unaccepted(self) -> list[Held]:
         return [h for h in self._by_seq.values() if h.stage is Stage.DISPATCHED and not h.accepted]
@@ -703,7 +768,7 @@ class Deliveries:
                     then=lambda kind: None,
                 )
             elif held.is_open:
-                self._finish_item(held, State.RELEASED, "returned to the broker by a shutdown")
+                self._release(held, "returned to the broker by a shutdown")
         data = {"errors": self.errors}
         last = self._record(lambda seq: (wire.NOTE, monotonic_ms(), seq, "goodbye", None, data))
         self.link.send((wire.BYE, "shutdown"))
@@ -721,13 +786,18 @@ class Deliveries:
                 {"errors": self.errors, "held": len(self._by_seq), "refused": self.refused},
             )
         )
+        self._make_room()
         now = time.monotonic()
         for held in list(self._by_seq.values()):
             if held.stage is Stage.ASKED and now - held.asked_at > self.settings.lease:
-                self.put_back(held)
+                if self.may_come_back(held):
+                    self.put_back(held)
             elif held.put_back_at is not None and now >= held.put_back_at:
                 held.put_back_at = None
-                self._put_back_now(held)
+                if self.may_come_back(held):
+                    self._put_back_now(held)
+                else:
+                    self._ask_again(held)
         self._maybe_flush()
 
     def use_dispatcher(self) -> None:

@@ -7,6 +7,8 @@ from concurrent.futures import Future
 from enum import StrEnum
 from typing import Any
 
+from crisper.core.message import DELIVERY_COUNT_HEADER
+
 
 class Stage(StrEnum):
     ASKED = "asked"
@@ -23,8 +25,8 @@ class Held:
 
     __slots__ = (
         "accepted", "acks_late", "asked_at", "finish_seq", "future", "generation", "has_slot", "is_copy",
-        "kill_at", "message_id", "muted", "number", "pool", "put_back_at", "received_at", "request", "seq",
-        "stage", "stopped", "task_id", "wants_to_run",
+        "kill_at", "message_id", "muted", "number", "pool", "put_back_at", "queue", "received_at", "request",
+        "seq", "stage", "stays", "stopped", "task_id", "wants_to_run",
     )  # fmt: skip
 
     def __init__(self, seq: int, request: Any, message_id: str, generation: int) -> None:
@@ -34,6 +36,8 @@ class Held:
         self.generation = generation  # of the broker connection
         self.stage = Stage.ASKED
         self.number = 1
+        self.queue = ""  # that it came from
+        self.stays = False  # its queue's delivery limit forbids to put it back
         self.pool: Any = None
         self.future: Future[Any] | None = None  # of a pool of threads, which queues what it has no thread for
         self.has_slot = False  # of the pool's semaphore, while it waits for its answer
@@ -47,6 +51,12 @@ class Held:
         self.asked_at = time.monotonic()
         self.received_at = time.time()  # of its latest delivery
         self.put_back_at: float | None = None
+
+    @property
+    def delivery_count(self) -> int:
+        """How often a quorum queue has had the message given back, by its latest delivery."""
+        count = (self.request._message.headers or {}).get(DELIVERY_COUNT_HEADER)
+        return count if isinstance(count, int) else 0
 
     @property
     def is_open(self) -> bool:

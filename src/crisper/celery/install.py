@@ -143,6 +143,7 @@ class Recording:
         from crisper.celery.desk import WireDesk
         from crisper.celery.link import Link
         from crisper.celery.node import new_incarnation
+        from crisper.celery.patience import Patience
         from crisper.celery.upkeep import Upkeep
 
         self._request, self._publishing, self._new_incarnation = request, publishing, new_incarnation
@@ -161,6 +162,9 @@ class Recording:
         self.upkeep = Upkeep(worker.app, settings, desk)
         self.upkeep.on_error = self.deliveries.count_error
         self.deliveries.on_left_behind = self.upkeep.take_back
+        self.patience = Patience(worker.app, settings, self.deliveries.held)
+        self.patience.on_error = self.deliveries.count_error
+        self.deliveries.may_come_back = self.patience.may_come_back
         self.deliveries.on_fatal = self._fatal
         self.deliveries.on_fenced = self._reborn
         self.link.on_new_wire = self._wake_loop
@@ -339,10 +343,20 @@ class Recording:
                 os.kill(process.pid, 9)
             self.deliveries.abandon(held, "its connection was lost before it began")
 
+    def before_connections(self, consumer: Any) -> None:
+        """RabbitMQ is told whose each connection is, so that a dead worker's can be found and closed."""
+        with self.deliveries.counted("naming connections"):
+            if self.worker.app.connection_for_read().transport.driver_name == "py-amqp":
+                from crisper.celery.brokers.amqp import named_connection
+                from crisper.celery.node import process_of
+
+                consumer.connection_for_read = named_connection(consumer, process_of(self.incarnation.id))
+
     def new_connection(self, connection: Any) -> None:
         with self.deliveries.counted("taking a new connection"):
             self.upkeep.start(connection)
             self.deliveries.new_connection()
+            self.patience.start(connection)
 
     # -- the end --------------------------------------------------------------
 
@@ -368,6 +382,7 @@ class Recording:
         with self.deliveries.counted("saying goodbye"):
             self.courier.stop()
             self.upkeep.stop()
+            self.patience.stop()
             self.deliveries.goodbye()
         self.link.close()
         self.child.disconnect()
@@ -410,6 +425,8 @@ class ConnectionStep(bootsteps.StartStopStep):
 
     def __init__(self, consumer: Any, **kwargs: Any) -> None:
         self.recording: Recording | None = getattr(consumer.controller, "crisper", None)
+        if self.recording is not None:
+            self.recording.before_connections(consumer)
 
     def include_if(self, consumer: Any) -> bool:
         return self.recording is not None

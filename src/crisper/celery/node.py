@@ -35,22 +35,31 @@ def scope_of(app: Celery) -> str:
         )
     backend = urlsplit(str(app.conf.result_backend or ""))
     results = (backend.scheme, backend.hostname, backend.port, backend.path)
-    whole = repr((broker, results, app.main))
-    return hashlib.sha256(whole.encode()).hexdigest()[:16]
+    return _digest((broker, results, app.main))
+
+
+def process_of(incarnation: str) -> str:
+    """What the incarnations of one process share: a digest of host boot, pid namespace, pid and its start."""
+    return incarnation[-16:]
+
+
+def _digest(values: object) -> str:
+    return hashlib.sha256(repr(values).encode()).hexdigest()[:16]
 
 
 def new_incarnation(worker: Any, settings: Settings) -> Incarnation:
     """One life of this worker node, from now on."""
     pid = os.getpid()
+    process = (boot_id(), pid_namespace(), pid, process_start(pid) or 0)
     return Incarnation(
-        id=secrets.token_hex(16),
+        id=secrets.token_hex(8) + _digest(process),
         hostname=worker.hostname,
         scope=scope_of(worker.app),
         host=socket.gethostname(),
-        boot_id=boot_id(),
-        pid_namespace=pid_namespace(),
+        boot_id=process[0],
+        pid_namespace=process[1],
         pid=pid,
-        pid_start=process_start(pid) or 0,
+        pid_start=process[3],
         lease_ms=int(settings.lease * 1000),
         heartbeat_ms=int(settings.heartbeat_interval * 1000),
         about=_about(worker),

@@ -80,7 +80,7 @@ class Upkeep:
         while not self._stopped:
             self._hurry.clear()
             try:
-                self._broker = self._broker or broker_of(self._app)
+                self._broker = self._broker or broker_of(self._app, self._settings)
                 period = keep_every(self._settings, self._broker)
                 self._take_back(self._broker)
                 now = time.monotonic()

@@ -58,6 +58,7 @@ class Latest:
     recovery: RecoveryState | None = None
     verdict: VerdictKind | None = None
     undecided_ms: int = 0  # for so long its loss has been on record
+    dead_lettered: bool = False  # it is held because the broker dead-lettered it
 
 
 #: A loss that no courier has decided for so long is not waited for: its app may have no worker left.
@@ -155,6 +156,8 @@ def _open(latest: Latest, newer: bool) -> Decision:
 def _lost(latest: Latest) -> Decision:
     if latest.recovery is None or latest.recovery is RecoveryState.PENDING:
         return _undecided(latest)
+    if latest.recovery is RecoveryState.HELD and latest.dead_lettered:
+        return Decision(Ruling.GRANT)  # its queue's owner has sent it back
     if latest.recovery in WAITS_FOR_A_PERSON:
         return _for_a_person(latest, latest.recovery.value)
     if latest.verdict in BRINGS_BACK:

@@ -23,7 +23,8 @@ COMPRESS_FROM = 512
 
 #: Set by the broker or the transport on every delivery; they would lie in a re-send.
 #: `compression`: kombu has undone it when the worker sees the body.
-NOT_RESENT_HEADERS = ("compression", "redelivered", "x-delivery-count")
+DELIVERY_COUNT_HEADER = "x-delivery-count"
+NOT_RESENT_HEADERS = ("compression", "redelivered", DELIVERY_COUNT_HEADER)
 NOT_RESENT_PROPERTIES = ("delivery_info", "delivery_tag", "body_encoding", "application_headers")
 
 
@@ -42,8 +43,10 @@ class Kept(NamedTuple):
 def pack(message: Kept, *, limit: int) -> Message:
     """The message as the registry keeps it; over `limit` bytes only its size is."""
     raw = message.body.encode("utf-8", "surrogatepass") if isinstance(message.body, str) else message.body
+    count = message.headers.get(DELIVERY_COUNT_HEADER)
+    counted = {"delivery_count": count} if isinstance(count, int) else {}
     if len(raw) > limit:
-        return Message(None, "{}", len(raw), f"{_size(len(raw))} > {_size(limit)}")
+        return Message(None, json.dumps(counted), len(raw), f"{_size(len(raw))} > {_size(limit)}")
     compressed = zlib.compress(raw, 1) if len(raw) >= COMPRESS_FROM else raw
     packed = compressed if len(compressed) < len(raw) else raw
     envelope = {
@@ -56,11 +59,12 @@ def pack(message: Kept, *, limit: int) -> Message:
         "properties": _without(message.properties, NOT_RESENT_PROPERTIES),
         "exchange": message.exchange,
         "routing_key": message.routing_key,
+        **counted,
     }
     try:
         return Message(packed, json.dumps(envelope, default=_tag), len(raw))
     except (TypeError, ValueError) as exc:
-        return Message(None, "{}", len(raw), f"its headers cannot be kept: {exc}")
+        return Message(None, json.dumps(counted), len(raw), f"its headers cannot be kept: {exc}")
 
 
 def unpack(message: Message) -> Kept:
@@ -86,6 +90,15 @@ def unpack(message: Message) -> Kept:
     raise MessageDamaged(
         f"the kept message is damaged: {len(raw)} bytes, {message.size} were kept, or the checksum differs"
     )
+
+
+def delivery_count(message: Message) -> int | None:
+    """How often its quorum queue had had it given back before this delivery; None if never, or not known."""
+    try:
+        count = json.loads(message.envelope or "{}").get("delivery_count")
+    except (ValueError, AttributeError):
+        return None
+    return count if isinstance(count, int) else None
 
 
 def _without(values: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:

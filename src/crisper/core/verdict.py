@@ -50,6 +50,10 @@ class Facts:
     revoked: bool = False
     copy_refused: bool = False
     overdue: bool = False
+    #: How often its quorum queue had had it given back before; of RabbitMQ, as the next two.
+    delivery_count: int | None = None
+    delivery_limit: int | None = None
+    dead_letter_exchange: str | None = None
 
 
 class Verdict(NamedTuple):
@@ -74,8 +78,14 @@ class Judgement(NamedTuple):
 def judge(facts: Facts) -> Verdict:
     """The table of design section 5, top to bottom."""
     kind, reason = _unless_unknown(facts, _over(facts) or _too_often(facts) or _bring_back(facts))
-    return Verdict(kind, reason, asdict(facts))
+    evidence = asdict(facts)
+    if kind is VerdictKind.HOLD and _is_dead_letter(facts):
+        evidence[DEAD_LETTERED] = True
+    return Verdict(kind, reason, evidence)
 
+
+#: In the evidence of what is held because the broker dead-lettered it; its owner may send it back.
+DEAD_LETTERED = "dead_lettered"
 
 _Ruling = tuple[VerdictKind, str]
 
@@ -132,6 +142,8 @@ def _bring_back(facts: Facts) -> _Ruling:
         return VerdictKind.HOLD, "policy: hold a lost task for a person"
     if facts.ran and facts.acks_late and facts.on_lost is OnLost.FAIL:
         return VerdictKind.FAIL, "it was running, and policy is to fail a lost task"
+    if facts.cause == "vanished":
+        return _resend(facts, _why_resend(facts))
     if facts.acks_late:
         return _from_broker(facts) or _resend(facts, _why_resend(facts))
     if facts.started:
@@ -160,7 +172,33 @@ def _from_broker(facts: Facts) -> _Ruling | None:
             return VerdictKind.AWAIT_REDELIVERY, "a worker that is not on record says that it has it"
         case InBroker.REQUEUES | InBroker.UNKNOWN if not (facts.overdue or facts.copy_refused):
             return VerdictKind.AWAIT_REDELIVERY, "the broker requeues what a lost connection held"
+        case InBroker.REQUEUES | InBroker.UNKNOWN if _is_over_its_limit(facts):
+            return _over_its_limit(facts)
     return None
+
+
+def _is_over_its_limit(facts: Facts) -> bool:
+    """Whether the broker gives no more of it: awaited in vain, and once more was once too often."""
+    unacknowledged = facts.acks_late or not facts.ran
+    waited = facts.overdue and not facts.copy_refused and unacknowledged
+    return waited and facts.delivery_limit is not None and _times_back(facts) > facts.delivery_limit
+
+
+def _is_dead_letter(facts: Facts) -> bool:
+    return _is_over_its_limit(facts) and facts.dead_letter_exchange is not None
+
+
+def _times_back(facts: Facts) -> int:
+    return (facts.delivery_count or 0) + 1
+
+
+def _over_its_limit(facts: Facts) -> _Ruling:
+    """A dead letter is its queue's owner's; of what was dropped, the kept message is what is left."""
+    over = f"return number {_times_back(facts)} is over its queue's delivery limit of {facts.delivery_limit}"
+    if _is_dead_letter(facts):
+        to = facts.dead_letter_exchange or "the default exchange"
+        return VerdictKind.HOLD, f"the broker dead-lettered it to {to}: {over}"
+    return _resend(facts, f"the broker dropped it: {over}, and no dead-letter exchange is known")
 
 
 def _early_and_gone(facts: Facts) -> _Ruling:

@@ -20,7 +20,7 @@ from crisper.core.model import (
     Start,
 )
 from crisper.core.states import HAVE_RECOVERIES, RecoveryState, State, VerdictKind
-from crisper.core.verdict import stopped_by
+from crisper.core.verdict import DEAD_LETTERED, stopped_by
 from crisper.store.database import Row
 from crisper.store.rows import ATTEMPT, IS_OPEN, RECOVERY, as_attempt, as_recovery
 
@@ -185,6 +185,7 @@ class Batch:
             recovery=recovery.state if recovery else None,
             verdict=recovery.verdict if recovery else None,
             undecided_ms=self.now - recovery.created_at if recovery else 0,
+            dead_lettered=bool(recovery and recovery.evidence.get(DEAD_LETTERED)),
         )
 
     def _owner(self, incarnation: str) -> Owner:

@@ -54,7 +54,7 @@ from crisper.core.states import (
     stoppable,
 )
 from crisper.core.text import as_json, key, storable, storable_entry, storable_record
-from crisper.core.verdict import Judgement, stopped_by, superseded_or_finished
+from crisper.core.verdict import DEAD_LETTERED, Judgement, stopped_by, superseded_or_finished
 from crisper.errors import Fenced
 from crisper.store.base import Closed, Stopped, Term
 
@@ -291,6 +291,7 @@ class MemoryStore:
             recovery=recovery.state if recovery else None,
             verdict=recovery.verdict if recovery else None,
             undecided_ms=self._clock() - recovery.created_at if recovery else 0,
+            dead_lettered=bool(recovery and recovery.evidence.get(DEAD_LETTERED)),
         )
 
     def _carry_out(self, me: str, claim: Claim, decision: Decision, latest: Attempt | None) -> Answer:

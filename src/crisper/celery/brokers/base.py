@@ -10,10 +10,12 @@ from celery import Celery
 from kombu.transport.virtual import Transport as VirtualTransport
 
 from crisper.celery import MESSAGE_ID_HEADER
+from crisper.celery.brokers.rules import Rules
 from crisper.celery.claims import exchanges_of
 from crisper.core.message import Kept
 from crisper.core.model import Attempt, Entry, Recovery, Unclaimed
 from crisper.core.verdict import InBroker
+from crisper.settings import Settings
 
 #: In a message as virtual transports write it, which is JSON.
 MESSAGE_ID = re.compile(rb'"%s": ?"([^"\\]+)"' % MESSAGE_ID_HEADER.encode())
@@ -34,14 +36,21 @@ class Broker:
     #: Whether `find` can see a message that a worker holds, and one that waits.
     tells = False
 
-    def __init__(self, app: Celery, connection: Any) -> None:
-        self.app, self.connection = app, connection
+    def __init__(self, app: Celery, connection: Any, settings: Settings) -> None:
+        self.app, self.connection, self.settings = app, connection, settings
         if isinstance(connection.transport, VirtualTransport):
             declare_exchanges(app, connection.default_channel)
 
     def find(self, attempt: Attempt, recovery: Recovery) -> InBroker:
         """Where the message of a lost attempt is."""
         return InBroker.NEVER
+
+    def rules(self, queue: str) -> Rules | None:
+        """What the broker does by itself with that queue's deliveries; None if it does nothing."""
+        return None
+
+    def let_go(self, attempt: Attempt, recovery: Recovery) -> None:
+        """A redelivery is awaited: make the broker take back now what its dead holder still has."""
 
     def hand_back(self, attempt: Attempt) -> bool:
         """Make the broker deliver the held message again, at once; False if it moved."""

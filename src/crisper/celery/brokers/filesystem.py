@@ -15,6 +15,7 @@ from kombu.utils.json import dumps
 
 from crisper.celery.brokers.base import MESSAGE_ID, Broker
 from crisper.core.model import Unclaimed
+from crisper.settings import Settings
 
 
 def put_by_rename(channel: Any, queue: str, payload: dict[str, Any], **kwargs: Any) -> None:
@@ -33,8 +34,8 @@ def put_by_rename(channel: Any, queue: str, payload: dict[str, Any], **kwargs: A
 class FilesystemBroker(Broker):
     """Never gives back; publishes by rename."""
 
-    def __init__(self, app: Any, connection: Any) -> None:
-        super().__init__(app, connection)
+    def __init__(self, app: Any, connection: Any, settings: Settings) -> None:
+        super().__init__(app, connection, settings)
         channel = connection.default_channel
         self._folder = Path(channel.data_folder_in)
         channel._put = functools.partial(put_by_rename, channel)

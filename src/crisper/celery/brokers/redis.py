@@ -22,6 +22,7 @@ from crisper.celery.brokers.base import MESSAGE_ID, Broker
 from crisper.celery.claims import message_id, published_id
 from crisper.core.model import Attempt, Entry, Recovery, Unclaimed
 from crisper.core.verdict import InBroker
+from crisper.settings import Settings
 
 #: Kombu scores an entry when it hands the message to us, a moment before or after we look at the clock.
 SCORE_SECONDS = 0.5
@@ -52,8 +53,8 @@ class RedisBroker(Broker):
 
     tells = True
 
-    def __init__(self, app: Any, connection: Any) -> None:
-        super().__init__(app, connection)
+    def __init__(self, app: Any, connection: Any, settings: Settings) -> None:
+        super().__init__(app, connection, settings)
         self.channel = connection.default_channel
         self.client = redis.Redis(connection_pool=self.channel.client.connection_pool)
         self.forgets_after = float(self.channel.visibility_timeout)
