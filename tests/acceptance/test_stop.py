@@ -100,8 +100,8 @@ def test_what_runs_is_ended_what_waits_never_begins_and_a_person_can_undo_it(
     for id in (copied.id, *(sent.id for sent in waiting.values())):
         becomes(fleet, id, "claimed")
 
-    stopped = [*running.values(), *waiting.values()]
-    stop(fleet, *(sent.id for sent in stopped), timely.id, copied.id)
+    stopped = [*waiting.values(), *running.values()]  # whose slots would let what waits begin
+    stop(fleet, copied.id, *(sent.id for sent in stopped), timely.id)
 
     for sent in stopped:
         becomes(fleet, sent.id, "revoked")
@@ -232,7 +232,7 @@ def test_workers_without_a_loop_stop_tasks_and_say_where_they_cannot(tmp_path: P
         waiting = [fleet.send(task, "waits", 0, queue=name) for name in pools for task in ("late", "early")]
         for sent in waiting:
             becomes(fleet, sent.id, "claimed")
-        ids = [sent.id for sent in (*running.values(), *waiting)]
+        ids = [sent.id for sent in (*waiting, *running.values())]
         command = [sys.executable, "-m", "crisper", "-A", "tests.fleet_app", "stop", *ids, "--yes"]
         ended = subprocess.run(
             [*command, "--reason", REASON], env=fleet.environment, capture_output=True, text=True,
