@@ -254,7 +254,7 @@ def test_what_the_registry_could_not_send_again_is_put_back(registry: Registry, 
     assert "not kept" in answer.reason
 
 
-@pytest.mark.parametrize("verdict", [VerdictKind.SETTLED, VerdictKind.EXPIRED, VerdictKind.REVOKED])
+@pytest.mark.parametrize("verdict", [VerdictKind.SETTLED, VerdictKind.EXPIRED])
 def test_a_delivery_of_what_was_found_over_is_refused(registry: Registry, verdict: VerdictKind) -> None:
     other, me = registry.joins(), registry.joins()
     other.runs()
