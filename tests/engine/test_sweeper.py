@@ -394,9 +394,7 @@ def test_three_sweepers_paused_and_killed_at_any_moment_give_each_one_recovery(s
     def closed() -> int:
         while paused and time.monotonic() - paused[0][0] > 1.0:
             paused.pop(0)[1].send_signal(signal.SIGCONT)
-        with contextlib.suppress(
-            RegistryUnreachable
-        ):  # while SQLite's lock is in the hands of one that is paused
+        with contextlib.suppress(RegistryUnreachable):  # one that is paused may have SQLite's lock
             [(count,)] = shared.rows("SELECT count(*) FROM crisper_attempt WHERE state = 'lost'")
             return int(count)
         return 0
