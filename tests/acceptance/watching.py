@@ -11,7 +11,7 @@ from typing import Any
 import redis
 from kombu import Connection
 
-from crisper.errors import RegistryUnreachable
+from crisper.errors import RegistryError
 from tests.fleet import Fleet, wait_for
 
 
@@ -34,7 +34,7 @@ def nothing_left_in_the_broker(fleet: Fleet, seconds: float = 20.0) -> None:
 
 def is_recorded(fleet: Fleet) -> bool:
     """Whether any worker has enrolled: on a busy machine it may be ready before its recorder is."""
-    with contextlib.suppress(RegistryUnreachable):
+    with contextlib.suppress(RegistryError):
         return bool(fleet.incarnations())
     return False
 
