@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import redis
 from kombu import Connection
 
+from crisper.errors import RegistryError
 from tests.fleet import Fleet, wait_for
 
 
@@ -28,6 +30,13 @@ def messages_left(fleet: Fleet) -> tuple[int, int]:
 
 def nothing_left_in_the_broker(fleet: Fleet, seconds: float = 20.0) -> None:
     wait_for("an empty broker", lambda: messages_left(fleet) == (0, 0), seconds)
+
+
+def is_recorded(fleet: Fleet) -> bool:
+    """Whether any worker has enrolled: on a busy machine it may be ready before its recorder is."""
+    with contextlib.suppress(RegistryError):
+        return bool(fleet.incarnations())
+    return False
 
 
 def events(fleet: Fleet, kind: str) -> list[tuple[str | None, dict[str, Any]]]:

@@ -10,6 +10,7 @@ from kombu import Exchange
 
 from tests.acceptance.asking import in_broker
 from tests.acceptance.canvas_app import NAME, draw_on
+from tests.acceptance.watching import is_recorded
 from tests.celery.conftest import module_urls
 from tests.fleet import Fleet, Worker, wait_for
 
@@ -34,7 +35,9 @@ def working(fleet: Fleet) -> Worker:
     """The worker of the queue `work`; another has the queue `audit`. A broadcast reaches both."""
     working, auditing = start(fleet, "working", "work,news"), start(fleet, "auditing", "audit,news")
     auditing.ready()
-    return working.ready()
+    working.ready()
+    wait_for("a registry", lambda: is_recorded(fleet))
+    return working
 
 
 def send(fleet: Fleet, task: str, *args: Any, **where: Any) -> str:

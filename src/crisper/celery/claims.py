@@ -120,9 +120,9 @@ class Claims:
                 return str(queue_name)
         queues = self._worker.app.amqp.queues
         for known in (queues.consume_from, queues):  # of several that it went to, the one that we consume
-            for name, declared in known.items():
+            for declared in known.values():  # their keys may be aliases
                 if is_bound(declared, exchange, routing_key):
-                    return str(name)
+                    return str(declared.name)
         return routing_key
 
 
