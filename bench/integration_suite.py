@@ -90,6 +90,7 @@ def run(options: argparse.Namespace, tests: list[str], recorded: bool, log: Path
             "REDIS_PORT": str(redis.port),
             "CRISPER_REGISTRY_URL": f"sqlite:///{folder / 'registry.db'}",
             "PYTHONPATH": str(folder),
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",  # for `celery`
         }
         command = [sys.executable, "-P", "-m", "pytest", "-v", "--continue-on-collection-errors"]
         command += ["-p", "no:cacheprovider", "-p", "celery.contrib.pytest"]
