@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from typing import Any
 
 from celery import Celery, Task
 from celery.exceptions import Ignore, Reject
+from celery.worker.strategy import default
 from kombu.transport.filesystem import Channel
 
 import crisper
@@ -60,6 +62,18 @@ def make(environment: Mapping[str, str]) -> Celery:
 def _nothing() -> None: ...
 
 
+def noting_strategy(task: Task, app: Celery, consumer: Any, **options: Any) -> Any:
+    """Somebody's own way to take messages in: it notes each, and goes on as Celery does."""
+    handle = default(task, app, consumer, **options)
+
+    def take(message: Any, *args: Any, **kwargs: Any) -> Any:
+        with (Path(os.environ["FLEET_FOLDER"]) / "strategy").open("a") as file:
+            file.write(json.dumps({"task": message.headers["task"]}) + "\n")
+        return handle(message, *args, **kwargs)
+
+    return take
+
+
 def _tasks(app: Celery, ledger: Path) -> None:
     def write(event: str, task: Task, key: Any) -> None:
         name = task.name.rpartition(".")[2]
@@ -103,6 +117,7 @@ def _tasks(app: Celery, ledger: Path) -> None:
         register(body, **options)
 
     sleeper("late", acks_late=True)
+    sleeper("own_strategy", acks_late=True, Strategy="tests.fleet_app:noting_strategy")
     sleeper("limited", acks_late=True, rate_limit="20/s")
     sleeper("early")
     sleeper("early_resend", crisper={"on_lost": "resend"})
@@ -123,6 +138,11 @@ def _tasks(app: Celery, ledger: Path) -> None:
                 spend(seconds)
                 os.kill(os.getppid(), signal.SIGKILL)
                 time.sleep(60)
+
+    def lock(self: Task, key: Any, seconds: float) -> None:
+        """Holds the interpreter lock all the time, as a C extension that does not give it back."""
+        with entry(self, key):
+            ctypes.PyDLL(None).usleep(int(seconds * 1e6))
 
     def noop(self: Task, key: Any = 0) -> Any:
         return key
@@ -207,6 +227,7 @@ def _tasks(app: Celery, ledger: Path) -> None:
         reject_on_worker_lost=True,
     )(poison)  # fmt: skip
     register(poison_worker, acks_late=True)
+    register(lock, acks_late=True)
     register(noop, acks_late=True)
     register(boom, acks_late=True)
     register(retry_once, acks_late=True)

@@ -626,8 +626,11 @@ class Deliveries:
         give_up = time.monotonic() + seconds
         self.link.flush()
         while self.link.durable < seq and time.monotonic() < give_up:
-            self.link.wait(0.05)
-            self.receive()
+            if self._on_other_thread():
+                time.sleep(0.01)  # eventlet suffers no second reader of the wire
+            else:
+                self.link.wait(0.05)
+                self.receive()
         return self.link.durable >= seq
 
     # -- connections, shutdown, fences ----------------------------------------

@@ -11,6 +11,10 @@ import sys
 from typing import Any
 
 
+#: What eventlet calls the patches of these modules.
+_EVENTLETS_WORD = {"_thread": "thread", "threading": "thread"}
+
+
 def original(module: str, name: str) -> Any:
     """`module.name` unpatched."""
     if "gevent.monkey" in sys.modules:
@@ -19,6 +23,6 @@ def original(module: str, name: str) -> Any:
             return monkey.get_original(module, name)
     if "eventlet.patcher" in sys.modules:
         patcher = sys.modules["eventlet.patcher"]
-        if patcher.is_monkey_patched(module):
+        if patcher.is_monkey_patched(_EVENTLETS_WORD.get(module, module)):
             return getattr(patcher.original(module), name)
     return getattr(importlib.import_module(module), name)
