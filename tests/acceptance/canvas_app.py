@@ -93,6 +93,11 @@ def draw_on(app: Celery, folder: Path) -> None:
         in_three_ways(function)
 
 
+def let_go_of_results(app: Celery) -> None:
+    """Results that outlive their backend would still unsubscribe from it, and wait for it to come back."""
+    app.backend.result_consumer._pubsub = None
+
+
 def die_uncounted(folder: Path) -> None:
     """Where the test leaves a file `die-uncounted`, the process dies between storing a result and
     counting it in its chord."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from celery import chord
 
-from tests.acceptance.canvas_app import NAME, draw_on
+from tests.acceptance.canvas_app import NAME, draw_on, let_go_of_results
 from tests.acceptance.conftest import broker_urls
 from tests.fleet import Fleet, wait_for
 
@@ -40,4 +40,5 @@ def test_a_chord_completes_where_a_worker_died_between_the_result_and_its_count(
         assert len(fleet.starts(stored)) == 1
         assert fleet.errors() == []
     finally:
+        let_go_of_results(fleet.app)
         fleet.close()

@@ -12,7 +12,7 @@ from celery import chain, chord, group
 from celery._state import _set_current_app
 
 from tests.acceptance.asking import in_broker
-from tests.acceptance.canvas_app import NAME, draw_on
+from tests.acceptance.canvas_app import NAME, draw_on, let_go_of_results
 from tests.acceptance.conftest import broker_urls
 from tests.acceptance.watching import is_recorded, nothing_left_in_the_broker
 from tests.celery.conftest import module_urls
@@ -42,7 +42,7 @@ def fleet(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     made.app.set_current()  # Celery 5.5 asks for the app of a canvas in a canvas
     yield made
     _set_current_app(None)
-    made.app.backend.result_consumer.subscribed_to.clear()  # of a backend that is gone when results are
+    let_go_of_results(made.app)
     made.close()
 
 
