@@ -61,10 +61,15 @@ def consume(fleet: Fleet, *workers: Worker) -> None:
     running = {f"{worker.name}@test" for worker in fleet.workers if worker.process.poll() is None}
     for command, who in (("add_consumer", names), ("cancel_consumer", running - names)):
         if who:
-            answers = fleet.app.control.broadcast(
-                command, {"queue": "celery"}, destination=list(who), reply=True, timeout=10, limit=len(who)
-            )
-            assert {name for answer in answers for name in answer} == who, answers
+            wait_for(f"{command}: {who}", lambda ask=command, who=who: who <= answered(fleet, ask, who), 30)
+
+
+def answered(fleet: Fleet, command: str, who: set[str]) -> set[str]:
+    """Who did it. A node that is not listening yet does not hear of it, so it is asked again."""
+    answers = fleet.app.control.broadcast(
+        command, {"queue": "celery"}, destination=list(who), reply=True, timeout=5, limit=len(who)
+    )
+    return {name for answer in answers for name in answer}
 
 
 def on_record(fleet: Fleet, ids: set[str]) -> dict[str, list[str]]:

@@ -36,11 +36,14 @@ def fleet(
 
 
 @pytest.fixture
-def worker(fleet: Fleet) -> Iterator[Fleet]:
+def worker(fleet: Fleet, request: pytest.FixtureRequest) -> Iterator[Fleet]:
     """A worker whose two slots and prefetch are free."""
     (fleet.folder / "open").unlink(missing_ok=True)
     fleet.worker("one", FLEET_PREFETCH="1")
+    failed = request.session.testsfailed
     yield fleet
+    if request.session.testsfailed > failed:
+        print(fleet.story())
     (fleet.folder / "open").touch()
     workers, fleet.workers = fleet.workers, []
     for one in workers:

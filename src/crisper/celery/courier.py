@@ -184,6 +184,12 @@ class Courier:
         evidence = {"how": "looked for in the broker", "looks": LOOKS}
         self._desk.looked(looks, sorted(gone), by=self.name, evidence=evidence, due_in_ms=2 * grace_ms)
 
+    def put_off(self, messages: Sequence[Unclaimed]) -> None:
+        """They could not be looked for."""
+        grace_ms = int(self._settings.redelivery_grace * 1000)
+        looks = [Look(one.message_id, one.missing, grace_ms) for one in messages]
+        self._desk.looked(looks, [], by=self.name, evidence={}, due_in_ms=0)
+
     def _unkept(self) -> float:
         return PERIODS_UNKEPT * keep_every(self._settings, self.broker) + self._settings.heartbeat_interval
 
@@ -409,10 +415,16 @@ class WorkerCourier:
             logger.warning("crisper: courier: %s", exc)
 
     def _look_for(self, messages: list[Unclaimed]) -> None:
-        """What was not looked for now is looked for by anybody in a minute."""
         try:
             self._courier.look_for(messages)
         except self._outages as exc:
             logger.warning("crisper: published messages were not looked for: %s", exc)
+            self._put_off(messages)
         except Exception:
             self.on_error("looking for published messages")
+            self._put_off(messages)
+
+    def _put_off(self, messages: list[Unclaimed]) -> None:
+        """Looked for again soon; if not even this can be said, in a minute."""
+        with contextlib.suppress(CrisperError):
+            self._courier.put_off(messages)

@@ -10,7 +10,6 @@ import importlib
 import sys
 from typing import Any
 
-
 #: What eventlet calls the patches of these modules.
 _EVENTLETS_WORD = {"_thread": "thread", "threading": "thread"}
 
