@@ -8,6 +8,11 @@ from tests.acceptance.asking import crisper, in_broker, state_of
 from tests.fleet import Fleet, wait_for
 
 
+#: The embedded broker gives nothing back, so each loss there waits for the grace.
+BROKERS = ["redis", "rabbitmq", pytest.param("filesystem", marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("broker_name", BROKERS, indirect=True)
 def test_what_kills_its_pool_process_is_quarantined_after_its_loss_budget_and_runs_once_cured(
     fleet: Fleet,
 ) -> None:
@@ -29,6 +34,7 @@ def test_what_kills_its_pool_process_is_quarantined_after_its_loss_budget_and_ru
     assert fleet.errors() == []
 
 
+@pytest.mark.parametrize("broker_name", BROKERS, indirect=True)
 @pytest.mark.parametrize("kills", [3, pytest.param(10, marks=pytest.mark.slow)])
 def test_what_kills_its_worker_is_quarantined_and_the_innocents_around_it_finish(
     fleet: Fleet, kills: int

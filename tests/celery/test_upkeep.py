@@ -58,6 +58,7 @@ def test_what_a_live_worker_holds_is_delivered_once_however_long_it_is_held(flee
     assert events(fleet, "adopted") == []
 
 
+@pytest.mark.slow
 def test_plain_celery_delivers_it_again_to_whoever_asks(fleet: Fleet) -> None:
     """The control (celery #5935, kombu #337): it begins elsewhere while the first runs or waits."""
     fleet.environment["FLEET_PLAIN"] = "1"
