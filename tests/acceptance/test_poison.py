@@ -7,7 +7,6 @@ import pytest
 from tests.acceptance.asking import crisper, in_broker, state_of
 from tests.fleet import Fleet, wait_for
 
-
 #: The embedded broker gives nothing back, so each loss there waits for the grace.
 BROKERS = ["redis", "rabbitmq", pytest.param("filesystem", marks=pytest.mark.slow)]
 
