@@ -7,6 +7,7 @@ from typing import Any
 
 from billiard.einfo import ExceptionWithTraceback
 from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
+from celery import states
 from celery.exceptions import Ignore, Reject, Retry, TaskRevokedError
 from celery.utils.log import get_logger
 from celery.worker import state as worker_state
@@ -22,7 +23,7 @@ logger = get_logger(__name__)
 #: The deliveries of the worker in this process; None in pool children and clients.
 _deliveries: Deliveries | None = None
 
-#: Before the result backend is told again of a stopped task, if it did not take it.
+#: Before the result backend is told again of a stopped task, if it did not take it, or forgot it.
 TELL_AGAIN_SECONDS = 5.0
 
 #: Of the process, not of the body.
@@ -243,6 +244,21 @@ class RecordedRequest(Request):
             _deliveries.worker.timer.call_after(
                 TELL_AGAIN_SECONDS, self._crisper_revoke, (terminated, signum)
             )
+        else:
+            if self._request_dict.get("retries") and _deliveries is not None:
+                _deliveries.worker.timer.call_after(TELL_AGAIN_SECONDS, self._crisper_outlast_retry)
+
+    def _crisper_outlast_retry(self) -> None:
+        """Celery publishes a retry and stores RETRY afterwards (celery/app/trace.py): of one that was stopped
+        before that, the callers would wait for ever."""
+        try:
+            backend = self.task.backend
+            if backend._get_task_meta_for(self.id)["status"] == states.RETRY and self._crisper is not None:
+                error = TaskRevokedError(self._crisper.stopped)
+                backend.store_result(self.id, error, states.REVOKED, request=self._context)
+        except Exception:
+            if _deliveries is not None:
+                _deliveries.count_error("telling the result backend that a task is stopped")
 
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> Any:
         if self._crisper is not None and self._crisper.stopped:
