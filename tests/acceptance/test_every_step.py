@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.acceptance.conftest import broker_urls
+from tests.acceptance.watching import is_known_to_have_ended
 from tests.fleet import Fleet, Worker, wait_for
 
 STEPS = (
@@ -96,12 +97,6 @@ def settled(fleet: Fleet, id: str) -> None:
     wait_for("it came to its end", lambda: fleet.ends(id))
     wait_for("that is on record", lambda: is_known_to_have_ended(fleet, id))
     wait_for("no attempt is left open", lambda: fleet.open_attempts() == 0)
-
-
-def is_known_to_have_ended(fleet: Fleet, id: str) -> bool:
-    """By its outcome; or, where that died with parent and recorder, by its result."""
-    number, state = fleet.attempts(id)[-1]
-    return state == "succeeded" or (number, "done", "settled") in fleet.recoveries(id)
 
 
 #: RabbitMQ itself brings back, and at once, what a dead connection held.

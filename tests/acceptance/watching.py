@@ -45,6 +45,12 @@ def events(fleet: Fleet, kind: str) -> list[tuple[str | None, dict[str, Any]]]:
     return [(task_id, json.loads(data)) for task_id, data in rows]
 
 
+def is_known_to_have_ended(fleet: Fleet, id: str) -> bool:
+    """By its outcome; or, where that died with parent and recorder, by its result."""
+    number, state = fleet.attempts(id)[-1]
+    return state == "succeeded" or (number, "done", "settled") in fleet.recoveries(id)
+
+
 def losses(fleet: Fleet) -> int:
     """Incarnations ever declared lost."""
     return int(fleet.rows("SELECT count(*) FROM crisper_incarnation WHERE state = 'lost'")[0][0])

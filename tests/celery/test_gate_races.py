@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.acceptance.watching import nothing_left_in_the_broker
+from tests.acceptance.watching import is_known_to_have_ended, nothing_left_in_the_broker
 from tests.celery.conftest import module_urls
 from tests.fleet import Fleet, Worker, wait_for
 
@@ -57,7 +57,7 @@ def test_every_task_ends_once_whatever_happens_to_the_worker_that_held_it(
     began = time.time()
     happens(first, cut_connections)
     wait_for("all end", lambda: done(fleet, sent) == 60, 40)
-    wait_for("on record", lambda: all(fleet.attempts(id)[-1][1] == "succeeded" for id in sent))
+    wait_for("on record", lambda: all(is_known_to_have_ended(fleet, id) for id in sent))
     twice = sent & set(fleet.run_twice())
     if happens in (warm, cut_off):
         assert not twice
