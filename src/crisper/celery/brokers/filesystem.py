@@ -26,9 +26,7 @@ def put_by_rename(channel: Any, queue: str, payload: dict[str, Any], **kwargs: A
     """
     folder = Path(channel.data_folder_out)
     name = f"{round(time.monotonic() * 1000)}_{uuid.uuid4()}.{queue}.msg"
-    part = (
-        folder / f"{uuid.uuid4()}.part"
-    )  # no consumer takes it for a message: they look for the queue's name
+    part = folder / f"{uuid.uuid4()}.part"  # without the queue's name, by which consumers look
     part.write_bytes(str_to_bytes(dumps(payload)))
     part.replace(folder / name)
 
