@@ -63,8 +63,13 @@ def fleet_on(server: PrivateServer, folder: Path, **settings: Any) -> Iterator[F
 def outage(fleet: Fleet, how: Any, server: PrivateServer, seconds: float, already: list[str]) -> list[str]:
     """Tasks end in it and after it, others wait prefetched or in the queue; with `already`, all sent."""
     mark = f"{how.__name__}-{len(already)}"
-    ends_in = [fleet.send(name, mark, f"{mark}-in").id for name in ("late", "early")]
-    ends_after = [fleet.send(name, mark, f"{mark}-after").id for name in ("late", "early")]
+    ends_in, ends_after = (  # two on each worker, which has two slots
+        [fleet.send(name, mark, f"{mark}-{when}", queue=queue).id for name, queue in where]
+        for when, where in (
+            ("in", (("late", "one"), ("early", "two"))),
+            ("after", (("late", "two"), ("early", "one"))),
+        )
+    )
     running = [*ends_in, *ends_after]
     wait_for("running on record", lambda: [fleet.attempts(id) for id in running] == [[(1, "running")]] * 4)
     waiting = [fleet.send(name, key, 0.02).id for key in range(12) for name in ("late", "early")]
@@ -83,7 +88,7 @@ def outage(fleet: Fleet, how: Any, server: PrivateServer, seconds: float, alread
 
 
 def two_workers(fleet: Fleet) -> None:
-    workers = [fleet.worker(name, wait=False) for name in ("one", "two")]
+    workers = [fleet.worker(name, "-Q", f"celery,{name}", wait=False) for name in ("one", "two")]
     for worker in workers:
         worker.ready()
 
