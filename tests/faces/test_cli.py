@@ -106,7 +106,8 @@ def test_show_tells_of_a_task_that_was_published_and_waits(run: Run, scene: Scen
     told = " ".join(run(scene.url, "show", "waits").stdout.split())
     assert re.search("published at .* to the queue mail, and no worker has claimed it", told)
     assert read(run(scene.url, "status", "--json"))["messages"] == {"unclaimed": 1}
-    scene.store.declare_vanished(["m-waits"], by="w", evidence={"looks": 2}, due_in_ms=0)
+    [taken] = scene.store.take_unclaimed(SCOPE, limit=1)
+    scene.store.declare_vanished([("m-waits", taken.until)], by="w", evidence={"looks": 2}, due_in_ms=0)
     told = " ".join(run(scene.url, "show", "waits").stdout.split())
     assert "vanished: nobody claimed it, and the broker has it no more (by w)" in told
     assert "claimed by" not in told

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from crisper.core.model import Look, Published
@@ -20,14 +22,24 @@ def publishes(registry: Registry, *messages: Published, due_in_ms: int = 0) -> N
     registry.store.publish(messages, due_in_ms=due_in_ms)
 
 
+def takes(registry: Registry, scope: str = SCOPE) -> list[Published]:
+    taken: list[Published] = registry.store.take_unclaimed(scope, limit=100)
+    return taken
+
+
 def unclaimed(registry: Registry, scope: str = SCOPE) -> list[str]:
-    return [one.task_id for one in registry.store.take_unclaimed(scope, limit=100)]
+    return [one.task_id for one in takes(registry, scope)]
 
 
-def vanishes(registry: Registry, message_id: str = "m-t") -> list[str]:
-    declared: list[str] = registry.store.declare_vanished(
-        [message_id], by="w", evidence={"how": "looked"}, due_in_ms=0
-    )
+def vanishes(registry: Registry) -> list[str]:
+    """A courier takes what is due, and finds it nowhere."""
+    return declares(registry, takes(registry))
+
+
+def declares(registry: Registry, taken: list[Published]) -> list[str]:
+    mine = [(one.message_id, one.until) for one in taken]
+    told: dict[str, Any] = {"by": "w", "evidence": {"how": "looked"}, "due_in_ms": 0}
+    declared: list[str] = registry.store.declare_vanished(mine, **told)
     return declared
 
 
@@ -49,8 +61,8 @@ def test_a_courier_looks_for_its_own_scope_only(registry: Registry) -> None:
 
 def test_what_was_looked_for_in_vain_is_due_again_and_remembers_it(registry: Registry) -> None:
     publishes(registry, published())
-    unclaimed(registry)
-    registry.store.look_again([Look("m-t", 1, 0)])
+    [taken] = takes(registry)
+    registry.store.look_again([Look("m-t", taken.until, 1, 0)])
     [again] = registry.store.take_unclaimed(SCOPE, limit=1)
     assert (again.message_id, again.missing, again.vanished, again.message) == ("m-t", 1, 0, KEPT)
 
@@ -62,7 +74,26 @@ def test_a_claimed_message_is_forgotten_whether_it_was_published_before_or_after
     me.claims("after", "m-after")
     publishes(registry, published("after"))
     assert unclaimed(registry) == []
-    assert vanishes(registry, "m-before") == vanishes(registry, "m-after") == []
+
+
+def test_what_is_claimed_while_it_is_looked_for_has_not_vanished(registry: Registry) -> None:
+    publishes(registry, published())
+    taken = takes(registry)
+    registry.joins().claims("t", "m-t")
+    assert declares(registry, taken) == []
+    assert registry.recoveries("t") == []
+
+
+def test_a_courier_that_is_late_changes_nothing_of_what_another_has_taken_since(registry: Registry) -> None:
+    publishes(registry, published())
+    [mine] = takes(registry)
+    registry.store.look_again([Look("m-t", mine.until, 0, 0)])
+    [theirs] = registry.store.take_unclaimed(SCOPE, limit=1)
+    late = mine._replace(until=theirs.until - 1)
+    assert declares(registry, [late]) == []
+    registry.store.look_again([Look("m-t", late.until, 7, 0)])
+    assert unclaimed(registry) == []
+    assert declares(registry, [theirs]) == ["t"]
 
 
 def test_another_message_of_the_task_claims_nothing(registry: Registry) -> None:
@@ -133,6 +164,6 @@ def test_what_vanishes_again_is_told_so_and_not_looked_for_any_more(registry: Re
 @pytest.mark.parametrize("odd", ["\0", "\ud800", "x" * 5000])
 def test_odd_ids_are_claimed_as_they_are_published(registry: Registry, odd: str) -> None:
     publishes(registry, published(odd))
-    assert len(unclaimed(registry)) == 1
+    [taken] = takes(registry)
     registry.joins().claims(odd, f"m-{odd}")
-    assert vanishes(registry, f"m-{odd}") == []
+    assert declares(registry, [taken]) == []

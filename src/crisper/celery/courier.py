@@ -172,22 +172,28 @@ class Courier:
         except Exception:
             self._drop_broker()
             raise
-        gone = {one.message_id for one in missing if one.missing >= LOOKS - 1 and one.queue not in blind}
+        gone = {
+            (one.message_id, one.until)
+            for one in missing
+            if one.missing >= LOOKS - 1 and one.queue not in blind
+        }
         looks = []
         for one in messages:
-            if one.message_id in gone:
+            if (one.message_id, one.until) in gone:
                 continue
             if located[one.message_id] is False and one.queue not in blind:
-                looks.append(Look(one.message_id, one.missing + 1, grace_ms // 3))
+                looks.append(Look(one.message_id, one.until, one.missing + 1, grace_ms // 3))
             else:  # the longer it has waited, the longer it may
-                looks.append(Look(one.message_id, 0, max(grace_ms, min(one.age_ms // 2, LOOK_MOST_MS))))
+                looks.append(
+                    Look(one.message_id, one.until, 0, max(grace_ms, min(one.age_ms // 2, LOOK_MOST_MS)))
+                )
         evidence = {"how": "looked for in the broker", "looks": LOOKS}
         self._desk.looked(looks, sorted(gone), by=self.name, evidence=evidence, due_in_ms=2 * grace_ms)
 
     def put_off(self, messages: Sequence[Unclaimed]) -> None:
         """They could not be looked for."""
         grace_ms = int(self._settings.redelivery_grace * 1000)
-        looks = [Look(one.message_id, one.missing, grace_ms) for one in messages]
+        looks = [Look(one.message_id, one.until, one.missing, grace_ms) for one in messages]
         self._desk.looked(looks, [], by=self.name, evidence={}, due_in_ms=0)
 
     def _unkept(self) -> float:

@@ -34,7 +34,7 @@ class Desk(Protocol):
     def nodes(self) -> list[str]:
         """Names of the worker nodes that keep a record."""
 
-    def looked(self, looks: Sequence[Look], vanished: Sequence[str], **told: Any) -> None:
+    def looked(self, looks: Sequence[Look], vanished: Sequence[tuple[str, int]], **told: Any) -> None:
         """See `Store.look_again` and `Store.declare_vanished`, told `by`, `evidence` and `due_in_ms`."""
 
     def give_up_case(self, recovery: Recovery, *, by: str, why: str, due_in_ms: int) -> bool:
@@ -89,7 +89,7 @@ class WireDesk:
     def nodes(self) -> list[str]:
         return list(self.ask("nodes"))
 
-    def looked(self, looks: Sequence[Look], vanished: Sequence[str], **told: Any) -> None:
+    def looked(self, looks: Sequence[Look], vanished: Sequence[tuple[str, int]], **told: Any) -> None:
         self.ask("looked", looks=[tuple(look) for look in looks], vanished=list(vanished), **told)
 
     def give_up_case(self, recovery: Recovery, *, by: str, why: str, due_in_ms: int) -> bool:
@@ -115,7 +115,7 @@ class StoreDesk:
     def nodes(self) -> list[str]:
         return [worker.hostname for worker in self._store.alive()]
 
-    def looked(self, looks: Sequence[Look], vanished: Sequence[str], **told: Any) -> None:
+    def looked(self, looks: Sequence[Look], vanished: Sequence[tuple[str, int]], **told: Any) -> None:
         self._store.look_again(looks)
         self._store.declare_vanished(vanished, **told)
 

@@ -71,6 +71,7 @@ class Published(NamedTuple):
     delay_ms: int = 0  # its own: it may not be claimed before that
     missing: int = 0  # looks in a row that found it nowhere in the broker
     vanished: int = 0  # times it was declared vanished, and sent again
+    until: int = 0  # it is its courier's to look for: the fence of what that one writes
 
 
 class Unclaimed(NamedTuple):
@@ -80,12 +81,14 @@ class Unclaimed(NamedTuple):
     queue: str
     age_ms: int
     missing: int
+    until: int  # of `Published`
 
 
 class Look(NamedTuple):
     """What came of looking for a message that nobody has claimed."""
 
     message_id: str
+    until: int  # as it was taken: of one that another courier has taken since, nothing is written
     missing: int
     due_in_ms: int  # until the next look
 

@@ -182,7 +182,9 @@ class PulseThread(threading.Thread):
         found = self._store.take_unclaimed(self._scope, limit=UNCLAIMED)
         if found:
             self._looking_until = time.monotonic() + CASE_MS / 1000
-            looked_for = [Unclaimed(one.message_id, one.queue, one.age_ms, one.missing) for one in found]
+            looked_for = [
+                Unclaimed(one.message_id, one.queue, one.age_ms, one.missing, one.until) for one in found
+            ]
             self._tell((wire.UNCLAIMED, [tuple(one) for one in looked_for]))
 
     # -- the courier's verbs --------------------------------------------------
@@ -228,7 +230,9 @@ class PulseThread(threading.Thread):
             return self._store.complete_all([recovery_from_wire(p) for p in arguments["recoveries"]], by=by)
         return self._store.give_up_case(recovery_from_wire(arguments.pop("recovery")), **arguments)
 
-    def _looked(self, looks: list[tuple[Any, ...]], vanished: list[str], **told: Any) -> list[str]:
+    def _looked(
+        self, looks: list[tuple[Any, ...]], vanished: list[tuple[str, int]], **told: Any
+    ) -> list[str]:
         self._looking_until = 0.0
         self._store.look_again([Look(*plain) for plain in looks])
         return self._store.declare_vanished(vanished, **told)

@@ -180,14 +180,15 @@ class Store(Protocol):
         alone, for a minute. What has been claimed meanwhile is forgotten."""
 
     def look_again(self, looks: Sequence[Look]) -> None:
-        """These were looked for."""
+        """These were looked for; what another courier has taken since stays as it is."""
 
     def declare_vanished(
-        self, message_ids: Sequence[str], *, by: str, evidence: dict[str, Any], due_in_ms: int
+        self, messages: Sequence[tuple[str, int]], *, by: str, evidence: dict[str, Any], due_in_ms: int
     ) -> list[str]:
-        """Those that are still not claimed become lost attempts that never ran, each with a pending
-        recovery of cause `vanished`, to be looked for once more after `due_in_ms`; the second time
-        the cause is `vanished again`, and that is the end of it. Returns their task ids."""
+        """Of these, by id and `until`, those that are still the caller's and not claimed become lost
+        attempts that never ran, each with a pending recovery of cause `vanished`, to be looked for once
+        more after `due_in_ms`; the second time the cause is `vanished again`, and that is the end of it.
+        Returns their task ids."""
 
     # -- leadership -----------------------------------------------------------
 

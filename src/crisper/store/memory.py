@@ -660,7 +660,7 @@ class MemoryStore:
                     del self._published[id]
                     continue
                 self._published[id] = one, now + LOOK_MS
-                taken.append(one._replace(age_ms=max(0, now - one.age_ms)))
+                taken.append(one._replace(age_ms=max(0, now - one.age_ms), until=now + LOOK_MS))
             return taken
 
     def _is_claimed(self, one: Published) -> bool:
@@ -671,17 +671,18 @@ class MemoryStore:
     def look_again(self, looks: Sequence[Look]) -> None:
         with self._lock:
             for look in looks:
-                if key(look.message_id) in self._published:
-                    one, _ = self._published[key(look.message_id)]
+                one, until = self._published.get(key(look.message_id), (None, 0))
+                if one is not None and until == look.until:
                     due = self._clock() + look.due_in_ms
                     self._published[one.message_id] = one._replace(missing=look.missing), due
 
     def declare_vanished(
-        self, message_ids: Sequence[str], *, by: str, evidence: dict[str, Any], due_in_ms: int
+        self, messages: Sequence[tuple[str, int]], *, by: str, evidence: dict[str, Any], due_in_ms: int
     ) -> list[str]:
         with self._lock:
-            known = [self._published[id] for id in map(key, message_ids) if id in self._published]
-            vanished = [one for one, _ in known if not self._is_claimed(one)]
+            known = [(self._published.get(key(id)), until) for id, until in messages]
+            mine = [found[0] for found, until in known if found is not None and found[1] == until]
+            vanished = [one for one in mine if not self._is_claimed(one)]
             for one in vanished:
                 self._vanish(one, by, {**evidence, "times": one.vanished + 1})
                 if one.vanished:

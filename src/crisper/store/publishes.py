@@ -83,9 +83,9 @@ def take(store: SqlStore, scope: str, limit: int) -> list[Published]:
         f" ORDER BY due_at LIMIT ?{store.db.skip}",
         *(scope, now, limit),
     )
-    taken = [_published(row, now) for row in rows]
+    taken = [_published(row, now)._replace(until=now + LOOK_MS) for row in rows]
     due = "UPDATE crisper_publish SET due_at = ? WHERE message_id = ?"
-    store.db.each(due, [(now + LOOK_MS, one.message_id) for one in taken])
+    store.db.each(due, [(one.until, one.message_id) for one in taken])
     return taken
 
 
@@ -100,19 +100,21 @@ def _published(row: Row, now: int) -> Published:
 def look_again(store: SqlStore, looks: Sequence[Look]) -> None:
     now = store.now()
     store.db.each(
-        "UPDATE crisper_publish SET missing = ?, due_at = ? WHERE message_id = ?",
-        [(look.missing, now + look.due_in_ms, key(look.message_id)) for look in looks],
+        "UPDATE crisper_publish SET missing = ?, due_at = ? WHERE message_id = ? AND due_at = ?",
+        [(look.missing, now + look.due_in_ms, key(look.message_id), look.until) for look in looks],
     )
 
 
 def declare(
-    store: SqlStore, message_ids: Sequence[str], by: str, evidence: dict[str, Any], due_in_ms: int
+    store: SqlStore, messages: Sequence[tuple[str, int]], by: str, evidence: dict[str, Any], due_in_ms: int
 ) -> list[str]:
     now, declared = store.now(), []
-    for message_id in map(key, message_ids):
-        if not store.db.run(_ATTEMPT, now, message_id):
-            continue  # claimed meanwhile, or the task's next number is just being given to another claim
-        rows = store.db.rows("SELECT task_id, vanished FROM crisper_publish WHERE message_id = ?", message_id)
+    mine = f"SELECT task_id, vanished FROM crisper_publish WHERE message_id = ? AND due_at = ?{store.db.lock}"
+    for id, until in messages:
+        message_id = key(id)
+        rows = store.db.rows(mine, message_id, until)
+        if not rows or not store.db.run(_ATTEMPT, now, message_id):
+            continue  # another's, claimed meanwhile, or the task's next number is just given to another claim
         [(task_id, vanished)] = rows
         told = as_json({**evidence, "times": vanished + 1})
         store.db.run(_RECOVERY, told, now, message_id)

@@ -593,10 +593,10 @@ class SqlStore:
 
     @_verb
     def declare_vanished(
-        self, message_ids: Sequence[str], *, by: str, evidence: dict[str, Any], due_in_ms: int
+        self, messages: Sequence[tuple[str, int]], *, by: str, evidence: dict[str, Any], due_in_ms: int
     ) -> list[str]:
         with self.db.write():
-            return publishes.declare(self, message_ids, by, evidence, due_in_ms)
+            return publishes.declare(self, messages, by, evidence, due_in_ms)
 
     # -- leadership -----------------------------------------------------------
 
