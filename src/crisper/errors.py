@@ -9,6 +9,9 @@
     │   ├── SchemaOutdated         the registry is older than this Crisper
     │   └── SchemaTooNew           the registry is newer than this Crisper
     ├── Fenced                 this incarnation was declared lost, or its recorder was replaced
+    ├── JournalError           the journal on this host's disk takes no more
+    │   ├── JournalFull            its disk or its limit is full
+    │   └── JournalUnusable        it cannot be made, read or written
     ├── MessageDamaged         a kept message cannot be read back as it was written
     ├── TaskNotFound           no task of that id is on record
     ├── BadQuestion            a filter, a limit or a cursor makes no sense
@@ -61,6 +64,18 @@ class SchemaTooNew(RegistryError):
 
 class Fenced(CrisperError):
     """The incarnation was declared lost or its recorder replaced; it may write nothing more."""
+
+
+class JournalError(CrisperError):
+    """The journal on this host's disk takes no more."""
+
+
+class JournalFull(JournalError):
+    """The journal's disk, or the limit `crisper_journal_max_bytes`, is full."""
+
+
+class JournalUnusable(JournalError):
+    """The journal cannot be made, read or written; check `crisper_journal_dir`."""
 
 
 class MessageDamaged(CrisperError):

@@ -32,6 +32,8 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "redelivery_grace": (0, 2_592_000),
     "loss_budget": (0, 1_000_000),
     "max_message_bytes": (0, 512 * 2**20),
+    "journal_max_bytes": (4 * 2**20, 2**50),
+    "failover_window": (0, 86_400),
     "preview_bytes": (256, 2**20),
 }
 
@@ -54,6 +56,13 @@ def default_registry_url() -> str:
     return f"sqlite:///{folder / 'registry.db'}"
 
 
+def default_journal_dir() -> str:
+    """A folder beside the default registry, of the user that runs the worker."""
+    import platformdirs
+
+    return str(Path(platformdirs.user_state_dir("crisper")) / "journal")
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Every setting, with its unit, default, meaning and check."""
@@ -66,6 +75,24 @@ class Settings:
         "strict",
         "strict: a task is dispatched only once its claim is committed; relaxed: at once",
         one_of=("strict", "relaxed"),
+    )
+    on_registry_down: str = _setting(
+        "journal",
+        "while the registry cannot be reached; journal: tasks go on, on record in a file on this host's disk,"
+        " which is replayed; pause: the worker takes no more messages until it is back",
+        one_of=("journal", "pause"),
+    )
+    journal_dir: str = _setting(
+        default_journal_dir, "folder of the journals; on a disk that outlives the worker, for its user alone"
+    )
+    journal_max_bytes: int = _setting(
+        2**30, "a worker's journal takes no new tasks beyond that; one needs 1 to 2 kB", unit="bytes"
+    )
+    failover_window: float = _setting(
+        600.0,
+        "what was committed for so long before a PostgreSQL failover is written again after it, because an"
+        " asynchronous replica may not have it; 0: off",
+        unit="s",
     )
     on_lost: str = _setting(
         "auto",
@@ -116,6 +143,11 @@ def _problems(settings: Settings) -> list[str]:
         problems.append(  # without its value, which may hold a password
             "crisper_rabbitmq_management_url is no address of an HTTP API. Set it to"
             " http://user:password@host:15672 or https://…, or leave it out."
+        )
+    if not settings.journal_dir.strip():
+        problems.append(
+            "crisper_journal_dir is empty. Set it to a folder that the worker's user may write to, or leave"
+            " it out for one in the platform's state folder."
         )
     problems += _lease_problems(settings)
     return problems + _out_of_bounds(settings)

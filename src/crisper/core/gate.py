@@ -32,6 +32,7 @@ class Ruling(StrEnum):
     PARK = "parked"
     REFUSE = "refused"
     PUT_BACK = "put_back"
+    OVERLAP = "overlap"  # it ran while nobody could be asked, and so did another
 
 
 class Owner(StrEnum):
@@ -86,6 +87,14 @@ def rule(latest: Latest | None, *, redelivered: bool, identified: bool, newer: b
     if latest.state in CLOSED_FOR_GOOD:
         return _finished(latest, redelivered or identified)
     return Decision(Ruling.GRANT)
+
+
+def ruled_later(decision: Decision) -> Decision:
+    """The gate's answer to a claim that was let run while the registry was away: it becomes an attempt
+    like any other, or it has a rival, and is no attempt."""
+    if decision.ruling in (Ruling.GRANT, Ruling.REGRANT):
+        return decision
+    return Decision(Ruling.OVERLAP, decision.reason)
 
 
 class Past(NamedTuple):

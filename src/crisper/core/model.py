@@ -113,6 +113,8 @@ class Claim(NamedTuple):
     args_preview: str
     kwargs_preview: str
     copy: bool = False  # its worker holds another delivery of it, on the same connection
+    #: The incarnation that let it run while the registry was away, and wrote it into its journal.
+    provisional: str = ""
     age_ms: int = 0
 
 
@@ -167,8 +169,8 @@ class Answer(NamedTuple):
     """What became of a claim, a finish or a child's loss."""
 
     seq: int
-    kind: str  # granted, stopped, parked, refused, put_back | closed, late, settled, lost
-    number: int = 0
+    kind: str  # granted, stopped, parked, refused, put_back, overlap | closed, late, settled, lost
+    number: int = 0  # 0: not known yet
     reason: str = ""
 
 

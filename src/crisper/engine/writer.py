@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
 from itertools import islice, takewhile
+from typing import NamedTuple
 
 from crisper.core.model import Answer, ChildLost, Claim, Fence, Finish, Note, Record, Start
 from crisper.core.states import State
-from crisper.errors import Fenced, RegistryUnreachable
+from crisper.errors import Fenced, JournalFull, RegistryUnreachable
 from crisper.store.base import Store
 
 #: Records in one transaction: 500 cost 1.1 ms each hundred on PostgreSQL, more gain nothing.
@@ -26,13 +26,14 @@ START_AFTER_MS = 60
 PARKED_MS = 250
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(NamedTuple):
     """What one commit did."""
 
     durable: int  # every record numbered up to here is safe
     answers: list[Answer]
     records: int
+    #: Why claims had to wait although they could have been written to the journal; empty: none had to.
+    waiting: str = ""
 
 
 class Writer:
@@ -40,13 +41,14 @@ class Writer:
 
     def __init__(
         self,
-        store: Store,
+        store: Store | None,
         fence: Fence,
         *,
         renewing: Callable[[], Collection[str]] = lambda: (),
         on_error: Callable[[str], None] = lambda sentence: None,
+        strict: bool = True,
     ) -> None:
-        self.fence = fence
+        self.fence, self.strict = fence, strict
         self._store, self._renewing, self._on_error = store, renewing, on_error
         self._pending: deque[tuple[int, Record]] = deque()
         self._starts: dict[int, tuple[int, Start]] = {}
@@ -57,6 +59,15 @@ class Writer:
 
     def __len__(self) -> int:
         return len(self._pending)
+
+    @property
+    def durable(self) -> int:
+        """Every record numbered up to here is safe."""
+        return self._durable
+
+    def use(self, store: Store) -> None:
+        """Only now is there a registry to write to."""
+        self._store = store
 
     # -- what comes in --------------------------------------------------------
 
@@ -117,13 +128,41 @@ class Writer:
         batch = [*asked, *_in_order(taken, starts)]
         if not batch:
             return Written(self._durable, [], 0)
-        answers = self._record([_aged(record, now - at) for at, record in batch])
+        answers = self.record([_aged(record, now - at) for at, record in batch])
+        self._took(taken, starts)
+        return Written(self._durable, self._answered(batch, answers), len(batch))
+
+    def journal(self, now: int, append: Callable[[list[tuple[int, Record]]], None]) -> Written:
+        """As `write`, while the registry is away: what is due goes where `append` puts it.
+
+        Claims are let run. Whether one of a redelivered message may, nobody can be asked: it is parked
+        where `strict`, as all of them are when `append` raises `JournalFull`; outcomes may still fit.
+        """
+        self._ask_at = max(self._ask_at, now + PARKED_MS)
+        taken = list(islice(self._pending, BATCH))
+        starts = self._due_starts(now, len(taken))
+        waiting, full = (
+            {r.seq for _, r in taken if isinstance(r, Claim) and r.redelivered and self.strict},
+            "",
+        )
+        batch = list(_without(waiting, _in_order(taken, starts)))
+        try:
+            if batch:
+                append(batch)
+        except JournalFull as exc:
+            waiting, full = {r.seq for _, r in taken if isinstance(r, Claim)}, str(exc)
+            if outcomes := list(_without(waiting, batch)):
+                append(outcomes)
+        self._took(taken, starts)
+        answers = [_unasked(record, waiting) for _, record in taken if isinstance(record, Claim | ChildLost)]
+        return Written(self._durable, self._answered(taken, answers), len(taken) + len(starts), full)
+
+    def _took(self, taken: list[tuple[int, Record]], starts: Iterable[int]) -> None:
         for _ in taken:
             self._pending.popleft()
         for seq in starts:
             del self._starts[seq]
         self._durable = max([self._durable, *(_seq(record) for _, record in taken)])
-        return Written(self._durable, self._answered(batch, answers), len(batch))
 
     def _due_starts(self, now: int, taken: int) -> dict[int, tuple[int, Start]]:
         """By the claim they belong to; one whose claim waits for a later commit waits for it too."""
@@ -157,7 +196,10 @@ class Writer:
             news.append(answer)
         return news
 
-    def _record(self, records: list[Record]) -> list[Answer]:
+    def record(self, records: list[Record]) -> list[Answer]:
+        """Commit these as they are. One that the registry will not take is set aside, and told."""
+        if self._store is None:
+            raise RegistryUnreachable("the registry has not answered yet")
         try:
             return self._store.record(self.fence, records, renewing=self._renewing())
         except (RegistryUnreachable, Fenced):
@@ -165,7 +207,7 @@ class Writer:
         except Exception as exc:
             if len(records) == 1:
                 return self._set_aside(records[0], exc)
-            return [answer for record in records for answer in self._record([record])]
+            return [answer for record in records for answer in self.record([record])]
 
     def _set_aside(self, record: Record, exc: Exception) -> list[Answer]:
         """One record that the registry will not take must not stop the others."""
@@ -178,11 +220,22 @@ class Writer:
 
     # -- the end --------------------------------------------------------------
 
-    def keep_late(self, now: int) -> None:
-        """The fence is over: the registry refuses what is held, and keeps its outcomes as events."""
+    def keep_late(self, now: int, *, but: Collection[int] = ()) -> None:
+        """The fence is over: the registry refuses what is held, and keeps its outcomes as events, `but`
+        those of these claims."""
+        late = [
+            _aged(record, now - at)
+            for at, record in self._pending
+            if isinstance(record, Finish) and record.claim_seq not in but
+        ]
         with contextlib.suppress(Fenced):
-            self._store.record(self.fence, [_aged(record, now - at) for at, record in self._pending])
+            if late and self._store is not None:
+                self._store.record(self.fence, late)
         self._pending.clear()
+
+    def inherit(self, over: Writer, claims: Collection[int]) -> None:
+        """What children said of claims that go on under our fence."""
+        self._words.update({seq: word for seq, word in over._words.items() if seq in claims})
 
     def last_words(self, now: int) -> None:
         """The parent is dead: starts are due at once, and children's words become outcomes."""
@@ -203,6 +256,21 @@ def _in_order(
         yield at, record
         if isinstance(record, Claim) and record.seq in starts:
             yield starts[record.seq]
+
+
+def _without(seqs: Collection[int], records: Iterable[tuple[int, Record]]) -> Iterator[tuple[int, Record]]:
+    for at, record in records:
+        if not (isinstance(record, Claim) and record.seq in seqs):
+            yield at, record
+
+
+def _unasked(record: Claim | ChildLost, waiting: Collection[int]) -> Answer:
+    """What is answered while nobody can be asked."""
+    if isinstance(record, ChildLost):
+        return Answer(record.seq, "lost")
+    if record.seq in waiting:
+        return Answer(record.seq, "parked", 0, "the registry is away")
+    return Answer(record.seq, "granted", 0, "the registry is away")
 
 
 def _is_no_claim(pending: tuple[int, Record]) -> bool:

@@ -96,7 +96,7 @@ class Store(Protocol):
     # -- the way of an attempt ------------------------------------------------
 
     def record(
-        self, fence: Fence, records: Sequence[Record], *, renewing: Collection[str] = ()
+        self, fence: Fence, records: Sequence[Record], *, renewing: Collection[str] | None = None
     ) -> list[Answer]:
         """Apply the records in order, all or nothing, while the fence holds.
 
@@ -104,8 +104,11 @@ class Store(Protocol):
         that was parked or put back changed nothing, and asks anew. A claim that is granted
         although a person ordered its task to stop is answered `stopped`, with why: it must
         not begin. `renewing` names
-        incarnations whose leases the caller saw move lately. Answers follow claims,
-        finishes and children's losses, one each, in order.
+        incarnations whose leases the caller saw move lately; None: it has not looked. If it has, a
+        redelivered message that nobody has on record is parked while an incarnation of the same scope
+        does not renew, or says that it has a journal to replay: it may have run it.
+        A claim that is `provisional` became an attempt, or has a rival and is answered `overlap`.
+        Answers follow claims, finishes and children's losses, one each, in order.
 
         Raises `Fenced`, having changed nothing; but finishes of an incarnation that
         is over are kept as events.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from crisper.core.gate import Decision, Latest, Owner, Ruling, goes_on, rule
+from crisper.core.gate import Decision, Latest, Owner, Ruling, goes_on, rule, ruled_later
 from crisper.core.model import (
     Answer,
     Attempt,
@@ -66,6 +66,15 @@ UPDATE crisper_order SET number = ?, incarnation = ?
  WHERE task_id = ? AND number = ? AND done_at IS NULL"""
 
 
+#: Of a redelivered message that nobody has on record.
+DOUBTED = "a worker that is not heard of now, or has a journal to replay, may have run it"
+
+
+def has_journal(pulse: Any) -> bool:
+    """Whether a worker's last heartbeat says that its journal holds what the registry does not."""
+    return isinstance(pulse, dict) and bool(pulse.get("journal"))
+
+
 class Known(NamedTuple):
     """An attempt that the gate finds on record."""
 
@@ -77,9 +86,12 @@ class Known(NamedTuple):
 class Batch:
     """Records applied inside one transaction that holds the fence."""
 
-    def __init__(self, store: SqlStore, fence: Fence, now: int, renewing: Collection[str]) -> None:
+    def __init__(
+        self, store: SqlStore, fence: Fence, now: int, renewing: Collection[str] | None = None
+    ) -> None:
         self.store, self.db, self.fence, self.now = store, store.db, fence, now
-        self.renewing = renewing
+        self.judges = renewing is not None
+        self.renewing = renewing or ()
         self.answers: list[Answer] = []
 
     def apply(self, records: Sequence[Record]) -> None:
@@ -96,8 +108,9 @@ class Batch:
 
     def _claims(self, claims: Sequence[Claim]) -> None:
         """A task's first claim needs no look at the past: attempt 1 exists or it does not."""
+        doubted = self._doubted(claims)
         first = {claim.task_id: claim for claim in reversed(claims)}
-        ordered = sorted(first.values(), key=lambda claim: claim.task_id)
+        ordered = sorted((c for c in first.values() if c.seq not in doubted), key=lambda c: c.task_id)
         done = self.db.each(_INSERT_ATTEMPT, [self._row(claim, 1) for claim in ordered])
         granted = {c.seq for c, inserted in zip(ordered, done, strict=True) if inserted}
         refused = self._refused_before([c.seq for c in claims if c.seq not in granted])
@@ -105,20 +118,36 @@ class Batch:
             if claim.seq in granted:
                 self._answer(claim.seq, "granted", 1)
             elif claim.seq in refused:
-                self._answer(claim.seq, "refused", *refused[claim.seq])
+                self._answer(claim.seq, *refused[claim.seq])
             else:
-                self._claim_known(claim)
+                self._claim_known(claim, doubted=claim.seq in doubted)
 
-    def _refused_before(self, seqs: Sequence[int]) -> dict[int, tuple[int, str]]:
+    def _doubted(self, claims: Sequence[Claim]) -> set[int]:
+        """Redelivered ones, while a worker that nobody hears of, or that has a journal to replay, may have
+        run them: only it can say whether they have finished."""
+        redelivered = {c.seq for c in claims if c.redelivered and not c.provisional}
+        return redelivered if redelivered and self.judges and self._somebody_is_unheard() else set()
+
+    def _somebody_is_unheard(self) -> bool:
+        rows = self.db.rows(
+            "SELECT id, pulse FROM crisper_incarnation WHERE state = 'alive' AND NOT cleared AND id <> ?"
+            " AND scope = (SELECT me.scope FROM crisper_incarnation me WHERE me.id = ?)",
+            *(self.fence.incarnation, self.fence.incarnation),
+        )
+        return any(id not in self.renewing or has_journal(json.loads(pulse)) for id, pulse in rows)
+
+    def _refused_before(self, seqs: Sequence[int]) -> dict[int, tuple[str, int, str]]:
         """Claims that this incarnation was refused already, with what they were answered."""
         if not seqs:
             return {}
         rows = self.db.rows(
-            "SELECT seq, number, data FROM crisper_event"
-            " WHERE incarnation = ? AND seq BETWEEN ? AND ? AND kind = 'refused'",
+            "SELECT seq, kind, number, data FROM crisper_event"
+            " WHERE incarnation = ? AND seq BETWEEN ? AND ? AND kind IN ('refused', 'overlap')",
             *(self.fence.incarnation, min(seqs), max(seqs)),
         )
-        return {seq: (number, json.loads(data)["reason"]) for seq, number, data in rows}
+        return {
+            seq: (kind, number or 0, json.loads(data).get("reason", "")) for seq, kind, number, data in rows
+        }
 
     def _row(self, claim: Claim, number: int) -> Row:
         return (
@@ -130,21 +159,28 @@ class Batch:
             *(claim.message.envelope, claim.message.body),
         )
 
-    def _claim_known(self, claim: Claim) -> None:
+    def _claim_known(self, claim: Claim, *, doubted: bool = False) -> None:
         """The task is on record: ask the gate, and again if its facts moved under the answer."""
         for _ in range(3):
             known = self._known(claim.task_id)
             mine = [k.attempt for k in known if self._is(k.attempt, claim.seq)]
             if mine:
                 return self._answer_granted(claim, mine[0].number)
+            born = [a for a, *_ in known if (a.incarnation, a.seq) == (claim.provisional, claim.seq)]
+            if born:
+                return self._answer(claim.seq, "overlap", born[0].number, "it was on record, and is fenced")
             same = [k for k in known if k.attempt.message_id == claim.message_id]
             latest = same[-1] if same else None
+            if latest is None and doubted:
+                return self._answer(claim.seq, "parked", 0, DOUBTED)
             decision = rule(
                 self._latest(latest) if latest else None,
                 redelivered=claim.redelivered,
                 identified=claim.identified,
                 newer=latest is None or (claim.seq > latest.attempt.seq and not claim.copy),
             )
+            if claim.provisional:
+                decision = ruled_later(decision)
             before = known[-1].attempt if known else None
             number = before.number + 1 if before else 1
             if self._carry_out(claim, decision, latest, before, number):
@@ -209,6 +245,9 @@ class Batch:
                 return self._regrant(claim, latest.attempt)
             case Ruling.REFUSE if latest:
                 return self._refuse(claim, decision.reason, latest.attempt)
+            case Ruling.OVERLAP if latest:
+                self._no_attempt("overlap", claim, decision.reason, latest.attempt.number)
+                return True
         self._answer(claim.seq, decision.ruling.value, 0, decision.reason)
         return True
 
@@ -288,18 +327,22 @@ class Batch:
             *(attempt.task_id, attempt.number, attempt.incarnation),
         ):
             return False
+        self._no_attempt("refused", claim, reason, attempt.number)
+        return True
+
+    def _no_attempt(self, kind: str, claim: Claim, reason: str, number: int) -> None:
+        """The claim opens none; the event says so if it is asked again."""
         self.store._event(
             self.now - claim.age_ms,
-            "refused",
+            kind,
             task_id=claim.task_id,
-            number=attempt.number,
+            number=number,
             incarnation=self.fence.incarnation,
             seq=claim.seq,
             actor="gate",
             data={"reason": reason, "redelivered": claim.redelivered},
         )
-        self._answer(claim.seq, "refused", attempt.number, reason)
-        return True
+        self._answer(claim.seq, kind, number, reason)
 
     # -- starts, finishes, losses ---------------------------------------------
 

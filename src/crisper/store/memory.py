@@ -14,7 +14,17 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from crisper.core.gate import Decision, Latest, Owner, Past, Ruling, goes_on, is_left_over, rule
+from crisper.core.gate import (
+    Decision,
+    Latest,
+    Owner,
+    Past,
+    Ruling,
+    goes_on,
+    is_left_over,
+    rule,
+    ruled_later,
+)
 from crisper.core.model import (
     Answer,
     Attempt,
@@ -57,6 +67,7 @@ from crisper.core.text import as_json, key, storable, storable_entry, storable_r
 from crisper.core.verdict import DEAD_LETTERED, Judgement, stopped_by, superseded_or_finished
 from crisper.errors import Fenced
 from crisper.store.base import Closed, Stopped, Term
+from crisper.store.batch import DOUBTED, has_journal
 
 #: As on a server: how long a courier has a case, or a message to look for, to itself.
 CASE_MS = LOOK_MS = 60_000
@@ -218,7 +229,7 @@ class MemoryStore:
     # -- the way of an attempt ------------------------------------------------
 
     def record(
-        self, fence: Fence, records: Sequence[Record], *, renewing: Collection[str] = ()
+        self, fence: Fence, records: Sequence[Record], *, renewing: Collection[str] | None = None
     ) -> list[Answer]:
         records = [storable_record(record) for record in records]
         with self._lock:
@@ -236,7 +247,7 @@ class MemoryStore:
             if isinstance(record, Finish) and self._closed_by(fence.incarnation, record) != record.seq:
                 self._late(fence.incarnation, record, "its incarnation was fenced")
 
-    def _apply(self, me: str, record: Record, renewing: Collection[str]) -> Answer | None:
+    def _apply(self, me: str, record: Record, renewing: Collection[str] | None) -> Answer | None:
         match record:
             case Claim():
                 return self._claim(me, record, renewing)
@@ -256,24 +267,35 @@ class MemoryStore:
 
     # -- claims ---------------------------------------------------------------
 
-    def _claim(self, me: str, claim: Claim, renewing: Collection[str]) -> Answer:
+    def _claim(self, me: str, claim: Claim, renewing: Collection[str] | None) -> Answer:
         before = [
             a for a in self._attempts.get(claim.task_id, ()) if (a.incarnation, a.seq) == (me, claim.seq)
         ]
         if before:
             return self._granted(claim, before[0].number)
         for event in self._events if (me, claim.seq) in self._once else ():
-            if (event.incarnation, event.seq, event.kind) == (me, claim.seq, "refused"):
-                return Answer(claim.seq, "refused", event.number or 0, event.data["reason"])
+            if (event.incarnation, event.seq) == (me, claim.seq) and event.kind in ("refused", "overlap"):
+                return Answer(claim.seq, event.kind, event.number or 0, event.data.get("reason", ""))
+        for a in self._attempts.get(claim.task_id, ()):
+            if (a.incarnation, a.seq) == (claim.provisional, claim.seq):
+                return Answer(claim.seq, "overlap", a.number, "it was on record, and is fenced")
         same = [a for a in self._attempts.get(claim.task_id, ()) if a.message_id == claim.message_id]
         latest = same[-1] if same else None
+        doubted = claim.redelivered and not claim.provisional and renewing is not None
+        if latest is None and doubted and self._somebody_is_unheard(me, renewing or ()):
+            return Answer(claim.seq, "parked", 0, DOUBTED)
         decision = rule(
-            self._latest(latest, me, renewing) if latest else None,
+            self._latest(latest, me, renewing or ()) if latest else None,
             redelivered=claim.redelivered,
             identified=claim.identified,
             newer=latest is None or (claim.seq > latest.seq and not claim.copy),
         )
-        return self._carry_out(me, claim, decision, latest)
+        return self._carry_out(me, claim, ruled_later(decision) if claim.provisional else decision, latest)
+
+    def _somebody_is_unheard(self, me: str, renewing: Collection[str]) -> bool:
+        scope = self._workers[me].scope
+        others = [w for w in self.alive() if w.scope == scope and w.id != me]
+        return any(w.id not in renewing or has_journal(w.pulse) for w in others)
 
     def _latest(self, attempt: Attempt, me: str, renewing: Collection[str]) -> Latest:
         recovery = self._recoveries.get((attempt.task_id, attempt.number))
@@ -304,6 +326,8 @@ class MemoryStore:
             return self._granted(claim, latest.number)
         if decision.ruling is Ruling.REFUSE and latest:
             return self._refuse(me, claim, decision.reason, latest)
+        if decision.ruling is Ruling.OVERLAP and latest:
+            return self._no_attempt(me, "overlap", claim, decision.reason, latest)
         return Answer(claim.seq, decision.ruling.value, 0, decision.reason)
 
     def _granted(self, claim: Claim, number: int) -> Answer:
@@ -361,12 +385,15 @@ class MemoryStore:
             if self._workers[latest.incarnation].state is not WorkerState.ALIVE:
                 return Answer(claim.seq, "parked", 0, "its registry rows keep moving")
             self._set(latest, copy_refused=True)
+        return self._no_attempt(me, "refused", claim, reason, latest)
+
+    def _no_attempt(self, me: str, kind: str, claim: Claim, reason: str, latest: Attempt) -> Answer:
         self._event(
-            self._clock() - claim.age_ms, "refused", actor="gate", task_id=claim.task_id,
+            self._clock() - claim.age_ms, kind, actor="gate", task_id=claim.task_id,
             number=latest.number, incarnation=me, seq=claim.seq,
             data={"reason": reason, "redelivered": claim.redelivered},
         )  # fmt: skip
-        return Answer(claim.seq, "refused", latest.number, reason)
+        return Answer(claim.seq, kind, latest.number, reason)
 
     # -- starts, finishes, losses ---------------------------------------------
 

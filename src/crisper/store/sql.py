@@ -240,7 +240,7 @@ class SqlStore:
 
     @_verb
     def record(
-        self, fence: Fence, records: Sequence[Record], *, renewing: Collection[str] = ()
+        self, fence: Fence, records: Sequence[Record], *, renewing: Collection[str] | None = None
     ) -> list[Answer]:
         records = [storable_record(record) for record in records]
         with self.db.write():
