@@ -25,6 +25,7 @@ from crisper.celery.claims import DISPATCHED, QUEUE, Claims
 from crisper.celery.dispatcher import Dispatcher
 from crisper.celery.held import Held, Stage
 from crisper.celery.link import Item, Link, monotonic_ms
+from crisper.celery.pausing import Pausing
 from crisper.core.states import State
 from crisper.recorder import wire
 from crisper.settings import Settings
@@ -67,6 +68,8 @@ class Deliveries:
         self._asking: dict[int, Held] = {}  # claims without an answer, in their order
         self._receiving = threading.RLock()
         self._put_off: list[Item] = []  # arrived, and not taken yet
+        self._provisional: set[int] = set()  # claims that run by the journal's rules, not in the registry yet
+        self.pausing = Pausing(worker)
         self.ready = False
         self.incarnation = ""  # whose attempts these are
 
@@ -266,6 +269,8 @@ class Deliveries:
                 self.on_told(item)
             case wire.ORDERS:
                 self._ordered(item[1])
+            case wire.PAUSE:
+                self.pausing.say(item[1])
             case wire.FENCED if item[1] == self.incarnation:  # else it is over already
                 self.fenced()
             case wire.LOG:
@@ -291,6 +296,10 @@ class Deliveries:
             with self.counted("going on after a loss"):
                 call(kind)
             return
+        if kind == "granted" and not number:
+            self._provisional.add(seq)
+        else:
+            self._provisional.discard(seq)
         held = self._by_seq.get(seq)
         if held is None:
             return
@@ -311,13 +320,16 @@ class Deliveries:
             self._parked(held)
         elif kind == "refused":
             self._refused(held, reason)
+        elif kind == "overlap":
+            self._overlaps(held, reason)
         elif kind == "put_back" and held.stage in (Stage.ASKED, Stage.PARKED):
             if held.stage is Stage.ASKED:
                 held.stage = Stage.UNANSWERABLE
             self.put_back(held, after=PUT_BACK_SECONDS)
 
     def _granted(self, held: Held, number: int) -> None:
-        self.link.sit(held.seq)
+        if held.stage is not Stage.DISPATCHED:  # else what stands is that it has begun
+            self.link.sit(held.seq)
         held.number = number
         if held.stage is Stage.DROPPED:
             self._release(held, "its connection was lost before it began")
@@ -332,6 +344,16 @@ class Deliveries:
             held.stage = Stage.GRANTED
             self._take_prefetch(held)
             self._run_if_wanted(held)
+
+    def _overlaps(self, held: Held, reason: str) -> None:
+        """It was let run while the registry was away, and has a rival there: it is no attempt."""
+        self.refused += 1
+        if held.stage is Stage.GRANTED:  # not begun yet: the gate is asked in earnest
+            self._forget(held)
+            held.stage, held.number = Stage.ASKED, 1
+            self._claim_anew(held)
+            return
+        logger.warning("crisper: %s runs here beside another attempt of it: %s", held.task_id, reason)
 
     def _run_if_wanted(self, held: Held) -> None:
         """Celery asked for it once, and was told to go on without it."""
@@ -689,7 +711,8 @@ class Deliveries:
             "crisper: this worker was declared lost while it was silent; what it ran is fenced,"
             " and it goes on under a new incarnation"
         )
-        fenced = list(self._by_seq.values())
+        provisional = {h.seq: h for h in self._by_seq.values() if self._is_provisional(h)}
+        fenced = [held for held in self._by_seq.values() if held.seq not in provisional]
         unclaimed = [held for held in fenced if held.stage in _NOT_CLAIMED]
         for held in fenced:
             was = held.stage
@@ -703,15 +726,29 @@ class Deliveries:
                 held.stage = Stage.DROPPED
                 held.request._crisper_forget_delivery()
                 self._let_go(held, was)
-        for held, _ in self._lost.values():
+        going_on = {seq: lost for seq, lost in self._lost.items() if lost[0].seq in self._provisional}
+        for seq, (held, _) in self._lost.items():
+            if seq in going_on:
+                continue
             held.muted = True
             if held.acks_late:
                 held.request._crisper_forget_delivery()
         for known in (self._by_seq, self._by_message, self._asking, self._lost):
             known.clear()
+        self._by_seq.update(provisional)
+        self._by_message.update({held.message_id: held for held in provisional.values()})
+        self._lost.update(going_on)
         self.on_fenced()
         for held in unclaimed:
             self._claim_anew(held)
+
+    def _is_provisional(self, held: Held) -> bool:
+        """Whether it runs by the journal's rules: no attempt of the registry, so no fence is over it."""
+        return held.seq in self._provisional and held.stage in (Stage.GRANTED, Stage.DISPATCHED)
+
+    def goes_on(self, seq: int) -> bool:
+        """Whether what is said of this claim is true under the next incarnation as well."""
+        return seq in self._provisional
 
     def _claim_anew(self, held: Held) -> None:
         """No attempt of the fenced incarnation, so nobody would bring the message back: ours to ask for."""
@@ -790,6 +827,7 @@ class Deliveries:
             )
         )
         self._make_room()
+        self.pausing.enforce()
         now = time.monotonic()
         for held in list(self._by_seq.values()):
             if held.stage is Stage.ASKED and now - held.asked_at > self.settings.lease:

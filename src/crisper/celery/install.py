@@ -194,6 +194,10 @@ class Recording:
             "preview_bytes": settings.preview_bytes,
             "redact": list(settings.redact),
             "max_message_bytes": settings.max_message_bytes,
+            "strict": settings.recording == "strict",
+            "journal_dir": settings.journal_dir if settings.on_registry_down == "journal" else "",
+            "journal_max_bytes": settings.journal_max_bytes,
+            "failover_window": settings.failover_window,
             "children": self._children(),
             "courier": True,
             "look_every": None if settings.track_publish == "off" else settings.redelivery_grace / 3,
@@ -238,7 +242,7 @@ class Recording:
         """Fenced: go on as somebody new."""
         self.incarnation = self._new_incarnation(self.worker, self.settings)
         self.deliveries.incarnation = self.incarnation.id
-        self.link.greet()
+        self.link.greet(self.deliveries.goes_on)
 
     # -- the loop -------------------------------------------------------------
 

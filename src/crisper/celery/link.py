@@ -96,14 +96,18 @@ class Link:
     def _greeting(self) -> dict[str, Any]:
         return {**self._hello(), "generation": self.generation}
 
-    def greet(self) -> None:
-        """Present a new incarnation to the recorder; what the old one left unsaid is void."""
+    def greet(self, goes_on: Callable[[int], bool]) -> None:
+        """Present a new incarnation to the recorder. What the old one left unsaid is void, but for the
+        outcomes of claims that go on under the new one."""
         with self._lock:
             self.generation = 0
-            self._unconfirmed.clear()
-            self._standing.clear()
-            void, self._waiting = self._waiting, deque()
+            kept = {seq: item for seq, item in self._unconfirmed if _is_outcome(item) and goes_on(item[3])}
+            self._unconfirmed = deque(sorted(kept.items()))
+            self._standing = {seq: item for seq, item in self._standing.items() if goes_on(seq)}
+            void = [one for one in self._waiting if one[0] not in kept]
+            self._waiting = deque(one for one in self._waiting if one[0] in kept)
             self.send((wire.HELLO, self._greeting()))
+            self._out += [*kept.values(), *self._standing.values()]
             self.flush()
         for _, _, give_up in void:
             give_up()
@@ -290,3 +294,7 @@ class Link:
             select.select([recorder.wire], [], [], seconds)
         except (OSError, ValueError):
             time.sleep(min(seconds, 0.05))
+
+
+def _is_outcome(item: Item) -> bool:
+    return item[0] in (wire.FINISH, wire.CHILD_LOST)

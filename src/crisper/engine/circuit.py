@@ -57,6 +57,10 @@ class Circuit:
         if self._opened_at is not None and self._opened_at < began:
             self._opened_at = None
 
+    def reset(self) -> None:
+        """The writer may try again at once."""
+        self._opened_at, self._held_until = None, 0.0
+
     def now(self) -> float:
         """For `trial_worked`."""
         return self._clock()

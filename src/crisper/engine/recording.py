@@ -104,7 +104,21 @@ class Recording:
     def keep_late(self, now: int) -> None:
         """The fence is over. What is held of its attempts is kept as late finishes; what the journal let run
         goes on under the next fence, and the parent says it again."""
-        self.writer.keep_late(now, but=open_claims(self.journal) if self.journal and self._replay else ())
+        goes_on = open_claims(self.journal) if self.journal and self._replay else ()
+        if self._store is not None:
+            self.writer.keep_late(now, but=goes_on)
+        elif self.journal is not None and (late := self.writer.late(but=goes_on)):
+            self._append(now, late)
+
+    def inherit(self, over: Recording) -> None:
+        """Go on with what the journal of a fenced incarnation let run."""
+        if self.journal is not None and self._replay is not None:
+            self.writer.inherit(over.writer, open_claims(self.journal))
+
+    def stand_in(self, now: int) -> None:
+        """Put everything that is held into the journal: the registry does not answer, and we end."""
+        while self.writer.due(now) == 0 and self._journaled(now, RegistryUnreachable("it is away")).records:
+            pass
 
     def _journaled(self, now: int, why: RegistryUnreachable) -> Written:
         if self.journal is None:

@@ -223,15 +223,19 @@ class Writer:
     def keep_late(self, now: int, *, but: Collection[int] = ()) -> None:
         """The fence is over: the registry refuses what is held, and keeps its outcomes as events, `but`
         those of these claims."""
-        late = [
-            _aged(record, now - at)
-            for at, record in self._pending
-            if isinstance(record, Finish) and record.claim_seq not in but
-        ]
+        late = [_aged(record, now - at) for at, record in self.late(but=but)]
         with contextlib.suppress(Fenced):
             if late and self._store is not None:
                 self._store.record(self.fence, late)
         self._pending.clear()
+
+    def late(self, *, but: Collection[int]) -> list[tuple[int, Record]]:
+        """Outcomes that are held, `but` those of these claims."""
+        return [
+            (at, record)
+            for at, record in self._pending
+            if isinstance(record, Finish) and record.claim_seq not in but
+        ]
 
     def inherit(self, over: Writer, claims: Collection[int]) -> None:
         """What children said of claims that go on under our fence."""

@@ -12,10 +12,10 @@ import contextlib
 import ctypes
 import marshal
 import os
+import random
 import selectors
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -23,24 +23,21 @@ import traceback
 from collections import deque
 from typing import Any
 
-from crisper.core.model import Fence, Incarnation, Pulse
+from crisper.core.model import Fence, Published, Pulse
+from crisper.engine.circuit import Circuit
 from crisper.engine.deadline import Watchdog
+from crisper.engine.journal import Journal
+from crisper.engine.recording import Recording
 from crisper.engine.writer import Writer
-from crisper.errors import (
-    CrisperError,
-    Fenced,
-    RegistryUnreachable,
-    RegistryUnusable,
-    SchemaMissing,
-    SchemaOutdated,
-)
+from crisper.errors import Fenced, JournalError, RegistryUnreachable
 from crisper.recorder import wire
+from crisper.recorder.enrollment import Away, Enrolled, Enrollment, Outcome, Over, Refused
+from crisper.recorder.journals import life_of, open_journal
 from crisper.recorder.pulse import PulseThread
 from crisper.recorder.records import Reader, read_word
 from crisper.recorder.witness import LINUX, Process, is_stopped, process_start
-from crisper.store.ensure import told
-from crisper.store.open import is_sqlite, open_store, sqlite_path
-from crisper.store.version import check_light
+from crisper.store.base import Store
+from crisper.store.open import open_store
 
 #: File descriptors that the parent leaves us: the wire, the children's
 #: datagrams, and the pipe on which we show that this thread goes round.
@@ -55,6 +52,10 @@ ALIVE_EVERY = 1.0
 LINGER, LINGER_RECORDS = 0.002, 64
 #: Past the trust window nothing new is claimed; how soon to look again whether the lease was renewed.
 UNTRUSTED_SECONDS = 0.05
+#: Between two tries to write, where no journal stands in; a random part of it.
+RETRY_SECONDS = 0.4
+#: Published messages that go into the journal together.
+PUBLISHED_AT_ONCE = 500
 #: How long a recorder whose parent is dead tries to reach the registry before it
 #: leaves the verdict to the lease.
 LAST_WORDS_SECONDS = 60.0
@@ -88,14 +89,21 @@ class Recorder:
         self._hello: dict[str, Any] = {}
         self._parent: Process | None = None
         self._reader: Reader | None = None
-        self._writer: Writer | None = None
-        self._over: Writer | None = None  # of an incarnation that was fenced
+        self._circuit = Circuit()
+        self._journal: Journal | None = None
+        self._recording: Recording | None = None
+        self._over: Recording | None = None  # of an incarnation that was fenced
+        self._store: Store | None = None
+        self._enrollment: Enrollment | None = None
+        self._outcomes: deque[tuple[Enrollment, Outcome]] = deque()  # from the enrolling thread
         self._pulse: PulseThread | None = None
-        self._early: list[tuple[Any, ...]] = []  # came before the fence was ours
+        self._published: list[Published] = []  # for the journal
+        self._early: list[tuple[Any, ...]] = []  # came before anybody could take it
         self._said_bye: str | None = None
         self._wire_open = True
-        self._enroll_at = 0.0
         self._write_after = 0.0
+        self._last_published: tuple[list[Published], int] = [], 0
+        self._paused = ""  # why the worker was told to take no more messages
         self._troubled = False
         self._busy = False
         self._parts = wire.Parts()
@@ -116,22 +124,21 @@ class Recorder:
                 return self._witness()
             if not self._wire_open:
                 return self._after_the_wire()
-            self._enroll()
+            self._take_outcomes()
             self._write()
+            self._pause()
             self._deliver_mail()
             self._send()
 
     def _wait(self, until: float) -> None:
         timeout = max(0.0, until - time.monotonic())
-        if self._writer is not None:
-            due = self._writer.due(monotonic_ms())
+        if self._recording is not None:
+            due = self._recording.due(monotonic_ms())
             if due is not None:
                 timeout = min(timeout, max(due / 1000, self._write_after - time.monotonic()))
-        elif self._hello:
-            timeout = min(timeout, max(0.0, self._enroll_at - time.monotonic()))
         self._select(timeout)
-        if self._busy and self._writer is not None:
-            self._linger(self._writer)
+        if self._busy and self._recording is not None:
+            self._linger(self._recording.writer)
 
     def _linger(self, writer: Writer) -> None:
         until = time.monotonic() + LINGER
@@ -185,18 +192,20 @@ class Recorder:
             self._know_child(item[1])
         elif item[0] == wire.NOTED:
             self._noted(item)
-        elif item[0] == wire.WORD and self._writer is not None:
+        elif item[0] == wire.WORD and self._recording is not None:
             word = read_word(item)
             if word is not None:
-                self._writer.heard(monotonic_ms(), word)
+                self._recording.writer.heard(monotonic_ms(), word)
 
     def _noted(self, item: tuple[Any, ...]) -> None:
         """A message was published in one of our processes."""
         note = self._parts.take(item)
-        if note is not None and self._pulse is not None and self._reader is not None:
-            hello = self._hello
-            scope = hello["incarnation"]["scope"]
-            self._pulse.published(self._reader.published(note, scope, hello["loss_budget"]))
+        if note is None or self._reader is None or not self._hello:
+            return
+        hello = self._hello
+        published = self._reader.published(note, hello["incarnation"]["scope"], hello["loss_budget"])
+        if self._pulse is None or not self._circuit.closed or not self._pulse.published(published):
+            self._published.append(published)
 
     def _know_child(self, pid: int) -> None:
         for old in [p for p in self._children.values() if not p.is_alive()]:
@@ -215,15 +224,20 @@ class Recorder:
             self._tick = (item[1], item[2])
         elif kind == wire.BYE:
             self._said_bye = item[1]
-        elif self._writer is None:
+        elif self._recording is None:
             self._early.append(item)
         elif kind == wire.DROP:
-            self._writer.drop(item[1])
+            self._recording.writer.drop(item[1])
         elif kind == wire.ASK:
-            if self._pulse is not None:
-                self._pulse.ask(item)
+            self._ask(item)
         else:
-            self._record(self._writer, item)
+            self._record(self._recording.writer, item)
+
+    def _ask(self, item: tuple[Any, ...]) -> None:
+        if self._pulse is not None:
+            self._pulse.ask(item)
+        else:
+            self._tell((wire.TOLD, item[1], False, "RegistryUnreachable: the registry has not answered yet"))
 
     def _record(self, writer: Writer, item: tuple[Any, ...]) -> None:
         assert self._reader is not None
@@ -251,106 +265,83 @@ class Recorder:
                 self._selector.register(self._parent.fileno(), selectors.EVENT_READ)
         for pid in hello["children"]:
             self._know_child(pid)
-        self._enroll_at = 0.0
+        if self._journal is None and hello["journal_dir"]:
+            self._journal = open_journal(hello, self._trouble_with_journal)
+        self._enrollment = Enrollment(hello, self._watchdog, self._circuit, self._enrolled)
+        self._enrollment.start()
+
+    def _trouble_with_journal(self, sentence: str) -> None:
+        self._tell((wire.LOG, "error", sentence))
 
     def _keep_late(self) -> None:
         """What a fenced incarnation still said before its parent knew: its outcomes are kept as events."""
         early, self._early = self._early, []
-        over, self._over = self._over, None
+        over, store = self._over, self._store
         if over is None:
             return
         for item in early:
             if item[0] == wire.FINISH:
-                self._record(over, item)
-        with contextlib.suppress(RegistryUnreachable), self._watchdog.call(self._store):
+                self._record(over.writer, item)
+        with contextlib.suppress(RegistryUnreachable, JournalError, OSError), self._within():
             over.keep_late(monotonic_ms())
-        self._store.close()
+        if store is not None:
+            store.close()
+        self._store = None
 
-    def _write_published(self) -> None:
-        """What the pulse thread did not come to: it stops here."""
-        if self._pulse is not None:
-            self._pulse.stop()
-            self._pulse.join(KILL_SECONDS)
-            grace_ms = int(self._hello["redelivery_grace"] * 1000)
-            self._store.publish(self._pulse.unwritten(), due_in_ms=grace_ms)
+    def _within(self) -> Any:
+        """A call's deadline, where there is somebody to call."""
+        return self._watchdog.call(self._store) if self._store is not None else contextlib.nullcontext()
 
     def _retire(self) -> None:
+        if self._enrollment is not None:
+            self._enrollment.stop()
         if self._pulse is not None:
             self._pulse.stop()
-        self._pulse = self._writer = None
+        self._pulse = self._recording = self._enrollment = None
 
-    def _enroll(self) -> None:
-        """Get the fence: enroll, or take it over from the recorder before us."""
-        if self._writer is not None or not self._hello or time.monotonic() < self._enroll_at:
-            return
-        hello = self._hello
-        try:
-            store = open_store(hello["registry_url"], application_name=f"crisper {hello['nodename']}")
-        except CrisperError as exc:
-            self._refuse_to_start(exc)
-            return
-        try:
-            with self._watchdog.call(store):
-                self._ready_schema(store, hello["registry_url"])
-                fence = self._fence(store, hello)
-        except RegistryUnreachable as exc:
-            store.close()
-            if hello["starting"] and isinstance(exc, RegistryUnusable):
-                self._refuse_to_start(exc)
-                return
-            self._trouble(exc)
-            self._enroll_at = time.monotonic() + 1.0
-            return
-        except CrisperError as exc:
-            store.close()
-            self._refuse_to_start(exc)
-            return
-        if fence is None:
-            store.close()
-            self._hello = {}
-            self._tell((wire.FENCED, hello["incarnation"]["id"]))
-            return
-        self._start(store, fence)
+    # -- getting the fence ----------------------------------------------------
 
-    def _refuse_to_start(self, exc: CrisperError) -> None:
-        """What no waiting will mend: the worker ends with this sentence."""
-        self._hello = {}
-        self._tell((wire.FATAL, str(exc), exc.exit_code))
+    def _enrolled(self, enrollment: Enrollment, outcome: Outcome) -> None:
+        """From the enrolling thread."""
+        self._outcomes.append((enrollment, outcome))
+        self._wake()
 
-    def _ready_schema(self, store: Any, url: str) -> None:
-        """An embedded registry is made ready here; a server's is somebody's to migrate."""
-        try:
-            if is_sqlite(url) and not sqlite_path(url).exists():
-                raise SchemaMissing(url)
-            check_light(store)
-        except (SchemaMissing, SchemaOutdated):
-            if not is_sqlite(url):
-                raise
-            # In a process of its own: the migration tools would stay in our memory.
-            command = [sys.executable, "-P", "-m", "crisper.store.ensure"]
-            made = subprocess.run(command, input=url, capture_output=True, text=True, check=False)
-            if made.returncode:
-                raise told(made.stdout) from None
-            check_light(store)
+    def _take_outcomes(self) -> None:
+        while self._outcomes:
+            enrollment, outcome = self._outcomes.popleft()
+            if enrollment is not self._enrollment:
+                if isinstance(outcome, Enrolled):
+                    outcome.store.close()
+                continue
+            match outcome:
+                case Enrolled(store, fence):
+                    self._start(store, fence)
+                case Away(why):
+                    self._start_without(why)
+                case Over():
+                    self._be_over()
+                case Refused(why):  # the worker ends with this sentence
+                    self._hello = {}
+                    self._tell((wire.FATAL, str(why), why.exit_code))
 
-    def _fence(self, store: Any, hello: dict[str, Any]) -> Fence | None:
-        one = Incarnation(**hello["incarnation"])
-        if not hello["generation"]:
-            fence: Fence = store.enroll(one)
-            return fence
-        # Recorders before us may have moved the fence, and died before the parent heard of it:
-        # the generation to take over from is the one on record. The parent killed and reaped
-        # them before it started us, so nobody else writes in its name.
-        known = next((worker for worker in store.alive() if worker.id == one.id), None)
-        if known is None:
-            return None
-        replaced: Fence | None = store.replace_recorder(Fence(one.id, known.generation))
-        return replaced
+    def _be_over(self) -> None:
+        if self._recording is None:
+            self._record_with(None, Fence(self._hello["incarnation"]["id"], 0))
+        self._tell((wire.FENCED, self._hello["incarnation"]["id"]))
 
-    def _start(self, store: Any, fence: Fence) -> None:
+    def _start_without(self, why: RegistryUnreachable) -> None:
+        """The registry is away from the start: where there is a journal, nobody waits for it."""
+        self._trouble(why)
+        if self._recording is None and self._journal is not None:
+            generation = self._hello["generation"]
+            self._record_with(None, Fence(self._hello["incarnation"]["id"], generation))
+            self._tell((wire.READY, generation))
+
+    def _start(self, store: Store, fence: Fence) -> None:
         hello = self._hello
         application = f"crisper {hello['nodename']}"
-        pulse = self._pulse = PulseThread(
+        self._store = store
+        self._pulse = PulseThread(
             open_store(hello["registry_url"], application_name=application, within=self._watchdog.call),
             fence,
             hello,
@@ -358,17 +349,36 @@ class Recorder:
             beating=self._beating,
             ticked=lambda: self._tick[0] if self._tick else 0,
             tell=self._tell,
+            circuit=self._circuit,
         )
-        self._writer = Writer(
+        self._tell((wire.READY, fence.generation))
+        if self._recording is None:
+            self._record_with(store, fence)
+        else:
+            self._recording.use(store, fence)
+        self._untroubled()
+        self._pulse.start()
+
+    def _record_with(self, store: Store | None, fence: Fence) -> None:
+        hello, over = self._hello, self._over
+        writer = Writer(
             store,
             fence,
-            renewing=lambda: pulse.renewing,
+            renewing=lambda: self._pulse.renewing if self._pulse is not None else (),
             on_error=lambda sentence: self._tell((wire.TROUBLE, sentence)),
+            strict=hello["strict"],
         )
-        self._store = store
-        self._tell((wire.READY, fence.generation))
-        self._troubled = False
-        pulse.start()
+        self._recording = Recording(
+            writer,
+            store,
+            self._circuit,
+            self._journal,
+            life_of(hello),
+            on_error=lambda sentence: self._tell((wire.LOG, "error", sentence)),
+        )
+        if over is not None:
+            self._recording.inherit(over)
+            self._over = None
         early, self._early = self._early, []
         for item in early:
             self._take(item)
@@ -376,54 +386,111 @@ class Recorder:
     def _beating(self) -> Pulse:
         tick = self._tick
         age = monotonic_ms() - tick[0] if tick else None
-        return Pulse(os.getpid(), process_start(os.getpid()) or 0, age, tick[1] if tick else {})
+        detail = dict(tick[1]) if tick else {}
+        if self._recording is not None and self._recording.backlog:
+            detail["journal"] = self._recording.state.journal_bytes
+        return Pulse(os.getpid(), process_start(os.getpid()) or 0, age, detail)
 
     # -- committing and answering ---------------------------------------------
 
     def _write(self) -> None:
-        writer = self._writer
-        pulse = self._pulse
-        if writer is None or pulse is None or time.monotonic() < self._write_after:
+        recording, pulse = self._recording, self._pulse
+        if recording is None or time.monotonic() < self._write_after:
             return
-        due = writer.due(monotonic_ms())
+        self._journal_published(recording)
+        due = recording.due(monotonic_ms())
         if due is None or due > 0:
             if self._said_bye is not None:
-                self._goodbye(writer)
+                self._goodbye(recording)
             return
-        trusted = pulse.trusted()
-        if not trusted:
+        trusted = pulse is not None and pulse.trusted()
+        if pulse is not None and not trusted and self._circuit.closed:
             pulse.hurry()
             self._write_after = time.monotonic() + UNTRUSTED_SECONDS
         try:
-            with self._watchdog.call(self._store):
-                written = writer.write(monotonic_ms(), claims=trusted)
+            with self._within():
+                written = recording.write(monotonic_ms(), claims=trusted)
         except RegistryUnreachable as exc:
             self._trouble(exc)
-            self._write_after = time.monotonic() + 0.25
+            self._write_after = time.monotonic() + random.uniform(0.5, 1.0) * RETRY_SECONDS
             return
         except Fenced:
-            self._tell((wire.FENCED, writer.fence.incarnation))
+            self._tell((wire.FENCED, recording.writer.fence.incarnation))
             return
-        self._untroubled()
+        if recording.backlog:
+            self._trouble(RegistryUnreachable("the registry does not answer"))
+        else:
+            self._untroubled()
         self._busy = written.records > 1
         answers = [tuple(a) for a in written.answers if _is_news(a)]
         self._out += wire.frame([(wire.ANSWERS, written.durable, wire.plain(answers))])
 
-    def _goodbye(self, writer: Writer) -> None:
+    def _journal_published(self, recording: Recording) -> None:
+        """What the pulse thread has no room for."""
+        while self._published:
+            batch = self._published[:PUBLISHED_AT_ONCE]
+            try:
+                recording.publish(monotonic_ms(), batch)
+            except (JournalError, OSError) as exc:
+                sentence = f"{len(self._published)} messages are published without a record: {exc}"
+                self._published.clear()
+                self._tell((wire.LOG, "error", sentence))
+                return
+            del self._published[: len(batch)]
+
+    def _goodbye(self, recording: Recording) -> None:
         """All that came before the goodbye is written; now the incarnation ends cleanly."""
-        with contextlib.suppress(RegistryUnreachable), self._watchdog.call(self._store):
-            self._write_published()
-            self._store.say_goodbye(writer.fence, reason=self._said_bye or "")
-            while self._store.close_lost(writer.fence.incarnation, by="goodbye").more:
-                pass
-            self._retire()
-            self._hello = {}
-            self._out += wire.frame([(wire.TOLD, 0, True, "goodbye")])
+        reason = self._said_bye or ""
+        try:
+            if recording.backlog or self._store is None:
+                raise RegistryUnreachable("the registry is away")
+            with self._within():
+                self._write_published(self._store)
+                self._store.say_goodbye(recording.writer.fence, reason=reason)
+                while self._store.close_lost(recording.writer.fence.incarnation, by="goodbye").more:
+                    pass
+        except RegistryUnreachable:
+            if self._journal is None:
+                return  # tried again until the parent has gone
+            with contextlib.suppress(JournalError, OSError):
+                recording.end(reason)
+        else:
+            self._forget_journal()
+        self._retire_after_goodbye(recording)
+
+    def _retire_after_goodbye(self, recording: Recording) -> None:
+        self._retire()
+        self._hello = {}
+        if recording.backlog:
+            self._recording = recording  # for the last writes, once the parent has hung up
+        self._out += wire.frame([(wire.TOLD, 0, True, "goodbye")])
+
+    def _forget_journal(self) -> None:
+        if self._journal is not None:
+            self._journal.remove()
+            self._journal = None
+
+    def _pause(self) -> None:
+        """Tell the worker to take no more messages, and when to go on."""
+        why = self._why_pause()
+        if why != self._paused:
+            self._paused = why
+            self._tell((wire.PAUSE, why))
+
+    def _why_pause(self) -> str:
+        if self._circuit.closed or not self._hello:
+            return ""
+        if self._journal is None:
+            return "the registry does not answer"
+        return self._recording.state.trouble if self._recording is not None else ""
 
     def _trouble(self, exc: Exception) -> None:
         if not self._troubled:
             self._troubled = True
-            self._tell((wire.LOG, "error", f"{exc}; deliveries wait until it answers"))
+            how = "deliveries wait until it answers"
+            if self._journal is not None:
+                how = "tasks go on, on record in the journal of this host"
+            self._tell((wire.LOG, "error", f"{exc}; {how}"))
 
     def _untroubled(self) -> None:
         if self._troubled:
@@ -433,6 +500,9 @@ class Recorder:
     def _tell(self, item: tuple[Any, ...]) -> None:
         """Queue an item for the parent, from any thread."""
         self._mail.append(item)
+        self._wake()
+
+    def _wake(self) -> None:
         with contextlib.suppress(BlockingIOError):
             os.write(self._wake_write, b".")
 
@@ -440,9 +510,9 @@ class Recorder:
         items = []
         while self._mail:
             items.append(self._mail.popleft())
-        writer = self._writer
-        if writer is not None and (wire.FENCED, writer.fence.incarnation) in items:
-            self._over = writer
+        recording = self._recording
+        if recording is not None and (wire.FENCED, recording.writer.fence.incarnation) in items:
+            self._over = recording
             self._retire()
             self._hello = {}  # nobody to enroll until the parent presents its next incarnation
         if items:
@@ -463,8 +533,8 @@ class Recorder:
         """The parent hung up: it said goodbye, it replaced us, or it is dying right now."""
         if self._said_bye is None and self._parent is not None and self._parent.wait(2.0):
             return self._witness()
-        if self._said_bye is not None and self._writer is not None:
-            return self._last_writes(self._writer, {})
+        if self._said_bye is not None and self._recording is not None:
+            return self._last_writes(self._recording, {})
         self._retire()
         return 0
 
@@ -472,14 +542,15 @@ class Recorder:
         """The parent is dead. Make sure of its children, write what is known, declare it."""
         while self._wire_open and self._read_wire():
             pass
+        self._take_outcomes()
         if self._pulse is not None:
             self._pulse.stop()
         stopped = self._stop_children()
         self._read_words()
-        writer = self._writer
-        if writer is None or not stopped:
+        recording = self._recording
+        if recording is None or not stopped:
             return 0  # nothing was ours to declare, or it cannot be sure: the lease decides
-        writer.last_words(monotonic_ms())
+        recording.writer.last_words(monotonic_ms())
         assert self._parent is not None
         evidence = {
             "how": "witnessed by its recorder",
@@ -487,32 +558,54 @@ class Recorder:
             "pid_start": self._parent.start,
             "children_stopped": len(self._children),
         }
-        return self._last_writes(writer, evidence)
+        return self._last_writes(recording, evidence)
 
-    def _last_writes(self, writer: Writer, evidence: dict[str, Any]) -> int:
-        """Everything that is known, then the end itself; as long as the registry may come back."""
+    def _last_writes(self, recording: Recording, evidence: dict[str, Any]) -> int:
+        """Everything that is known, then the end itself; as long as the registry may come back. What is
+        in the journal then is for whoever adopts it."""
         give_up = time.monotonic() + LAST_WORDS_SECONDS
-        while time.monotonic() < give_up:
+        self._journal_published(recording)
+        while self._store is not None and time.monotonic() < give_up:
             try:
                 with self._watchdog.call(self._store):
-                    return self._declare(writer, evidence)
+                    return self._declare(self._store, recording, evidence)
             except RegistryUnreachable:
-                time.sleep(0.2)
+                with contextlib.suppress(RegistryUnreachable):
+                    recording.stand_in(monotonic_ms())
+                time.sleep(random.uniform(0.1, 0.3))
             except Fenced:
-                return 0
+                break
+        with contextlib.suppress(RegistryUnreachable):
+            recording.stand_in(monotonic_ms())
         return 0
 
-    def _declare(self, writer: Writer, evidence: dict[str, Any]) -> int:
-        self._write_published()
-        while writer.due(monotonic_ms()) == 0:
-            writer.write(monotonic_ms())
+    def _declare(self, store: Store, recording: Recording, evidence: dict[str, Any]) -> int:
+        self._write_published(store)
+        self._circuit.reset()
+        while recording.backlog or recording.due(monotonic_ms()) == 0:
+            recording.write(monotonic_ms())
+            if not self._circuit.closed:
+                raise RegistryUnreachable("the registry is away again")
+        fence = recording.writer.fence
         if self._said_bye is not None:
-            self._store.say_goodbye(writer.fence, reason=self._said_bye)
+            store.say_goodbye(fence, reason=self._said_bye)
         else:
-            self._store.declare_own_loss(writer.fence, evidence=evidence)
-        while self._store.close_lost(writer.fence.incarnation, by="witness").more:
+            store.declare_own_loss(fence, evidence=evidence)
+        while store.close_lost(fence.incarnation, by="witness").more:
             pass
+        self._forget_journal()
         return 0
+
+    def _write_published(self, store: Store) -> None:
+        """What the pulse thread did not come to: it stops here."""
+        pulse, self._pulse = self._pulse, None
+        if pulse is not None:
+            pulse.stop()
+            pulse.join(KILL_SECONDS)
+            self._last_published = pulse.unwritten(), int(self._hello["redelivery_grace"] * 1000)
+        messages, grace_ms = self._last_published
+        store.publish(messages, due_in_ms=grace_ms)
+        self._last_published = [], 0
 
     def _stop_children(self) -> bool:
         for child in self._children.values():

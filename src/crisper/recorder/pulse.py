@@ -16,6 +16,7 @@ from typing import Any
 
 from crisper.core.model import Entry, Fence, Look, Order, Published, Unclaimed
 from crisper.core.model import Pulse as Beating
+from crisper.engine.circuit import Circuit
 from crisper.engine.heartbeat import Beat, Heartbeat
 from crisper.engine.sweeper import Sweeper
 from crisper.errors import CrisperError, RegistryUnreachable
@@ -53,9 +54,10 @@ class PulseThread(threading.Thread):
         beating: Callable[[], Beating],
         ticked: Callable[[], int],
         tell: Callable[[tuple[Any, ...]], None],
+        circuit: Circuit,
     ) -> None:
         super().__init__(name="crisper-pulse", daemon=True)
-        self._store, self._fence, self._tell = store, fence, tell
+        self._store, self._fence, self._tell, self._circuit = store, fence, tell, circuit
         self._scope: str = hello["incarnation"]["scope"]
         self._interval: float = hello["heartbeat"]
         self._sweep_interval: float = hello["sweep"]
@@ -83,7 +85,6 @@ class PulseThread(threading.Thread):
         self._grace_ms = int(hello["redelivery_grace"] * 1000)
         self._look_at, self._looking_until = 0.0, 0.0
         self._published: deque[Published] = deque()
-        self._overflowed = False
         self._ticked = ticked
         self._told: tuple[list[Order], int] = [], 0
         self.renewing: frozenset[str] = frozenset()
@@ -92,14 +93,12 @@ class PulseThread(threading.Thread):
         """A courier's verb, `(ask, reference, verb, arguments)`; answered by `told`."""
         self._asks.put(item)
 
-    def published(self, message: Published) -> None:
-        """To be written with the next turn. From any thread."""
-        if len(self._published) < MOST_PUBLISHED:
-            self._published.append(message)
-        elif not self._overflowed:
-            self._overflowed = True
-            sentence = "messages are published without a record: the registry does not keep up"
-            self._tell((wire.LOG, "error", sentence))
+    def published(self, message: Published) -> bool:
+        """To be written with the next turn; False if too many wait for that. From any thread."""
+        if len(self._published) >= MOST_PUBLISHED:
+            return False
+        self._published.append(message)
+        return True
 
     def unwritten(self) -> list[Published]:
         """What was published and not written, once this thread has stopped."""
@@ -123,9 +122,12 @@ class PulseThread(threading.Thread):
         while not self._stopped.is_set():
             now = time.monotonic()
             if now >= beat_at or self._hurried.is_set():
-                reached = self._guarded(self._beat)
                 self._hurried.clear()
-                beat_at = now + (self._interval if reached else min(1.0, self._interval))
+                if not self._try_beat():
+                    beat_at = time.monotonic() + min(self._interval, self._circuit.trial_failed())
+                    self._answer_asks(beat_at)
+                    continue
+                beat_at = now + self._interval
             if now >= sweep_at:
                 self._guarded(self._sweep)
                 self._guarded(self._pass_orders)
@@ -137,6 +139,14 @@ class PulseThread(threading.Thread):
             self._answer_asks(min(beat_at, sweep_at))
 
     # -- one pass of each -----------------------------------------------------
+
+    def _try_beat(self) -> bool:
+        """Whether the registry answers: as long as it does not, nothing else asks it."""
+        began = self._circuit.now()
+        reached = self._guarded(self._beat)
+        if reached:
+            self._circuit.trial_worked(began)
+        return reached
 
     def _beat(self) -> None:
         if self._heartbeat.tick() is Beat.FENCED:
@@ -174,7 +184,6 @@ class PulseThread(threading.Thread):
             self._store.publish(batch, due_in_ms=self._grace_ms)
             for _ in batch:
                 self._published.popleft()
-        self._overflowed = False
 
     def _look_for_unclaimed(self) -> None:
         if not self._wants_cases or time.monotonic() < self._looking_until:

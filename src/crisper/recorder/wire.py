@@ -13,6 +13,7 @@ Parent to recorder                      Recorder to parent
     t       the loop's tick                 fenced  the incarnation
     ask     the courier's verbs             told    the answers to them
     bye     clean goodbye                   cases   recoveries for the courier
+                                            pause   why no more messages are to be taken; empty: go on
                                             lost    messages for the courier to look for
                                             stop    attempts that a person ordered to stop
                                             log     level, sentence
@@ -34,7 +35,7 @@ HEADER = struct.Struct("<I")
 HELLO, BYE, TICK, DROP, ASK = "hello", "bye", "t", "x", "ask"
 CLAIM, START, FINISH, CHILD_LOST, NOTE = "c", "s", "f", "l", "n"
 READY, FATAL, ANSWERS, FENCED, TOLD, CASES, LOG = "ready", "fatal", "a", "fenced", "told", "cases", "log"
-TROUBLE, UNCLAIMED, ORDERS = "trouble", "lost", "stop"
+TROUBLE, UNCLAIMED, ORDERS, PAUSE = "trouble", "lost", "stop", "pause"
 #: Datagrams from a pool child; a note of a publish may take several.
 WORD, CHILD, NOTED = "w", "k", "p"
 #: Of a datagram's content: with less than half of the least that systems let a socket buffer.
