@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 
 from crisper.core.model import Worker
+from crisper.engine.adoption import Adopter
 from crisper.recorder.witness import Process, boot_id, is_gone, pid_namespace, process_start
 
 #: A killed process is gone within this, unless the kernel holds it in a call.
@@ -37,3 +38,15 @@ class ThisHost:
         finally:
             for process in left:
                 process.close()
+
+
+class Patient(ThisHost):
+    """Proves nothing of a worker whose journal is still to be replayed: what it says comes first."""
+
+    def __init__(self, adopter: Adopter) -> None:
+        super().__init__()
+        self._adopter = adopter
+
+    def is_gone(self, worker: Worker) -> bool | None:
+        gone = super().is_gone(worker)
+        return None if gone and self._adopter.has_more_to_say(worker.id) else gone

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from crisper.engine.adoption import Adopted
 from crisper.engine.folder import own_file
 from crisper.engine.journal import Journal
 from crisper.engine.lines import Life
+from crisper.engine.replay import Clock
 from crisper.errors import JournalError
+from crisper.recorder.witness import boot_id
 
 
 def registry_digest(url: str) -> str:
@@ -25,6 +29,20 @@ def life_of(hello: dict[str, Any]) -> Life:
     """What a journal's lines of this incarnation begin with."""
     grace_ms = int(hello["redelivery_grace"] * 1000)
     return Life(hello["incarnation"], registry_digest(hello["registry_url"]), grace_ms)
+
+
+def replay_clock() -> Clock:
+    """Now, for the ages of what a journal tells."""
+    return Clock(time.monotonic_ns() // 1_000_000, time.time_ns() // 1_000_000, boot_id())
+
+
+def adoption_told(adopted: Adopted) -> str:
+    """What became of a dead worker's journal, in a sentence."""
+    whose = f"of {adopted.worker}, which is gone," if adopted.worker else "of a process that published"
+    said = f"the journal {whose} was replayed"
+    if adopted.damaged:
+        said += f"; {adopted.damaged} places of it could not be read, and what stood there is not on record"
+    return said
 
 
 def open_journal(hello: dict[str, Any], trouble: Callable[[str], None]) -> Journal | None:

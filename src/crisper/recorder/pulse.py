@@ -6,16 +6,19 @@ costs no task anything and a burst of tasks costs no lease anything.
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import time
 import traceback
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from crisper.core.model import Entry, Fence, Look, Order, Published, Unclaimed
 from crisper.core.model import Pulse as Beating
+from crisper.engine.adoption import Adopter
 from crisper.engine.circuit import Circuit
 from crisper.engine.heartbeat import Beat, Heartbeat
 from crisper.engine.sweeper import Sweeper
@@ -27,7 +30,8 @@ from crisper.recorder.cases import (
     recovery_from_wire,
     recovery_to_wire,
 )
-from crisper.recorder.host import ThisHost
+from crisper.recorder.host import Patient, ThisHost
+from crisper.recorder.journals import adoption_told, registry_digest, replay_clock
 from crisper.store.base import Store
 from crisper.store.sql import CASE_MS
 
@@ -35,6 +39,8 @@ from crisper.store.sql import CASE_MS
 CASES = 50
 #: Published messages that wait to be written, at most; written together; looked for at a time.
 MOST_PUBLISHED, BATCH, UNCLAIMED = 10_000, 500, 500
+#: For so long a pass replays journals of the dead, in seconds, before it renews its own lease again.
+ADOPT_SECONDS = 0.5
 
 
 class PulseThread(threading.Thread):
@@ -70,11 +76,20 @@ class PulseThread(threading.Thread):
             parent_stopped=parent_stopped,
             pulse=beating,
         )
+        self._adopter = Adopter(
+            store,
+            Path(hello["journal_dir"] or os.devnull),
+            registry_digest(hello["registry_url"]),
+            ThisHost(),
+            clock=replay_clock,
+            lease=hello["lease"],
+            own=fence.incarnation[-16:],
+        )
         self._sweeper = Sweeper(
             store,
             fence.incarnation,
             lease=hello["lease"],
-            host=ThisHost(),
+            host=Patient(self._adopter),
             warn=lambda sentence: tell((wire.LOG, "warning", sentence)),
         )
         self._asks: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()
@@ -129,9 +144,10 @@ class PulseThread(threading.Thread):
                     continue
                 beat_at = now + self._interval
             if now >= sweep_at:
+                self._guarded(self._adopt)
                 self._guarded(self._sweep)
                 self._guarded(self._pass_orders)
-                sweep_at = now + self._sweep_interval
+                sweep_at = now + (0 if self._adopter.is_busy else self._sweep_interval)
             self._guarded(self._write_published)
             if self._look_every is not None and now >= self._look_at:
                 self._guarded(self._look_for_unclaimed)
@@ -152,6 +168,16 @@ class PulseThread(threading.Thread):
         if self._heartbeat.tick() is Beat.FENCED:
             self._stopped.set()
             self._tell((wire.FENCED, self._fence.incarnation))
+
+    def _adopt(self) -> None:
+        """Journals of the dead come first: what they say may be that nothing was lost."""
+        until = time.monotonic() + min(ADOPT_SECONDS, self._interval / 4)
+        while (now := time.monotonic()) < until:
+            adopted = self._adopter.tick(now)
+            if adopted is not None:
+                self._tell((wire.LOG, "warning", adoption_told(adopted)))
+            elif not self._adopter.is_busy:
+                return
 
     def _sweep(self) -> None:
         now = time.monotonic()

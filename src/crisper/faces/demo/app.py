@@ -37,6 +37,7 @@ def make(environment: Mapping[str, str], *, outbox: str = "queue") -> Celery:
     )
     if environment.get(WITH_CRISPER):
         app.conf.crisper_registry_url = registry_url(folder)
+        app.conf.crisper_journal_dir = str(folder / "journal")
         crisper.install(app)
     _pack_order(app, folder / "ledger")
     return app
