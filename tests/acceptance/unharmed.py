@@ -14,9 +14,14 @@ def all_run_once(fleet: Fleet, sent: list[str], seconds: float = 40.0) -> None:
     wait_for("no attempt left open", lambda: fleet.open_attempts() == 0, seconds)
     begun = Counter(line.task_id for line in fleet.starts())
     assert begun == Counter(sent)
-    succeeded = fleet.rows("SELECT task_id FROM crisper_attempt WHERE state = 'succeeded'")
-    assert sorted(str(row[0]) for row in succeeded) == sorted(sent)
+    wait_for("all on record", lambda: len(_succeeded(fleet)) >= len(sent), seconds)
+    assert _succeeded(fleet) == sorted(sent)
     assert fleet.rows("SELECT task_id, cause FROM crisper_recovery") == []
     assert losses(fleet) == 0
     nothing_left_in_the_broker(fleet)
     assert fleet.errors() == []
+
+
+def _succeeded(fleet: Fleet) -> list[str]:
+    rows = fleet.rows("SELECT task_id FROM crisper_attempt WHERE state = 'succeeded'")
+    return sorted(str(row[0]) for row in rows)

@@ -53,6 +53,7 @@ class Recording:
         self._replay = Replay(journal) if journal is not None and journal.end else None
         self._alive = False  # whether the journal says whose the next line is
         self._trouble = ""
+        self._ended = False
 
     @property
     def state(self) -> State:
@@ -158,8 +159,10 @@ class Recording:
         self._lines([Told(now - one.age_ms, wall - one.age_ms, one) for one in messages])
 
     def end(self, reason: str) -> None:
-        """The worker ends in order, and the registry is not there to be told."""
-        self._lines([Ended(reason)])
+        """The worker ends in order, and the registry is away. Repeating it changes nothing."""
+        if self.journal is not None and not self._ended:
+            self._lines([Ended(reason)])
+            self._ended = True
 
     # -- what comes back ------------------------------------------------------
 

@@ -452,8 +452,7 @@ class Recorder:
         except RegistryUnreachable:
             if self._journal is None:
                 return  # tried again until the parent has gone
-            with contextlib.suppress(JournalError, OSError):
-                recording.end(reason)
+            self._stand_in(recording)
         else:
             self._forget_journal()
         self._retire_after_goodbye(recording)
@@ -570,14 +569,18 @@ class Recorder:
                 with self._watchdog.call(self._store):
                     return self._declare(self._store, recording, evidence)
             except RegistryUnreachable:
-                with contextlib.suppress(RegistryUnreachable):
-                    recording.stand_in(monotonic_ms())
+                self._stand_in(recording)
                 time.sleep(random.uniform(0.1, 0.3))
             except Fenced:
                 break
-        with contextlib.suppress(RegistryUnreachable):
-            recording.stand_in(monotonic_ms())
+        self._stand_in(recording)
         return 0
+
+    def _stand_in(self, recording: Recording) -> None:
+        with contextlib.suppress(RegistryUnreachable, JournalError, OSError):
+            recording.stand_in(monotonic_ms())
+            if self._said_bye is not None:
+                recording.end(self._said_bye)
 
     def _declare(self, store: Store, recording: Recording, evidence: dict[str, Any]) -> int:
         self._write_published(store)

@@ -160,9 +160,14 @@ class PulseThread(threading.Thread):
         """Whether the registry answers: as long as it does not, nothing else asks it."""
         began = self._circuit.now()
         reached = self._guarded(self._beat)
-        if reached:
-            self._circuit.trial_worked(began)
-        return reached
+        if not reached:
+            return False
+        self._circuit.trial_worked(began)
+        if self._unreachable_since is not None:
+            away = time.monotonic() - self._unreachable_since
+            self._tell((wire.LOG, "warning", f"the registry answers again after {away:.1f} s"))
+            self._unreachable_since = None
+        return True
 
     def _beat(self) -> None:
         if self._heartbeat.tick() is Beat.FENCED:
@@ -286,8 +291,4 @@ class PulseThread(threading.Thread):
         except Exception:
             self._tell((wire.TROUBLE, traceback.format_exc(limit=6)))
             return False
-        if self._unreachable_since is not None:
-            away = time.monotonic() - self._unreachable_since
-            self._tell((wire.LOG, "warning", f"the registry answers again after {away:.1f} s"))
-            self._unreachable_since = None
         return True
