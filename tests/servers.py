@@ -108,7 +108,7 @@ class PrivateServer:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C is for the tests; they end their servers themselves
-                **_as_user(self._user()),
+                **as_user(self._user()),
             )
         self._wait_until_it_answers()
 
@@ -190,10 +190,17 @@ class PrivateServer:
 
 
 class PrivatePostgres(PrivateServer):
-    """A PostgreSQL cluster with fsync on and 300 connections. `url` is its empty `postgres` database."""
+    """A PostgreSQL cluster with fsync on and 300 connections. `url` is its empty `postgres` database.
+
+    `settings` are the server's, as in its configuration file.
+    """
 
     name = "postgres"
     orderly = signal.SIGINT  # "fast": SIGTERM would wait for the clients to leave
+
+    def __init__(self, **settings: str) -> None:
+        self._settings = settings
+        super().__init__()
 
     def _find_programs(self) -> None:
         self._initdb = program("initdb", "/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin")
@@ -225,7 +232,7 @@ class PrivatePostgres(PrivateServer):
             capture_output=True,
             text=True,
             check=False,
-            **_as_user(self._user()),
+            **as_user(self._user()),
         )
         if made.returncode:
             raise Unavailable(f"initdb failed: {made.stderr.strip()[-500:]}")
@@ -236,6 +243,7 @@ class PrivatePostgres(PrivateServer):
             "port": self.port,
             "unix_socket_directories": "",  # a path under a long temporary folder would not fit
             "max_connections": 300,
+            **self._settings,
         }
         return [self._server, "-D", "data", *(f"--{key}={value}" for key, value in settings.items())]
 
@@ -450,7 +458,7 @@ def _user_exists(name: str) -> bool:
     return False
 
 
-def _as_user(name: str | None) -> dict[str, Any]:
+def as_user(name: str | None) -> dict[str, Any]:
     if name is None:
         return {}
     return {"user": name, "group": pwd.getpwnam(name).pw_gid, "extra_groups": []}

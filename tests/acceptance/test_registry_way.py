@@ -1,0 +1,98 @@
+"""The way to the registry is slow, one-way, lossy or cut off under load: no harm, and nobody declared."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+
+import pytest
+
+from tests.acceptance.conftest import broker_urls
+from tests.acceptance.site import LEASE, QUICK, Site, site, under
+from tests.faults.postgres import FaultyPostgres
+from tests.faults.proxy import FaultProxy
+from tests.left_out import needs
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture(scope="module")
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """Two workers of two processes each."""
+    with (
+        needs("postgres"),
+        FaultyPostgres() as postgres,
+        site(tmp_path_factory.mktemp("way"), postgres, **broker_urls("redis", request), **QUICK) as made,
+    ):
+        made.workers()
+        yield made
+
+
+@contextmanager
+def faulty(proxy: FaultProxy, **faults: float) -> Iterator[None]:
+    """`up_delay=0.1` and the like."""
+    for name, value in faults.items():
+        side, _, which = name.partition("_")
+        setattr(getattr(proxy, side), which, value)
+    yield
+    proxy.heal()
+
+
+@contextmanager
+def refused(proxy: FaultProxy) -> Iterator[None]:
+    """Nobody is there: what was open is reset, and what is new is refused."""
+    proxy.refuse = True
+    proxy.reset()
+    yield
+    proxy.heal()
+
+
+@contextmanager
+def reset_often(proxy: FaultProxy, every: float = 0.3) -> Iterator[None]:
+    over = threading.Event()
+
+    def storm() -> None:
+        while not over.wait(every):
+            proxy.reset()
+
+    thread = threading.Thread(target=storm, daemon=True)
+    thread.start()
+    yield
+    over.set()
+    thread.join(10)
+
+
+def latency(seconds: float) -> Callable[[FaultProxy], AbstractContextManager[None]]:
+    """There and back together."""
+    half = seconds / 2
+    return partial(faulty, up_delay=half, up_jitter=half / 4, down_delay=half, down_jitter=half / 4)
+
+
+Fault = Callable[[FaultProxy], AbstractContextManager[None]]
+FAULTS: dict[str, tuple[Fault, float]] = {
+    "latency of 100 ms": (latency(0.1), 3),
+    "latency of 1 s": (latency(1.0), LEASE + 2),
+    "a black hole to the registry": (partial(faulty, up_hold=True), LEASE + 1),
+    "a black hole from the registry": (partial(faulty, down_hold=True), LEASE + 1),
+    "30 % loss": (partial(faulty, up_loss=0.3, down_loss=0.3), LEASE + 1),
+    "resets": (reset_often, LEASE + 1),
+    "refused": (refused, LEASE + 1),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_bad_way_to_the_registry_costs_no_task_and_no_record(place: Site, fault: str) -> None:
+    how, seconds = FAULTS[fault]
+    passed = under(place, fault, how(place.to_registry), seconds)
+    assert not passed.harm
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("direction", ["up", "down"])
+def test_a_black_hole_of_a_minute_costs_no_task_and_no_record(place: Site, direction: str) -> None:
+    hole = faulty(place.to_registry, **{f"{direction}_hold": True})
+    passed = under(place, f"black hole {direction} for a minute", hole, 60)
+    assert not passed.harm
