@@ -65,7 +65,7 @@ def replayed(fleet: Fleet) -> None:
 
 
 def noticed(worker: Worker) -> None:
-    wait_for("it noticed", lambda: "on record in the journal" in worker.text())
+    wait_for("it noticed", lambda: "does not answer" in worker.text())
 
 
 @pytest.mark.parametrize("broker", ["redis", "rabbitmq"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from crisper.core.model import ChildLost, Claim, Finish, Note, Record, Start
 
@@ -24,3 +24,10 @@ def segments(records: Iterable[Record]) -> Iterator[list[Record]]:
         segment.append(record)
     if segment:
         yield segment
+
+
+def late_of(records: Sequence[Record]) -> list[Finish]:
+    """The outcomes among records that came after the fence; those of claims that a journal let run go on
+    under another fence, and are none."""
+    going_on = {record.seq for record in records if isinstance(record, Claim) and record.provisional}
+    return [one for one in records if isinstance(one, Finish) and one.claim_seq not in going_on]

@@ -46,6 +46,7 @@ from crisper.core.model import (
     Start,
     Worker,
 )
+from crisper.core.order import late_of
 from crisper.core.states import (
     HAVE_RECOVERIES,
     MAY_FOLLOW,
@@ -243,8 +244,8 @@ class MemoryStore:
         worker = self._workers.get(fence.incarnation)
         if worker is not None and worker.state is WorkerState.ALIVE:
             return
-        for record in records:
-            if isinstance(record, Finish) and self._closed_by(fence.incarnation, record) != record.seq:
+        for record in late_of(records):
+            if self._closed_by(fence.incarnation, record) != record.seq:
                 self._late(fence.incarnation, record, "its incarnation was fenced")
 
     def _apply(self, me: str, record: Record, renewing: Collection[str] | None) -> Answer | None:

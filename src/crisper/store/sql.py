@@ -30,7 +30,7 @@ from crisper.core.model import (
     Recovery,
     Worker,
 )
-from crisper.core.order import segments
+from crisper.core.order import late_of, segments
 from crisper.core.states import (
     MAY_FOLLOW,
     OPEN,
@@ -289,8 +289,8 @@ class SqlStore:
         if self._workers("id = ? AND state = 'alive'", fence.incarnation):
             return
         now = self.now()
-        for record in records:
-            if isinstance(record, Finish) and self._closed_by(fence, record) != record.seq:
+        for record in late_of(records):
+            if self._closed_by(fence, record) != record.seq:
                 self._late(now, fence, record, "its incarnation was fenced")
 
     def _closed_by(self, fence: Fence, record: Finish | ChildLost) -> int | None:
