@@ -50,6 +50,7 @@ def make(environment: Mapping[str, str]) -> Celery:
     app.conf.update(json.loads(environment.get("FLEET_CONF", "{}")))
     if not environment.get("FLEET_PLAIN"):
         app.conf.crisper_registry_url = environment["CRISPER_REGISTRY_URL"]
+        app.conf.crisper_journal_dir = environment["CRISPER_JOURNAL_DIR"]
         crisper.install(app)
     _tasks(app, folder / "ledger")
     if "FLEET_POLICY" in environment:

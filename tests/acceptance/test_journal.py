@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import stat
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -225,6 +227,48 @@ def test_a_worker_that_is_to_pause_takes_no_more_and_comes_back_by_itself(
         assert losses(fleet) == 0
         assert journals(fleet) == []
         assert "takes messages again" in worker.text()
+
+
+PUBLISHER = """
+import os, sys
+from tests.fleet_app import make
+app = make(os.environ)
+app.conf.update(crisper_track_publish="async", crisper_redelivery_grace=1.0)
+for n in range(int(sys.argv[1])):
+    app.tasks["tests.fleet_app.late"].apply_async((n, 0.01), queue=sys.argv[2], task_id=f"published-{n}")
+print("published", flush=True)
+sys.stdin.read()
+"""
+
+
+def published(fleet: Fleet) -> int:
+    return int(fleet.rows("SELECT count(*) FROM crisper_publish")[0][0])
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["lives", "is killed"])
+def test_what_was_published_while_the_registry_was_away_is_on_record_though_its_publisher(
+    killed: bool, own_postgres: PrivatePostgres, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    count = 1500
+    with fleet_on(own_postgres, request, tmp_path, track_publish="async") as fleet:
+        with away(own_postgres):
+            publisher = subprocess.Popen(
+                [sys.executable, "-c", PUBLISHER, str(count), "nobody_consumes"],
+                env=fleet.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            )  # fmt: skip
+            assert publisher.stdout is not None
+            assert publisher.stdout.readline() == "published\n"
+            size = 0
+            while size != (size := sum(path.stat().st_size for path in journals(fleet))) or not size:
+                time.sleep(0.5)  # until nothing more comes
+            if killed:
+                publisher.kill()
+        if killed:
+            fleet.worker("adopter", "-Q", "elsewhere")
+        wait_for("all on record", lambda: published(fleet) == count, 30)
+        replayed(fleet)
+        publisher.kill()
+        publisher.wait()
 
 
 def waiting(fleet: Fleet) -> int:

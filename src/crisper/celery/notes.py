@@ -11,6 +11,8 @@ from typing import Any
 
 from celery.utils.log import get_logger
 
+from crisper.celery.note_journal import NoteJournal
+from crisper.core.model import Published
 from crisper.engine.deadline import Watchdog
 from crisper.recorder.records import Reader
 from crisper.settings import Settings
@@ -43,6 +45,8 @@ class NoteWriter:
             redact=settings.redact,
             max_message_bytes=settings.max_message_bytes,
         )
+        self._journal = NoteJournal(settings, scope) if settings.on_registry_down == "journal" else None
+        self._adopted = False
         self._notes: deque[tuple[Any, ...]] = deque()
         self._bytes = self._given_up = 0
         self._lock, self._filled = threading.Lock(), threading.Condition()
@@ -72,12 +76,15 @@ class NoteWriter:
     def _run(self) -> None:
         while True:
             with self._filled:
-                while not self._notes:
+                while not self._notes and not self._has_journal():
                     self._filled.wait()
+                if not self._notes:
+                    self._filled.wait(RETRY_SECONDS)
             time.sleep(0 if self._ending else LINGER)
             with self._filled:
                 batch = [self._notes[i] for i in range(min(BATCH, len(self._notes)))]
-            if not self._write(batch):
+            answers = not batch or self._write(batch)
+            if not (answers or self._to_journal(batch)):
                 time.sleep(RETRY_SECONDS)
                 continue
             with self._filled:
@@ -86,9 +93,29 @@ class NoteWriter:
                     self._bytes -= len(note[6]) + 1000
                 given_up, self._given_up = self._given_up, 0
                 self._filled.notify_all()
+            if answers:
+                self._from_journals()
             if given_up:
                 logger.error("crisper: %d messages were published without a record: the registry does not"
                              " keep up", given_up)  # fmt: skip
+
+    def _has_journal(self) -> bool:
+        return self._journal is not None and self._journal.holds_something
+
+    def _to_journal(self, batch: list[tuple[Any, ...]]) -> bool:
+        """The registry does not answer: on this host's disk they outlive this process."""
+        return self._journal is not None and bool(batch) and self._journal.take(self._read(batch))
+
+    def _from_journals(self) -> None:
+        """The registry answers: what ours holds, and, once, what processes that are gone have left."""
+        while self._has_journal() and self._call(self._journal.give):  # type: ignore[union-attr]
+            pass
+        while self._journal is not None and not self._adopted and self._call(self._adopt):
+            pass
+
+    def _adopt(self, store: Any) -> None:
+        assert self._journal is not None
+        self._adopted = not self._journal.adopt(store)
 
     def _last(self) -> None:
         self._ending, give_up = True, time.monotonic() + LAST_SECONDS
@@ -108,9 +135,12 @@ class NoteWriter:
     # -- the registry ---------------------------------------------------------
 
     def _write(self, notes: list[tuple[Any, ...]]) -> bool:
-        messages = [self._reader.published(note, self._scope, self._settings.loss_budget) for note in notes]
+        messages = self._read(notes)
         due = int(self._settings.redelivery_grace * 1000)
         return self._call(lambda store: store.publish(messages, due_in_ms=due))
+
+    def _read(self, notes: list[tuple[Any, ...]]) -> list[Published]:
+        return [self._reader.published(note, self._scope, self._settings.loss_budget) for note in notes]
 
     def _call(self, verb: Callable[[Any], None]) -> bool:
         with self._lock:

@@ -65,9 +65,10 @@ class Adopter:
         clock: Callable[[], Clock],
         lease: float,
         own: str = "",
+        only: str = f"*{SUFFIX}",
     ) -> None:
         self._store, self._folder, self._registry, self._host = store, folder, registry, host
-        self._clock, self._lease, self._own = clock, lease, own
+        self._clock, self._lease, self._own, self._only = clock, lease, own, only
         self._orphan: Orphan | None = None
         self._unlocked: dict[Path, float] = {}  # since when nobody has had it open
         self._not_ours: set[Path] = set()
@@ -104,7 +105,7 @@ class Adopter:
             return None
         damaged = orphan.journal.damaged
         orphan.journal.remove()
-        self._orphan = None
+        self._orphan, self._look_at = None, now  # there may be more
         return Adopted(orphan.one.hostname, damaged)
 
     def close(self) -> None:
@@ -117,7 +118,7 @@ class Adopter:
     # -- finding --------------------------------------------------------------
 
     def _find(self, now: float) -> Orphan | None:
-        there = [path for path in journals(self._folder) if path.stem.partition("-")[0] != self._own]
+        there = [path for path in journals(self._folder, self._only) if not self._is_own(path)]
         self._unlocked = {path: since for path, since in self._unlocked.items() if path in there}
         self._not_ours &= set(there)
         self._look_at = now + len(there) / LOOKS_PER_SECOND
@@ -125,6 +126,9 @@ class Adopter:
             if path not in self._not_ours and (orphan := self._open(path, now)) is not None:
                 return orphan
         return None
+
+    def _is_own(self, path: Path) -> bool:
+        return bool(self._own) and path.stem.startswith(self._own)
 
     def _open(self, path: Path, now: float) -> Orphan | None:
         try:

@@ -121,10 +121,10 @@ def own_file(folder: Path, name: str) -> DiskFile:
     raise JournalUnusable(f"every journal {folder / name}* is in use by another process")
 
 
-def journals(folder: Path) -> list[Path]:
+def journals(folder: Path, pattern: str = f"*{SUFFIX}") -> list[Path]:
     """All there are, the oldest first."""
     found = []
-    for path in folder.glob(f"*{SUFFIX}"):
+    for path in folder.glob(pattern):
         with contextlib.suppress(OSError):
             found.append((path.stat().st_mtime_ns, path))
     return [path for _, path in sorted(found)]
