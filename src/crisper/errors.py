@@ -4,7 +4,8 @@
     ├── SettingsError          a setting is unknown or makes no sense
     ├── RegistryError
     │   ├── RegistryUnreachable    no answer from the database in time
-    │   │   └── RegistryUnusable       its file is no database, or cannot be made, read or written
+    │   │   ├── RegistryUnusable       its file is no database, or cannot be made, read or written
+    │   │   └── RegistryMoved          another server answers, or the same one went back in time
     │   ├── SchemaMissing          the database has no registry yet
     │   ├── SchemaOutdated         the registry is older than this Crisper
     │   └── SchemaTooNew           the registry is newer than this Crisper
@@ -48,6 +49,11 @@ class RegistryUnreachable(RegistryError):
 
 class RegistryUnusable(RegistryUnreachable):
     """The registry's file is no database, or cannot be made, read or written; waiting mends none of it."""
+
+
+class RegistryMoved(RegistryUnreachable):
+    """Another server answers in the registry's place, or the same one went back in time: a failover or a
+    restore. What was committed lately may be missing; workers enroll again and write it again."""
 
 
 class SchemaMissing(RegistryError):

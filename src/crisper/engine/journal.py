@@ -82,21 +82,22 @@ class Journal:
         """Where the last line ends, in bytes."""
         return self._end
 
-    def append(self, lines: Sequence[Line], *, sync: bool = True) -> None:
-        """Write the lines; they are on the disk when this returns.
+    def append(self, lines: Sequence[Line], *, durable: bool = True) -> None:
+        """Write the lines; if `durable`, they are on the disk when this returns.
 
         Raises `JournalFull` if the disk or the limit allows no more, and `OSError` for any other trouble;
         the journal is then as it was.
         """
-        if self._file.is_lost():
+        if durable and self._file.is_lost():
             self._file.restore()
         data = b"".join(map(_frame, lines))
         grows = any(isinstance(line, Told) and isinstance(line.record, Claim | Published) for line in lines)
         open_claims = max(0, self._open_claims + sum(map(_opens, lines)))
-        self._make_room(len(data), RESERVE + RESERVE_EACH * open_claims if grows else 0)
+        if durable:
+            self._make_room(len(data), RESERVE + RESERVE_EACH * open_claims if grows else 0)
         try:
             self._file.write(self._end, data)
-            if sync:
+            if durable:
                 self._file.sync()
         except OSError:
             self._cut()

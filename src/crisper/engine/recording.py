@@ -7,16 +7,18 @@ does not, new records go behind it, so no task waits for a replay.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from crisper.core.model import Answer, Fence, Published, Record
+from crisper.core.model import Answer, Claim, Fence, Published, Record
 from crisper.engine.circuit import Circuit
 from crisper.engine.journal import Journal
 from crisper.engine.lines import Ended, Life, Line, Told
 from crisper.engine.replay import Clock, Replay, open_claims
+from crisper.engine.window import Window
 from crisper.engine.writer import Writer, Written
-from crisper.errors import JournalError, RegistryUnreachable
+from crisper.errors import JournalError, RegistryMoved, RegistryUnreachable
 from crisper.store.base import Store
 
 
@@ -34,7 +36,8 @@ def wall_ms() -> int:
 class Recording:
     """Joins a writer, a circuit and a journal. Owned by one thread.
 
-    Without a journal what cannot be written waits, and `write` raises `RegistryUnreachable`.
+    Without a journal what cannot be written waits, and `write` raises `RegistryUnreachable`. With a
+    window, what a registry that `may_forget` has committed is kept for when another takes its place.
     """
 
     def __init__(
@@ -45,6 +48,8 @@ class Recording:
         journal: Journal | None,
         life: Life,
         *,
+        window: Window | None = None,
+        may_forget: Callable[[], bool] = lambda: False,
         on_error: Callable[[str], None] = lambda sentence: None,
         wall: Callable[[], int] = wall_ms,
     ) -> None:
@@ -54,6 +59,11 @@ class Recording:
         self._alive = False  # whether the journal says whose the next line is
         self._trouble = ""
         self._ended = False
+        self._window, self._may_forget = window, may_forget
+        self._again: deque[Replay] = deque()  # of what was committed, to whom may not have it any more
+        self._now = 0
+        self.has_moved = False  # another server answers in the registry's place
+        writer.on_committed = self._committed
 
     @property
     def state(self) -> State:
@@ -62,19 +72,27 @@ class Recording:
     @property
     def backlog(self) -> bool:
         """Whether the journal holds what the registry does not."""
-        return self._replay is not None
+        return self._replay is not None or bool(self._again)
 
     def use(self, store: Store, fence: Fence) -> None:
         """The registry has given us this fence."""
         self._store, self.writer.fence = store, fence
         self.writer.use(store)
 
+    def move(self) -> None:
+        """Another server took the registry's place, and may not have what was committed lately: that is
+        replayed before anything else, once it has given us a fence."""
+        self._store, self.has_moved = None, False
+        self.writer.use(None)
+        if self._window is not None and not self._again:
+            self._again = deque(Replay(journal) for journal in self._window.read())
+
     # -- what goes out --------------------------------------------------------
 
     def due(self, now: int) -> int | None:
         """Milliseconds until `write` has something to do; None: nothing is held."""
         due = self.writer.due(now)
-        if self._replay is None:
+        if not self.backlog:
             return due
         opens_in = self.circuit.opens_in()
         if opens_in is None:
@@ -87,20 +105,41 @@ class Recording:
 
         Raises `Fenced`, and `RegistryUnreachable` where no journal takes the records.
         """
-        if self._replay is None and self.circuit.closed and self._store is not None:
+        self._now = now
+        if not self.backlog and self.circuit.closed and self._store is not None:
             try:
                 written = self.writer.write(now, claims=claims)
             except RegistryUnreachable as exc:
-                self.circuit.write_failed()
+                self._failed(exc)
                 return self._journaled(now, exc)
             self.circuit.wrote()
             return written
         replayed = self._replay_some(now) if self.circuit.closed and self._store is not None else []
-        if self._replay is None and replayed is not None and self.circuit.closed:
+        if not self.backlog and replayed is not None and self.circuit.closed:
             written = Written(self.writer.durable, [], 0)  # caught up: the next one is a commit
         else:
             written = self._journaled(now, RegistryUnreachable("the registry is away"))
         return written._replace(answers=[*(replayed or ()), *written.answers])
+
+    def _failed(self, why: RegistryUnreachable) -> None:
+        self.circuit.write_failed()
+        self.has_moved = self.has_moved or isinstance(why, RegistryMoved)
+
+    def _committed(self, batch: Sequence[tuple[int, Record]], answers: Sequence[Answer]) -> None:
+        """Keep what changed something: a claim that was granted, and all that became of it."""
+        if self._window is None or not self._may_forget():
+            return
+        granted = {answer.seq for answer in answers if answer.kind in ("granted", "stopped")}
+        lines = [
+            self._told(at, record)
+            for at, record in batch
+            if not isinstance(record, Claim) or record.seq in granted
+        ]
+        try:
+            self._window.remember(self._life, lines)
+        except (JournalError, OSError) as exc:
+            self._window = None
+            self._on_error(f"what is committed is not kept for a failover of the registry: {exc}")
 
     def keep_late(self, now: int) -> None:
         """The fence is over. What is held of its attempts is kept as late finishes; what the journal let run
@@ -141,8 +180,11 @@ class Recording:
         self._trouble = why
 
     def _append(self, now: int, records: Sequence[tuple[int, Record]]) -> None:
-        wall = self._wall()
-        self._lines([Told(at, wall - max(0, now - at), record) for at, record in records])
+        self._now = now
+        self._lines([self._told(at, record) for at, record in records])
+
+    def _told(self, at: int, record: Record) -> Told:
+        return Told(at, self._wall() - max(0, self._now - at), record)
 
     def _lines(self, lines: list[Line]) -> None:
         assert self.journal is not None
@@ -168,18 +210,27 @@ class Recording:
 
     def _replay_some(self, now: int) -> list[Answer] | None:
         """What became of the claims that were replayed; None: the registry is away again."""
-        if self._replay is None or self._store is None:
+        replay = self._again[0] if self._again else self._replay
+        if replay is None or self._store is None:
             return []
         clock = Clock(now, self._wall(), str(self._life.incarnation.get("boot_id", "")))
         try:
-            answers = self._replay.step(self._store, self.writer.fence, self.writer.record, clock)
-        except RegistryUnreachable:
-            self.circuit.write_failed()
+            answers = replay.step(self._store, self.writer.fence, self._record, clock)
+        except RegistryUnreachable as exc:
+            self._failed(exc)
             return None
         self.circuit.wrote()
-        if self._replay.is_done:
+        if replay.is_done and self._again:
+            self._again.popleft().close()
+        elif replay.is_done:
             self._clear()
         return [answer._replace(reason=answer.reason or "on record now") for answer in answers]
+
+    def _record(self, records: list[Record]) -> list[Answer]:
+        answers = self.writer.record(records)
+        if not self._again:
+            self._committed([(self._now - record.age_ms, record) for record in records], answers)
+        return answers
 
     def _clear(self) -> None:
         assert self.journal is not None

@@ -40,6 +40,10 @@ class Replay:
         self._life: Life | None = None
         self._journaled: set[int] = set()  # claims whose outcome has not come yet
 
+    def close(self) -> None:
+        """The journal is read to its end, and stays as it is."""
+        self._journal.close()
+
     @property
     def is_done(self) -> bool:
         return self._at >= self._journal.end

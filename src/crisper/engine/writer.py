@@ -56,6 +56,9 @@ class Writer:
         self._ask_at = 0
         self._words: dict[int, tuple[int, Finish]] = {}
         self._durable = 0
+        self.on_committed: Callable[[list[tuple[int, Record]], list[Answer]], None] = lambda batch, answers: (
+            None
+        )
 
     def __len__(self) -> int:
         return len(self._pending)
@@ -65,8 +68,8 @@ class Writer:
         """Every record numbered up to here is safe."""
         return self._durable
 
-    def use(self, store: Store) -> None:
-        """Only now is there a registry to write to."""
+    def use(self, store: Store | None) -> None:
+        """Only now is there a registry to write to; None: not any more."""
         self._store = store
 
     # -- what comes in --------------------------------------------------------
@@ -129,6 +132,7 @@ class Writer:
         if not batch:
             return Written(self._durable, [], 0)
         answers = self.record([_aged(record, now - at) for at, record in batch])
+        self.on_committed(batch, answers)
         self._took(taken, starts)
         return Written(self._durable, self._answered(batch, answers), len(batch))
 

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from crisper.core.model import Fence, Incarnation
+from crisper.core.model import Fence, Incarnation, Worker
 from crisper.engine.circuit import Circuit
 from crisper.engine.deadline import Watchdog
 from crisper.errors import (
@@ -19,6 +19,7 @@ from crisper.errors import (
     SchemaOutdated,
 )
 from crisper.store.base import Store
+from crisper.store.database import Place
 from crisper.store.ensure import told
 from crisper.store.open import is_sqlite, open_store, sqlite_path
 from crisper.store.version import check_light
@@ -27,6 +28,7 @@ from crisper.store.version import check_light
 class Enrolled(NamedTuple):
     store: Store
     fence: Fence
+    place: Place  # where the store's connection leads
 
 
 class Over(NamedTuple):
@@ -39,13 +41,17 @@ class Away(NamedTuple):
     why: RegistryUnreachable
 
 
+class Moved(NamedTuple):
+    """Another server took the registry's place."""
+
+
 class Refused(NamedTuple):
     """What no waiting will mend."""
 
     why: CrisperError
 
 
-Outcome = Enrolled | Over | Away | Refused
+Outcome = Enrolled | Over | Away | Moved | Refused
 
 
 class Enrollment(threading.Thread):
@@ -75,9 +81,10 @@ class Enrollment(threading.Thread):
 
     def _try(self) -> Outcome:
         hello = self._hello
-        began = self._circuit.now()
+        began, place = self._circuit.now(), Place()
+        name = f"crisper {hello['nodename']}"
         try:
-            store = open_store(hello["registry_url"], application_name=f"crisper {hello['nodename']}")
+            store = open_store(hello["registry_url"], application_name=name, place=place)
         except CrisperError as exc:
             return Refused(exc)
         try:
@@ -94,7 +101,7 @@ class Enrollment(threading.Thread):
             store.close()
             return Over()
         self._circuit.trial_worked(began)
-        return Enrolled(store, fence)
+        return Enrolled(store, fence, place)
 
 
 def _ready_schema(store: Any, url: str) -> None:
@@ -122,5 +129,12 @@ def fence_of(store: Store, hello: dict[str, Any]) -> Fence | None:
     # Recorders before us may have moved the fence, and died before the parent heard of it:
     # the generation to take over from is the one on record. The parent killed and reaped
     # them before it started us, so nobody else writes in its name.
-    known = next((worker for worker in store.alive() if worker.id == one.id), None)
+    known = _alive(store, one.id)
+    if known is None:
+        store.enroll(one)  # only a registry that went back in time has never heard of it
+        known = _alive(store, one.id)
     return None if known is None else store.replace_recorder(Fence(one.id, known.generation))
+
+
+def _alive(store: Store, id: str) -> Worker | None:
+    return next((worker for worker in store.alive() if worker.id == id), None)

@@ -14,6 +14,7 @@ from crisper.engine.folder import own_file
 from crisper.engine.journal import Journal
 from crisper.engine.lines import Life
 from crisper.engine.replay import Clock
+from crisper.engine.window import Window
 from crisper.errors import JournalError
 from crisper.recorder.witness import boot_id
 
@@ -29,6 +30,18 @@ def life_of(hello: dict[str, Any]) -> Life:
     """What a journal's lines of this incarnation begin with."""
     grace_ms = int(hello["redelivery_grace"] * 1000)
     return Life(hello["incarnation"], registry_digest(hello["registry_url"]), grace_ms)
+
+
+def window_of(hello: dict[str, Any]) -> Window | None:
+    """What is kept for a failover of the registry; None: nothing is to be."""
+    if not hello["failover_window"]:
+        return None
+    return Window(
+        Path(hello["journal_dir"]),
+        str(hello["incarnation"]["id"])[-16:],
+        seconds=hello["failover_window"],
+        most_bytes=hello["journal_max_bytes"],
+    )
 
 
 def replay_clock() -> Clock:

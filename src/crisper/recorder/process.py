@@ -28,15 +28,17 @@ from crisper.engine.circuit import Circuit
 from crisper.engine.deadline import Watchdog
 from crisper.engine.journal import Journal
 from crisper.engine.recording import Recording
+from crisper.engine.window import Window
 from crisper.engine.writer import Writer
 from crisper.errors import Fenced, JournalError, RegistryUnreachable
 from crisper.recorder import wire
-from crisper.recorder.enrollment import Away, Enrolled, Enrollment, Outcome, Over, Refused
-from crisper.recorder.journals import life_of, open_journal
+from crisper.recorder.enrollment import Away, Enrolled, Enrollment, Moved, Outcome, Over, Refused
+from crisper.recorder.journals import life_of, open_journal, window_of
 from crisper.recorder.pulse import PulseThread
 from crisper.recorder.records import Reader, read_word
 from crisper.recorder.witness import LINUX, Process, is_stopped, process_start
 from crisper.store.base import Store
+from crisper.store.database import Place
 from crisper.store.open import open_store
 
 #: File descriptors that the parent leaves us: the wire, the children's
@@ -56,6 +58,10 @@ UNTRUSTED_SECONDS = 0.05
 RETRY_SECONDS = 0.4
 #: Published messages that go into the journal together.
 PUBLISHED_AT_ONCE = 500
+MOVED = (
+    "another server answers in the registry's place, or it went back in time (failover): this worker enrolls"
+    " there, and writes again what was committed lately"
+)
 #: How long a recorder whose parent is dead tries to reach the registry before it
 #: leaves the verdict to the lease.
 LAST_WORDS_SECONDS = 60.0
@@ -91,6 +97,8 @@ class Recorder:
         self._reader: Reader | None = None
         self._circuit = Circuit()
         self._journal: Journal | None = None
+        self._window: Window | None = None
+        self._place: Place | None = None
         self._recording: Recording | None = None
         self._over: Recording | None = None  # of an incarnation that was fenced
         self._store: Store | None = None
@@ -267,6 +275,7 @@ class Recorder:
             self._know_child(pid)
         if self._journal is None and hello["journal_dir"]:
             self._journal = open_journal(hello, self._trouble_with_journal)
+            self._window = window_of(hello) if self._journal is not None else None
         self._enrollment = Enrollment(hello, self._watchdog, self._circuit, self._enrolled)
         self._enrollment.start()
 
@@ -314,15 +323,39 @@ class Recorder:
                     outcome.store.close()
                 continue
             match outcome:
-                case Enrolled(store, fence):
-                    self._start(store, fence)
+                case Enrolled(store, fence, place):
+                    self._start(store, fence, place)
                 case Away(why):
                     self._start_without(why)
                 case Over():
                     self._be_over()
+                case Moved():
+                    self._move()
                 case Refused(why):  # the worker ends with this sentence
                     self._hello = {}
                     self._tell((wire.FATAL, str(why), why.exit_code))
+
+    def _moved(self) -> None:
+        """From the pulse thread: another server answers in the registry's place."""
+        if self._enrollment is not None:
+            self._enrolled(self._enrollment, Moved())
+
+    def _move(self) -> None:
+        """Enroll there, and write again what it may not have."""
+        recording = self._recording
+        if recording is None or self._store is None:
+            return  # we are at it
+        self._tell((wire.LOG, "warning", MOVED))
+        generation = max(1, recording.writer.fence.generation)
+        self._hello = {**self._hello, "generation": generation, "starting": False}
+        if self._pulse is not None:
+            self._pulse.stop()
+            self._published += self._pulse.unwritten()
+        self._store.close()
+        self._pulse = self._store = None
+        recording.move()
+        self._enrollment = Enrollment(self._hello, self._watchdog, self._circuit, self._enrolled)
+        self._enrollment.start()
 
     def _be_over(self) -> None:
         if self._recording is None:
@@ -337,12 +370,16 @@ class Recorder:
             self._record_with(None, Fence(self._hello["incarnation"]["id"], generation))
             self._tell((wire.READY, generation))
 
-    def _start(self, store: Store, fence: Fence) -> None:
+    def _start(self, store: Store, fence: Fence, place: Place) -> None:
         hello = self._hello
-        application = f"crisper {hello['nodename']}"
-        self._store = store
+        self._store, self._place = store, place
         self._pulse = PulseThread(
-            open_store(hello["registry_url"], application_name=application, within=self._watchdog.call),
+            open_store(
+                hello["registry_url"],
+                application_name=f"crisper {hello['nodename']}",
+                within=self._watchdog.call,
+                place=place,
+            ),
             fence,
             hello,
             parent_stopped=lambda: is_stopped(hello["incarnation"]["pid"]),
@@ -350,6 +387,7 @@ class Recorder:
             ticked=lambda: self._tick[0] if self._tick else 0,
             tell=self._tell,
             circuit=self._circuit,
+            moved=self._moved,
         )
         self._tell((wire.READY, fence.generation))
         if self._recording is None:
@@ -374,6 +412,8 @@ class Recorder:
             self._circuit,
             self._journal,
             life_of(hello),
+            window=self._window,
+            may_forget=lambda: self._place is not None and self._place.replicated,
             on_error=lambda sentence: self._tell((wire.LOG, "error", sentence)),
         )
         if over is not None:
@@ -417,6 +457,8 @@ class Recorder:
         except Fenced:
             self._tell((wire.FENCED, recording.writer.fence.incarnation))
             return
+        if recording.has_moved:
+            self._move()
         if recording.backlog:
             self._trouble(RegistryUnreachable("the registry does not answer"))
         else:

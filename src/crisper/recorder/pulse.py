@@ -22,7 +22,8 @@ from crisper.engine.adoption import Adopter
 from crisper.engine.circuit import Circuit
 from crisper.engine.heartbeat import Beat, Heartbeat
 from crisper.engine.sweeper import Sweeper
-from crisper.errors import CrisperError, RegistryUnreachable
+from crisper.engine.window import forget_windows
+from crisper.errors import CrisperError, RegistryMoved, RegistryUnreachable
 from crisper.recorder import wire
 from crisper.recorder.cases import (
     case_to_wire,
@@ -39,6 +40,8 @@ from crisper.store.sql import CASE_MS
 CASES = 50
 #: Published messages that wait to be written, at most; written together; looked for at a time.
 MOST_PUBLISHED, BATCH, UNCLAIMED = 10_000, 500, 500
+#: How often the registry is asked whether replicas follow it.
+LOOK_AROUND_SECONDS = 30.0
 #: For so long a pass replays journals of the dead, in seconds, before it renews its own lease again.
 ADOPT_SECONDS = 0.5
 
@@ -61,9 +64,11 @@ class PulseThread(threading.Thread):
         ticked: Callable[[], int],
         tell: Callable[[tuple[Any, ...]], None],
         circuit: Circuit,
+        moved: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(name="crisper-pulse", daemon=True)
         self._store, self._fence, self._tell, self._circuit = store, fence, tell, circuit
+        self._moved, self._look_around_at = moved, 0.0
         self._scope: str = hello["incarnation"]["scope"]
         self._interval: float = hello["heartbeat"]
         self._sweep_interval: float = hello["sweep"]
@@ -85,6 +90,8 @@ class PulseThread(threading.Thread):
             lease=hello["lease"],
             own=fence.incarnation[-16:],
         )
+        window = hello["failover_window"] if hello["journal_dir"] else 0
+        self._window = (Path(hello["journal_dir"]), window) if window else None
         self._sweeper = Sweeper(
             store,
             fence.incarnation,
@@ -148,6 +155,9 @@ class PulseThread(threading.Thread):
                 self._guarded(self._sweep)
                 self._guarded(self._pass_orders)
                 sweep_at = now + (0 if self._adopter.is_busy else self._sweep_interval)
+            if now >= self._look_around_at:
+                self._guarded(self._look_around)
+                self._look_around_at = now + LOOK_AROUND_SECONDS
             self._guarded(self._write_published)
             if self._look_every is not None and now >= self._look_at:
                 self._guarded(self._look_for_unclaimed)
@@ -168,6 +178,12 @@ class PulseThread(threading.Thread):
             self._tell((wire.LOG, "warning", f"the registry answers again after {away:.1f} s"))
             self._unreachable_since = None
         return True
+
+    def _look_around(self) -> None:
+        """Whether replicas follow the registry, and what nobody will need for a failover any more."""
+        self._store.look_around()
+        if self._window is not None:
+            forget_windows(*self._window)
 
     def _beat(self) -> None:
         if self._heartbeat.tick() is Beat.FENCED:
@@ -283,6 +299,9 @@ class PulseThread(threading.Thread):
         """Our trouble is never the worker's: it is told, once with its cause, and tried again."""
         try:
             step()
+        except RegistryMoved:
+            self._moved()
+            return False
         except RegistryUnreachable as exc:
             if self._unreachable_since is None:
                 self._unreachable_since = time.monotonic()

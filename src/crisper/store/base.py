@@ -59,6 +59,9 @@ class Store(Protocol):
     def identity(self) -> str:
         """The registry's own id, made when its schema was created."""
 
+    def look_around(self) -> None:
+        """Look again whether replicas follow the registry. Raises `RegistryMoved` if it is another server."""
+
     def close(self) -> None: ...
 
     def abort(self) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
+from crisper.errors import RegistryMoved
+
 Row = tuple[Any, ...]
 
 
@@ -20,6 +22,22 @@ class Abortable(Protocol):
 
 #: Holds a deadline over one transaction (`crisper.engine.deadline`).
 Within = Callable[[Abortable], AbstractContextManager[Any]]
+
+
+class Place:
+    """Which server, in which of its histories, all connections of one recorder should reach."""
+
+    def __init__(self) -> None:
+        self.known = ""  # nothing was reached yet, or it cannot be told
+        self.replicated = False  # a replica follows it, which may lack its latest commits
+
+    def reached(self, place: str, replicated: bool) -> None:
+        """A new connection is to this one. Raises `RegistryMoved` if the ones before were to another."""
+        if self.known and place and place != self.known:
+            raise RegistryMoved(
+                "the registry's server is another one, or went back in time: a failover, or a restore"
+            )
+        self.known, self.replicated = self.known or place, replicated
 
 
 class Database(Protocol):
@@ -42,6 +60,9 @@ class Database(Protocol):
 
     def each(self, sql: str, params: Sequence[Row]) -> list[int]:
         """The statement once per row of params, in few round trips; rows changed by each."""
+
+    def look_around(self) -> None:
+        """See `crisper.store.base.Store`."""
 
     def has_table(self, name: str) -> bool: ...
 

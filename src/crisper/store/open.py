@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from crisper.errors import SettingsError
-from crisper.store.database import Within
+from crisper.store.database import Place, Within
 from crisper.store.sql import SqlStore
 
 _POSTGRES = ("postgresql", "postgres")
@@ -50,10 +50,15 @@ def redacted(url: str) -> str:
 
 
 def open_store(
-    url: str, *, application_name: str = "crisper", within: Within = contextlib.nullcontext
+    url: str,
+    *,
+    application_name: str = "crisper",
+    within: Within = contextlib.nullcontext,
+    place: Place | None = None,
 ) -> SqlStore:
     """A store over its own connection, opened at the first verb; `within` is entered for each transaction
-    that a peer could make hang."""
+    that a peer could make hang. With `place`, a connection that leads elsewhere raises `RegistryMoved`.
+    """
     if is_sqlite(url):
         from crisper.store.sqlite import open_sqlite
 
@@ -63,7 +68,7 @@ def open_store(
             raise SettingsError("PostgreSQL needs psycopg 3: pip install 'celery-crisper[postgres]'")
         from crisper.store.postgres import open_postgres
 
-        return open_postgres(driver_url(url), application_name, within)
+        return open_postgres(driver_url(url), application_name, within, place)
     raise SettingsError(
         f"crisper_registry_url {redacted(url)!r}: use postgresql://… or sqlite:////path/registry.db"
     )

@@ -13,8 +13,8 @@ import psycopg
 from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict
 
-from crisper.errors import RegistryUnreachable, SchemaMissing, SettingsError
-from crisper.store.database import Conflict, Row, Within
+from crisper.errors import RegistryMoved, RegistryUnreachable, SchemaMissing, SettingsError
+from crisper.store.database import Conflict, Place, Row, Within
 from crisper.store.open import redacted
 from crisper.store.sql import SqlStore
 
@@ -30,8 +30,14 @@ class PostgresDatabase:
     lock = " FOR UPDATE"
     skip = " FOR UPDATE SKIP LOCKED"
 
-    def __init__(self, url: str, application_name: str, within: Within = contextlib.nullcontext) -> None:
-        self._url, self._within = url, within
+    def __init__(
+        self,
+        url: str,
+        application_name: str,
+        within: Within = contextlib.nullcontext,
+        place: Place | None = None,
+    ) -> None:
+        self._url, self._within, self._place = url, within, place
         self._application_name = application_name
         self._connection: psycopg.Connection[Row] | None = None
         self.where = redacted(url)
@@ -63,7 +69,24 @@ class PostgresDatabase:
                 options=f"-c statement_timeout={SERVER_MS} -c lock_timeout={SERVER_MS}"
                 f" -c idle_in_transaction_session_timeout={SERVER_MS}",
             )
+            self._reached(self._connection)
         return self._connection
+
+    def _reached(self, connection: psycopg.Connection[Row]) -> None:
+        if self._place is None:
+            return
+        try:
+            with self._within(self):
+                self._place.reached(*_place_of(connection))
+        except psycopg.Error as exc:
+            self.close()
+            raise RegistryUnreachable(f"the registry does not answer: {exc}") from exc
+        except RegistryMoved:
+            self.close()
+            raise
+
+    def look_around(self) -> None:
+        self._reached(self._connect())
 
     def _open(self) -> psycopg.Connection[Row]:
         """The transaction's own connection: a statement on another would be outside of its fence."""
@@ -107,6 +130,26 @@ class PostgresDatabase:
             peer.shutdown(socket.SHUT_RDWR)
 
 
+#: The timeline is that of the log that is being written: the control file learns of a promotion later.
+_PLACE = """
+SELECT (SELECT system_identifier FROM pg_control_system())::text || '/'
+       || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8),
+       EXISTS (SELECT 1 FROM pg_stat_replication)"""
+
+
+def _place_of(connection: psycopg.Connection[Row]) -> tuple[str, bool]:
+    """The server's system identifier and timeline, and whether replicas follow it.
+
+    Empty where it does not say: a service that keeps its own log, or a role that may not ask.
+    """
+    try:
+        row = connection.execute(_PLACE).fetchone()
+    except (errors.InsufficientPrivilege, errors.UndefinedFunction, errors.FeatureNotSupported):
+        return "", False
+    assert row is not None
+    return str(row[0]), bool(row[1])
+
+
 def connect(
     url: str, *, application_name: str, connect_timeout: int, options: str = ""
 ) -> psycopg.Connection[Row]:
@@ -146,6 +189,9 @@ _PLACED: dict[str, bytes] = {}
 
 
 def open_postgres(
-    url: str, application_name: str = "crisper", within: Within = contextlib.nullcontext
+    url: str,
+    application_name: str = "crisper",
+    within: Within = contextlib.nullcontext,
+    place: Place | None = None,
 ) -> SqlStore:
-    return SqlStore(PostgresDatabase(url, application_name, within))
+    return SqlStore(PostgresDatabase(url, application_name, within, place))

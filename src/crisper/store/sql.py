@@ -148,6 +148,9 @@ class SqlStore:
     def abort(self) -> None:
         self.db.abort()
 
+    def look_around(self) -> None:
+        self.db.look_around()
+
     def identity(self) -> str:
         with self.db.write():
             rows = self.db.rows("SELECT value FROM crisper_registry WHERE key = 'id'")

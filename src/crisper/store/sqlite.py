@@ -71,6 +71,9 @@ class SqliteDatabase:
     def has_table(self, name: str) -> bool:
         return bool(self.rows("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", name))
 
+    def look_around(self) -> None:
+        """A local file has no replica."""
+
     def rows(self, sql: str, *params: Any) -> list[Row]:
         return self._connect().execute(sql, params).fetchall()
 
