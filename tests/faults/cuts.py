@@ -23,6 +23,9 @@ class Cut:
     patience: float = 2.0
     done: int = 0
 
+    def strikes(self, phrase: str, transaction: str) -> bool:
+        return self.done < self.times and self.at in phrase and self.within in transaction
+
 
 def at_commit(within: str, *, heard: bool, times: int = 1) -> Cut:
     """At the COMMIT of a transaction with such a statement."""

@@ -77,7 +77,7 @@ class FaultProxy:
         self.up, self.down = Direction(), Direction()
         self.refuse = False  # new connections are reset
         self.counts = Counts()
-        self._cut: Cut | None = None
+        self._cuts: list[Cut] = []
         self._open: set[_Connection] = set()
         self._loop = asyncio.new_event_loop()
         self._socket = socket.create_server((HOST, 0), backlog=256)
@@ -99,8 +99,8 @@ class FaultProxy:
         self._in_loop(lambda: [one.reset() for one in list(self._open)])
 
     def cut(self, cut: Cut) -> Cut:
-        """From now on, on connections that are open already too; it counts its own cuts."""
-        self._cut = cut
+        """From now on, on connections that are open already too, beside others; it counts its own cuts."""
+        self._cuts.append(cut)
         return cut
 
     def hold(self, held: bool = True) -> None:
@@ -111,7 +111,7 @@ class FaultProxy:
         """No fault any more; connections that live go on."""
         self.up.heal()
         self.down.heal()
-        self.refuse, self._cut = False, None
+        self.refuse, self._cuts = False, []
 
     def connections(self) -> int:
         return len(self._open)
@@ -226,10 +226,10 @@ class _Connection:
     async def _upwards(self, chunk: bytes) -> bool:
         """Whether it may pass."""
         self._proxy.counts.bytes_up += len(chunk)
-        cut = self._proxy._cut
-        struck = [self._strikes(cut, phrase) for phrase in self._speech.hear(chunk)]
-        if cut is None or not any(struck):
+        struck = [cut for phrase in self._speech.hear(chunk) if (cut := self._struck_at(phrase))]
+        if not struck:
             return True
+        cut = struck[0]
         cut.done += 1
         if not cut.heard:
             self.reset()
@@ -238,11 +238,11 @@ class _Connection:
         asyncio.get_running_loop().call_later(cut.patience, self.reset)
         return True
 
-    def _strikes(self, cut: Cut | None, phrase: str) -> bool:
+    def _struck_at(self, phrase: str) -> Cut | None:
         transaction = self._transaction = self._transaction + phrase
         if self._speech.ends(phrase):
             self._transaction = ""
-        return cut is not None and cut.done < cut.times and cut.at in phrase and cut.within in transaction
+        return next((cut for cut in self._proxy._cuts if cut.strikes(phrase, transaction)), None)
 
     async def _downwards(self, chunk: bytes) -> bool:
         self._proxy.counts.bytes_down += len(chunk)

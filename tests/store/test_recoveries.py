@@ -7,7 +7,7 @@ import pytest
 from crisper.core.states import RECOVERY_MOVES, VERDICT_MOVES, RecoveryState, State, VerdictKind, may_decide
 from crisper.core.verdict import Judgement, Verdict
 from crisper.store.memory import CASE_MS
-from tests.store.acting import KEPT, TOO_LARGE, Registry
+from tests.store.acting import KEPT, SCOPE, TOO_LARGE, Registry
 
 
 def lose(registry: Registry, *tasks: str, **about: object) -> None:
@@ -60,6 +60,19 @@ def test_a_case_is_not_taken_one_second_earlier(registry: Registry) -> None:
     registry.take("slow")
     registry.later(CASE_MS - 5_000)
     assert registry.take("other") == []
+
+
+def test_cases_whose_list_was_lost_on_the_way_are_given_again_to_who_asks_for_them(
+    registry: Registry,
+) -> None:
+    lose(registry, "one", "two")
+    awaited, unheard = registry.take("me")
+    how = {"by": "me", "due_in_ms": 30_000}
+    assert registry.store.decide(awaited.recovery, VerdictKind.AWAIT_REDELIVERY, "x", {}, **how)
+    assert registry.take("me") == []
+    assert registry.store.take_cases("other", SCOPE, limit=9, again=True) == []
+    [given] = registry.store.take_cases("me", SCOPE, limit=9, again=True)
+    assert given.attempt == unheard.attempt
 
 
 @pytest.mark.parametrize("decided", [False, True])
@@ -200,6 +213,19 @@ def test_only_one_decides(registry: Registry) -> None:
     assert registry.store.decide(case.recovery, VerdictKind.RESEND, "one", {}, by="one") is not None
     assert registry.store.decide(case.recovery, VerdictKind.FAIL, "two", {}, by="two") is None
     assert registry.recovery("t").verdict is VerdictKind.RESEND
+    assert len(registry.events("verdict")) == 1
+
+
+def test_a_verdict_whose_answer_was_lost_is_told_again_to_who_gave_it(registry: Registry) -> None:
+    lose(registry)
+    [case] = registry.take()
+    decided = registry.store.decide(case.recovery, VerdictKind.RESEND, "why", {}, by="one")
+    assert decided is not None
+    assert registry.store.decide(case.recovery, VerdictKind.RESEND, "why", {}, by="one") == decided
+    assert registry.store.decide(case.recovery, VerdictKind.RESEND, "why", {}, by="two") is None
+    assert registry.store.decide(case.recovery, VerdictKind.HOLD, "why", {}, by="one") is None
+    assert registry.store.complete(decided, by="one", data={})
+    assert registry.store.decide(case.recovery, VerdictKind.RESEND, "why", {}, by="one") is None
     assert len(registry.events("verdict")) == 1
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import queue
+import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -17,6 +18,9 @@ from crisper.store.base import Store
 
 #: How long the courier waits for the registry's answer over the wire, in seconds.
 ANSWER_SECONDS = 30.0
+#: What is to be on record is said again while the registry is away: first after so many seconds, then
+#: later and later; and for less than a courier has its case to itself (`store.sql.CASE_MS`).
+SAY_AGAIN, SAY_AGAIN_MOST, INSIST_SECONDS = 0.1, 2.0, 45.0
 
 
 class Desk(Protocol):
@@ -73,15 +77,27 @@ class WireDesk:
             raise RegistryUnreachable(str(result))
         return result
 
+    def insist(self, verb: str, **arguments: Any) -> Any:
+        """Ask again as long as there is no answer: these verbs tell what they did before."""
+        give_up, pause = time.monotonic() + INSIST_SECONDS, SAY_AGAIN
+        while True:
+            try:
+                return self.ask(verb, **arguments)
+            except RegistryUnreachable:
+                if time.monotonic() + pause > give_up:
+                    raise
+            time.sleep(pause)
+            pause = min(2 * pause, SAY_AGAIN_MOST)
+
     def decide(self, judgements: Sequence[Judgement], *, by: str) -> list[Recovery | None]:
         if not judgements:
             return []
-        decided = self.ask("decide", judgements=[judgement_to_wire(one) for one in judgements], by=by)
+        decided = self.insist("decide", judgements=[judgement_to_wire(one) for one in judgements], by=by)
         return [None if one is None else recovery_from_wire(one) for one in decided]
 
     def complete(self, recoveries: Sequence[Recovery], *, by: str) -> None:
         if recoveries:
-            self.ask("complete", recoveries=[recovery_to_wire(one) for one in recoveries], by=by)
+            self.insist("complete", recoveries=[recovery_to_wire(one) for one in recoveries], by=by)
 
     def left_over(self, entries: Sequence[Entry]) -> list[bool]:
         return list(self.ask("left_over", entries=[tuple(entry) for entry in entries]))
@@ -94,7 +110,7 @@ class WireDesk:
 
     def give_up_case(self, recovery: Recovery, *, by: str, why: str, due_in_ms: int) -> bool:
         plain = recovery_to_wire(recovery)
-        return bool(self.ask("give_up", recovery=plain, by=by, why=why, due_in_ms=due_in_ms))
+        return bool(self.insist("give_up", recovery=plain, by=by, why=why, due_in_ms=due_in_ms))
 
 
 class StoreDesk:

@@ -233,3 +233,12 @@ def _resend(facts: Facts, why: str) -> _Ruling:
     if facts.kept:
         return VerdictKind.RESEND, why
     return VerdictKind.HOLD, f"{why}, but it is not re-sendable: {facts.why_not_kept}"
+
+
+def is_same_verdict(seen: Recovery, now: Recovery, kind: VerdictKind, by: str) -> bool:
+    """Whether the recovery moved since by this verdict of ours, whose answer we never got.
+
+    Every change counts the version up, and a case is in the hands of one courier at a time: what is one
+    version further and decided by us was decided by this very call.
+    """
+    return (now.version, now.verdict, now.decided_by) == (seen.version + 1, kind, by)

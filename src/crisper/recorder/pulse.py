@@ -101,6 +101,7 @@ class PulseThread(threading.Thread):
         )
         self._asks: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()
         self._in_hand, self._handed_at = 0, 0.0
+        self._unheard = False  # cases may have been given to us that we do not know of
         self._stopped, self._hurried = threading.Event(), threading.Event()
         self._unreachable_since: float | None = None
         self._look_every: float | None = hello["look_every"]
@@ -220,7 +221,9 @@ class PulseThread(threading.Thread):
         self._told = telling
 
     def _hand_over(self) -> None:
-        cases = self._store.take_cases(self._fence.incarnation, self._scope, limit=CASES)
+        again, self._unheard = self._unheard, True  # until there is an answer
+        cases = self._store.take_cases(self._fence.incarnation, self._scope, limit=CASES, again=again)
+        self._unheard = False
         if cases:
             self._in_hand, self._handed_at = len(cases), time.monotonic()
             self._tell((wire.CASES, [case_to_wire(case) for case in cases]))

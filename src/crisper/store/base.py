@@ -136,9 +136,12 @@ class Store(Protocol):
         incarnation is marked cleared.
         """
 
-    def take_cases(self, courier: str, scope: str, *, limit: int) -> list[Case]:
+    def take_cases(self, courier: str, scope: str, *, limit: int, again: bool = False) -> list[Case]:
         """Give this courier recoveries of its scope: pending ones, overdue waits, and what
-        a courier whose incarnation is over, or that took too long, left half done."""
+        a courier whose incarnation is over, or that took too long, left half done.
+
+        `again`: and what it was given before, and never heard of.
+        """
 
     def decide(
         self,
@@ -150,7 +153,8 @@ class Store(Protocol):
         by: str,
         due_in_ms: int | None = None,
     ) -> Recovery | None:
-        """Commit a verdict over the version seen, with its audit event; None if it moved.
+        """Commit a verdict over the version seen, with its audit event; None if it moved. Where it moved by
+        this very call, whose answer was lost, it is answered again.
 
         Raises `ValueError` for a verdict that the recovery's state does not allow
         (`core.states.may_decide`).

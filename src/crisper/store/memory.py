@@ -65,7 +65,7 @@ from crisper.core.states import (
     stoppable,
 )
 from crisper.core.text import as_json, key, storable, storable_entry, storable_record
-from crisper.core.verdict import DEAD_LETTERED, Judgement, stopped_by, superseded_or_finished
+from crisper.core.verdict import DEAD_LETTERED, Judgement, is_same_verdict, stopped_by, superseded_or_finished
 from crisper.errors import Fenced
 from crisper.store.base import Closed, Stopped, Term
 from crisper.store.batch import DOUBTED, has_journal
@@ -533,22 +533,22 @@ class MemoryStore:
                 recovery, VerdictKind.REVOKED, order.reason, recovery.evidence, by=order.by, due_in_ms=0
             )
 
-    def take_cases(self, courier: str, scope: str, *, limit: int) -> list[Case]:
+    def take_cases(self, courier: str, scope: str, *, limit: int, again: bool = False) -> list[Case]:
         with self._lock:
-            now = self._clock()
-            found = [r for r in self._recoveries.values() if r.scope == scope and self._free(r, now)]
+            now, mine = self._clock(), courier if again else ""
+            found = [r for r in self._recoveries.values() if r.scope == scope and self._free(r, now, mine)]
             found.sort(key=lambda r: (r.created_at, r.task_id, r.number))
             taken = [self._move(r, courier=courier, due_at=now + CASE_MS) for r in found[:limit]]
             return [case for r in taken if (case := self.case(r.task_id, r.number))]
 
-    def _free(self, recovery: Recovery, now: int) -> bool:
+    def _free(self, recovery: Recovery, now: int, mine: str) -> bool:
         if recovery.state not in UNDER_WAY:
             return False
         if recovery.due_at is None or recovery.due_at <= now:
             return True
         courier = self._workers.get(recovery.courier or "")
         dead = courier is not None and courier.state is not WorkerState.ALIVE
-        return dead and recovery.state is not RecoveryState.WAITING
+        return (dead or recovery.courier == mine) and recovery.state is not RecoveryState.WAITING
 
     def case(self, task_id: str, number: int) -> Case | None:
         with self._lock:
@@ -585,7 +585,8 @@ class MemoryStore:
             raise ValueError(f"a recovery that is {recovery.state} cannot be decided as {verdict}")
         with self._lock:
             if not self._unmoved(recovery):
-                return None
+                stands = self._recoveries.get((recovery.task_id, recovery.number))
+                return stands if stands and is_same_verdict(recovery, stands, verdict, by) else None
             now, over = self._clock(), state is RecoveryState.DONE
             decided = self._move(
                 recovery, state=state, verdict=verdict, reason=reason, evidence=_plain(evidence),

@@ -46,7 +46,7 @@ from crisper.core.states import (
     stoppable,
 )
 from crisper.core.text import as_json, key, storable, storable_entry, storable_record
-from crisper.core.verdict import Judgement, Verdict, stopped_by, superseded_or_finished
+from crisper.core.verdict import Judgement, Verdict, is_same_verdict, stopped_by, superseded_or_finished
 from crisper.errors import Fenced, RegistryUnreachable
 from crisper.store import publishes
 from crisper.store.base import Closed, Stopped, Term
@@ -418,17 +418,17 @@ class SqlStore:
             self.db.run(CLOSE_ORDER, now, task_id, number)
 
     @_verb
-    def take_cases(self, courier: str, scope: str, *, limit: int) -> list[Case]:
+    def take_cases(self, courier: str, scope: str, *, limit: int, again: bool = False) -> list[Case]:
         with self.db.write():
             now = self.now()
             picked = self.db.rows(
                 f"SELECT {RECOVERY} FROM crisper_recovery r WHERE scope = ? AND ("
                 "   state IN ('pending', 'decided', 'waiting') AND (due_at IS NULL OR due_at <= ?)"
-                "   OR state IN ('pending', 'decided') AND EXISTS ("
+                "   OR state IN ('pending', 'decided') AND (courier = ? OR EXISTS ("
                 "      SELECT 1 FROM crisper_incarnation i"
-                "       WHERE i.id = r.courier AND i.state <> 'alive'))"
+                "       WHERE i.id = r.courier AND i.state <> 'alive')))"
                 f" ORDER BY created_at, task_id, number LIMIT ?{self.db.skip}",
-                *(scope, now, limit),
+                *(scope, now, courier if again else "", limit),
             )
             taken = [as_recovery(row) for row in picked]
             self.db.each(
@@ -511,7 +511,8 @@ class SqlStore:
             *(recovery.task_id, recovery.number, recovery.version, recovery.state),
         )
         if not won:
-            return None
+            stands = self._recovery_of(recovery.task_id, recovery.number)
+            return stands if is_same_verdict(recovery, stands, kind, by) else None
         self._verdict_event(now, recovery.task_id, recovery.number, kind, reason, by, evidence)
         if state is RecoveryState.DONE and kind is not VerdictKind.DISCARD:
             self._forget_message(recovery.task_id, recovery.number)
