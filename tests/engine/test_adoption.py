@@ -47,7 +47,7 @@ class Scene:
         self.one = incarnation()
         self.adopter = self.another()
 
-    def another(self, own: str = "") -> Adopter:
+    def another(self, own: str = "", *, windows: bool = False) -> Adopter:
         return Adopter(
             self.store,  # type: ignore[arg-type]
             self.folder,
@@ -56,12 +56,15 @@ class Scene:
             clock=lambda: CLOCK,
             lease=20,
             own=own,
+            windows=windows,
         )
 
-    def leaves(self, *lines: Line, one: Incarnation | None = None, registry: str = REGISTRY) -> Path:
+    def leaves(
+        self, *lines: Line, one: Incarnation | None = None, registry: str = REGISTRY, suffix: str = ".journal"
+    ) -> Path:
         """A dead worker's journal."""
         one = one or self.one
-        path = self.folder / f"{one.id[-16:]}.journal"
+        path = self.folder / f"{one.id[-16:]}{suffix}"
         file = open_file(path)
         assert file is not None
         journal = Journal(file, most_bytes=2**30)
@@ -214,6 +217,41 @@ def test_an_empty_journal_of_nobody_is_removed_after_a_lease(scene: Scene) -> No
     assert path.exists()
     scene.adopts(100)
     assert not path.exists()
+
+
+# -- after a failover ---------------------------------------------------------------
+
+
+def test_what_a_dead_worker_had_committed_is_written_again_where_the_registry_has_forgotten_it(
+    scene: Scene,
+) -> None:
+    """It went back in time: the worker seems alive, its finished task open, another one was never there."""
+    dead = enrolled(scene)
+    open_, forgotten = dead.wants("open", "m1"), dead.wants("forgotten", "m2")
+    dead.record(open_, start(open_, 0))
+    told_of = [told(open_), told(finish(open_, 50))]
+    first = scene.leaves(*told_of, suffix=".000000001.window")
+    second = scene.leaves(told(forgotten), told(finish(forgotten, 51)), suffix=".000000002.window")
+    assert scene.adopts() == []  # as long as nothing has moved
+    scene.adopter = scene.another(windows=True)
+    assert scene.adopter.has_more_to_say(scene.one.id)
+    assert scene.adopts() == ["celery@host"] * 2
+    assert not first.exists()
+    assert not second.exists()
+    assert scene.registry.states("open") == [State.SUCCEEDED]
+    assert scene.registry.states("forgotten") == [State.SUCCEEDED]
+    assert scene.registry.worker(scene.one.id).state is WorkerState.ALIVE  # the sweeper's to declare
+
+
+def test_a_dead_worker_whose_end_is_on_record_had_everything_on_record(scene: Scene) -> None:
+    dead = enrolled(scene)
+    done = dead.wants("done", "m")
+    dead.record(done, finish(done, 50))
+    assert scene.registry.store.say_goodbye(dead.fence, reason="shutdown")
+    scene.leaves(told(done), told(finish(done, 50)), suffix=".000000001.window")
+    scene.adopter = scene.another(windows=True)
+    assert scene.adopts() == []
+    assert not scene.adopter.has_more_to_say(scene.one.id)
 
 
 # -- what may go wrong --------------------------------------------------------------

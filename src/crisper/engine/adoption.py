@@ -21,6 +21,7 @@ from crisper.engine.journal import Journal
 from crisper.engine.lines import Life
 from crisper.engine.replay import Clock, Replay, last_life
 from crisper.engine.sweeper import Host
+from crisper.engine.window import SUFFIX as WINDOW_SUFFIX
 from crisper.errors import Fenced, JournalUnusable
 from crisper.store.base import Store
 
@@ -66,9 +67,14 @@ class Adopter:
         lease: float,
         own: str = "",
         only: str = f"*{SUFFIX}",
+        windows: bool = False,
     ) -> None:
+        """`windows`: what the dead had committed lately, once the registry has moved: only of workers that it
+        still takes for alive, because what was committed before somebody's end is there if the end is."""
         self._store, self._folder, self._registry, self._host = store, folder, registry, host
-        self._clock, self._lease, self._own, self._only = clock, lease, own, only
+        self._clock, self._lease, self._own, self._windows = clock, lease, own, windows
+        self._suffix = WINDOW_SUFFIX if windows else SUFFIX
+        self._only = f"*{WINDOW_SUFFIX}" if windows else only
         self._orphan: Orphan | None = None
         self._unlocked: dict[Path, float] = {}  # since when nobody has had it open
         self._not_ours: set[Path] = set()
@@ -81,7 +87,7 @@ class Adopter:
 
     def has_more_to_say(self, id: str) -> bool:
         """Whether a journal of this incarnation is still to be replayed: it should not be declared before."""
-        for path in self._folder.glob(f"{id[-16:]}*{SUFFIX}"):
+        for path in self._folder.glob(f"{id[-16:]}*{self._suffix}"):
             with contextlib.suppress(OSError):
                 if path not in self._not_ours and path.stat().st_size:
                     return True
@@ -144,6 +150,8 @@ class Adopter:
         orphan = self._adopt(path, journal, now - since)
         if orphan is None:
             journal.close()
+            if self._windows:
+                self._not_ours.add(path)
         return orphan
 
     def _adopt(self, path: Path, journal: Journal, alone: float) -> Orphan | None:
@@ -179,6 +187,8 @@ class Adopter:
         if one.id not in known:
             self._store.enroll(one)  # changes nothing if it is over
             known.update({worker.id: worker for worker in self._store.alive()})
+        if one.id not in known and self._windows:
+            return None
         if one.id not in known:
             after = dataclasses.replace(one, id=AFTERLIFE + one.id)
             self._store.enroll(after)
@@ -191,7 +201,7 @@ class Adopter:
 
     def _end(self, orphan: Orphan) -> None:
         """Everything it had to say is on record: now it is over, as it was."""
-        if not orphan.one.id:
+        if not orphan.one.id or self._windows:
             return
         if orphan.ended is not None:
             self._store.say_goodbye(orphan.fence, reason=orphan.ended)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 
 from crisper.core.model import Worker
 from crisper.engine.adoption import Adopter
@@ -43,10 +44,10 @@ class ThisHost:
 class Patient(ThisHost):
     """Proves nothing of a worker whose journal is still to be replayed: what it says comes first."""
 
-    def __init__(self, adopter: Adopter) -> None:
+    def __init__(self, adopters: Sequence[Adopter]) -> None:
         super().__init__()
-        self._adopter = adopter
+        self._adopters = adopters
 
     def is_gone(self, worker: Worker) -> bool | None:
         gone = super().is_gone(worker)
-        return None if gone and self._adopter.has_more_to_say(worker.id) else gone
+        return None if gone and any(one.has_more_to_say(worker.id) for one in self._adopters) else gone

@@ -347,7 +347,7 @@ class Recorder:
             return  # we are at it
         self._tell((wire.LOG, "warning", MOVED))
         generation = max(1, recording.writer.fence.generation)
-        self._hello = {**self._hello, "generation": generation, "starting": False}
+        self._hello = {**self._hello, "generation": generation, "starting": False, "moved": True}
         if self._pulse is not None:
             self._pulse.stop()
             self._published += self._pulse.unwritten()

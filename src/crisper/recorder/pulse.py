@@ -81,22 +81,27 @@ class PulseThread(threading.Thread):
             parent_stopped=parent_stopped,
             pulse=beating,
         )
-        self._adopter = Adopter(
-            store,
-            Path(hello["journal_dir"] or os.devnull),
-            registry_digest(hello["registry_url"]),
-            ThisHost(),
-            clock=replay_clock,
-            lease=hello["lease"],
-            own=fence.incarnation[-16:],
-        )
+        # The windows of the dead first: their journals are younger.
+        self._adopters = [
+            Adopter(
+                store,
+                Path(hello["journal_dir"] or os.devnull),
+                registry_digest(hello["registry_url"]),
+                ThisHost(),
+                clock=replay_clock,
+                lease=hello["lease"],
+                own=fence.incarnation[-16:],
+                windows=windows,
+            )
+            for windows in ((True, False) if hello.get("moved") else (False,))
+        ]
         window = hello["failover_window"] if hello["journal_dir"] else 0
         self._window = (Path(hello["journal_dir"]), window) if window else None
         self._sweeper = Sweeper(
             store,
             fence.incarnation,
             lease=hello["lease"],
-            host=Patient(self._adopter),
+            host=Patient(self._adopters),
             warn=lambda sentence: tell((wire.LOG, "warning", sentence)),
         )
         self._asks: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()
@@ -155,7 +160,7 @@ class PulseThread(threading.Thread):
                 self._guarded(self._adopt)
                 self._guarded(self._sweep)
                 self._guarded(self._pass_orders)
-                sweep_at = now + (0 if self._adopter.is_busy else self._sweep_interval)
+                sweep_at = now + (0 if any(one.is_busy for one in self._adopters) else self._sweep_interval)
             if now >= self._look_around_at:
                 self._guarded(self._look_around)
                 self._look_around_at = now + LOOK_AROUND_SECONDS
@@ -194,11 +199,14 @@ class PulseThread(threading.Thread):
     def _adopt(self) -> None:
         """Journals of the dead come first: what they say may be that nothing was lost."""
         until = time.monotonic() + min(ADOPT_SECONDS, self._interval / 4)
-        while (now := time.monotonic()) < until:
-            adopted = self._adopter.tick(now)
-            if adopted is not None:
-                self._tell((wire.LOG, "warning", adoption_told(adopted)))
-            elif not self._adopter.is_busy:
+        for adopter in self._adopters:
+            while (now := time.monotonic()) < until:
+                adopted = adopter.tick(now)
+                if adopted is not None:
+                    self._tell((wire.LOG, "warning", adoption_told(adopted)))
+                elif not adopter.is_busy:
+                    break
+            if adopter.is_busy:
                 return
 
     def _sweep(self) -> None:
