@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,24 +60,27 @@ def test_a_failover_to_a_synchronous_standby_harms_nothing(
         assert not harm
 
 
-def test_a_failover_to_a_standby_that_lacks_some_records_harms_no_task(
+def test_what_an_asynchronous_standby_never_received_is_written_again_after_the_failover(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     with replicated(tmp_path, request) as (place, standby, between):
-        fleet, count = place.fleet, "SELECT count(*) FROM crisper_attempt"
+        fleet = place.fleet
         with Steady(fleet) as steady:
             wait_for("the stream runs", lambda: len(fleet.ends()) > 30)
             between.hold()
             ended = len(fleet.ends())
-            wait_for("on record here alone", lambda: fleet.rows(count)[0][0] > ended + 30)
-            (before,) = fleet.rows(count)[0]
+            wait_for("acknowledged here alone", lambda: len(fleet.ends()) > ended + 30)
+            missing = "SELECT count(*) FROM crisper_attempt"
+            wait_for("on record", lambda: fleet.rows(missing)[0][0] > ended + 20)
+            (before,) = fleet.rows(missing)[0]
             between.reset()
             fail_over(place, standby)
-            (after,) = fleet.rows(count)[0]
-            ended = len(fleet.ends())
-            wait_for("the stream goes on", lambda: len(fleet.ends()) > ended + 30, 30)
-        harm = harm_to(fleet, steady.sent, seconds=15)
-        print(f"failover: {before} on record before, {after} right after; {len(steady.sent)} tasks; {harm}")
+            (after,) = fleet.rows(missing)[0]
+            time.sleep(0.5)
+        harm = harm_to(fleet, steady.sent)
+        print(
+            f"failover to a standby that lacks some: {before} attempts on record before, {after} right after;"
+            f" {len(steady.sent)} tasks; {harm}"
+        )
         assert after < before
-        assert (harm.lost, harm.ran_again, harm.overlapped, harm.left_open, harm.declared) == (0, 0, 0, 0, 0)
-        assert harm.errors == 0
+        assert not harm
