@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import pytest
 
 from tests.acceptance.conftest import broker_urls
 from tests.acceptance.harm import Steady, harm_to
-from tests.acceptance.random_kills import Kill
 from tests.acceptance.site import QUICK, Site, site
 from tests.faults.postgres import FaultyPostgres
 from tests.faults.preloaded import Preloaded
@@ -47,27 +45,23 @@ def test_workers_whose_clocks_are_four_hours_apart_harm_nothing_and_bring_the_lo
     behind, ahead = wrong_by(place, "behind", -HOURS), wrong_by(place, "ahead", HOURS)
     for worker in (behind, ahead):
         worker.ready()
-    right = fleet.worker("right")
+    fleet.worker("right")
     with Steady(fleet, 20) as steady:
         wait_for("the stream runs", lambda: len(fleet.ends()) > 60)
     harm = harm_to(fleet, steady.sent)
     print(f"clocks four hours apart: {len(steady.sent)} tasks; {harm}")
     assert not harm
     assert {tuple(states) for states in fleet.incarnations().values()} == {("alive",)}
+    stamps = [line.at for line in fleet.ledger()]
+    assert max(stamps) - min(stamps) > 1.9 * HOURS  # their clocks are really wrong
     late = [fleet.send("late", n, "open").id for n in range(6)]
     wait_for("two on each", lambda: all(fleet.attempts(id) == [(1, "running")] for id in late))
-    dead = frozenset([ahead.pid, *ahead.pool()])
     os.kill(ahead.recorder(), signal.SIGKILL)
-    kill = Kill(ahead.kill(), "both", dead)
+    ahead.kill()
     wait_for("found lost", lambda: fleet.incarnations()["ahead"] == ["lost"])
     (fleet.folder / "open").touch()
-    began = time.monotonic()
     wait_for("all ended", lambda: {x.task_id for x in fleet.ends()} >= set(late))
-    print(
-        f"two tasks of the one ahead came back {time.monotonic() - began:.1f} s after its loss was declared"
-    )
     wait_for("no attempt left open", lambda: fleet.open_attempts() == 0)
     assert sorted(len(fleet.attempts(id)) for id in late) == [1, 1, 1, 1, 2, 2]
     assert fleet.run_twice() == []
-    assert kill.pids.isdisjoint({right.pid, behind.pid})
     assert fleet.errors() == []
