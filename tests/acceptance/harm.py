@@ -67,6 +67,9 @@ class Harm:
     def __bool__(self) -> bool:
         return any(getattr(self, f.name) for f in fields(self) if f.name != "details")
 
+    def __str__(self) -> str:
+        return repr(self) if self else "no harm"
+
 
 def harm_to(
     fleet: Fleet, sent: Iterable[str], kills: list[Kill] | None = None, *, seconds: float = 60.0
@@ -133,7 +136,9 @@ def _count_records(harm: Harm, fleet: Fleet, ids: set[str], *, mortal: bool) -> 
     harm.left_open = fleet.open_attempts()
     if not mortal:
         harm.declared = losses(fleet)
-        harm.recoveries = int(fleet.rows("SELECT count(*) FROM crisper_recovery")[0][0])
+        # What a worker that says goodbye still holds is brought back as well, and is no loss.
+        lost = "SELECT count(*) FROM crisper_recovery WHERE cause <> 'shutdown'"
+        harm.recoveries = int(fleet.rows(lost)[0][0])
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ class Passed:
         return (
             f"{self.fault}: {self.seconds:.1f} s, {self.tasks} tasks; wait p50/p99 {self.before} before,"
             f" {self.meanwhile} meanwhile; {self.ended_meanwhile} ended in it; all over"
-            f" {self.drained_in:.1f} s after it; harm: {self.harm if self.harm else 'none'}"
+            f" {self.drained_in:.1f} s after it; {self.harm}"
         )
 
 

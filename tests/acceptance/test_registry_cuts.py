@@ -64,7 +64,7 @@ def test_a_cut_at_what_is_recorded_costs_no_task_and_no_record(place: Site, what
     place.to_registry.heal()
     place.sent |= steady.sent | {long: 0.0, more: 0.0}
     harm = harm_to(place.fleet, place.sent)
-    print(f"cut {when} the COMMIT of a {what}: {len(steady.sent)} tasks; harm: {harm or 'none'}")
+    print(f"cut {when} the COMMIT of a {what}: {len(steady.sent)} tasks; {harm}")
     assert not harm
 
 
@@ -85,7 +85,7 @@ def test_cuts_at_every_step_of_a_recovery_bring_each_task_back_once(place: Site,
     fleet.app.control.add_consumer(doomed, reply=True, destination=["w0@test"])
     harm = harm_to(fleet, late, [kill])
     place.to_registry.heal()
-    print(f"cut {when} every COMMIT of a recovery: harm: {harm or 'none'}")
+    print(f"cut {when} every COMMIT of a recovery: {harm}")
     assert not harm
     for id in late:
         assert fleet.attempts(id) == [(1, "lost"), (2, "succeeded")]

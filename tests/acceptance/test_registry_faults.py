@@ -30,6 +30,9 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         yield made
 
 
+Fault = Callable[[FaultyPostgres], AbstractContextManager[None]]
+
+
 @contextmanager
 def restarted(postgres: FaultyPostgres) -> Iterator[None]:
     postgres.stop()
@@ -51,29 +54,38 @@ def frozen(postgres: FaultyPostgres) -> Iterator[None]:
     postgres.resume()
 
 
-def slow_20(postgres: FaultyPostgres) -> AbstractContextManager[None]:
-    return postgres.slow(20)
+def slow(ms: int) -> Fault:
+    return lambda postgres: postgres.slow(ms)
 
 
-def slow_1000(postgres: FaultyPostgres) -> AbstractContextManager[None]:
-    return postgres.slow(1000)
+def clock(seconds: int) -> Fault:
+    return lambda postgres: postgres.clock_wrong_by(seconds)
 
 
-Fault = Callable[[FaultyPostgres], AbstractContextManager[None]]
-FAULTS: list[tuple[Fault, float]] = [
-    (restarted, 1),
-    (crashed, LEASE + 1),
-    (frozen, LEASE + 1),
-    (FaultyPostgres.read_only, LEASE + 1),
-    (FaultyPostgres.full, LEASE + 1),
-    (slow_20, 2),
-    (slow_1000, LEASE + 1),
-]
+LONG = LEASE + 1
+#: Those that another test causes as well, or that are milder than their neighbour, are for `make slow`.
+FAULTS: dict[str, tuple[Fault, float]] = {
+    "crashed": (crashed, LONG),
+    "read-only": (FaultyPostgres.read_only, LONG),
+    "full": (FaultyPostgres.full, LONG),
+    "a second slower for each commit": (slow(1000), LONG),
+    "clock an hour ahead": (clock(3600), 1),
+    "clock an hour behind": (clock(-3600), 1),
+}
+FURTHER: dict[str, tuple[Fault, float]] = {
+    "restarted": (restarted, 1),
+    "frozen": (frozen, LONG),
+    "20 ms slower for each commit": (slow(20), 2),
+    "100 ms slower for each commit": (slow(100), 2),
+    "frozen for 20 s": (frozen, 20),
+    "full for 20 s": (FaultyPostgres.full, 20),
+    "a second slower for 20 s": (slow(1000), 20),
+}
+CASES = [*FAULTS, *(pytest.param(name, marks=pytest.mark.slow) for name in FURTHER)]
 
 
-@pytest.mark.parametrize(("fault", "seconds"), FAULTS, ids=[fault.__name__ for fault, _ in FAULTS])
-def test_a_registry_that_is_harmed_under_load_costs_no_task_and_no_record(
-    place: Site, fault: Fault, seconds: float
-) -> None:
-    passed = under(place, fault.__name__, fault(place.postgres), seconds)
+@pytest.mark.parametrize("fault", CASES)
+def test_a_registry_that_is_harmed_under_load_costs_no_task_and_no_record(place: Site, fault: str) -> None:
+    how, seconds = (FAULTS | FURTHER)[fault]
+    passed = under(place, fault, how(place.postgres), seconds)
     assert not passed.harm

@@ -72,27 +72,27 @@ def latency(seconds: float) -> Callable[[FaultProxy], AbstractContextManager[Non
 
 Fault = Callable[[FaultProxy], AbstractContextManager[None]]
 FAULTS: dict[str, tuple[Fault, float]] = {
-    "latency of 100 ms": (latency(0.1), 3),
     "latency of 1 s": (latency(1.0), LEASE + 2),
     "a black hole to the registry": (partial(faulty, up_hold=True), LEASE + 1),
     "a black hole from the registry": (partial(faulty, down_hold=True), LEASE + 1),
     "30 % loss": (partial(faulty, up_loss=0.3, down_loss=0.3), LEASE + 1),
-    "resets": (reset_often, LEASE + 1),
     "refused": (refused, LEASE + 1),
 }
+#: For `make slow`.
+FURTHER: dict[str, tuple[Fault, float]] = {
+    "latency of 100 ms": (latency(0.1), 3),
+    "resets": (reset_often, LEASE + 1),
+    "20 kB a second": (partial(faulty, up_rate=20_000.0, down_rate=20_000.0), LEASE + 1),
+    "a black hole to the registry for a minute": (partial(faulty, up_hold=True), 60),
+    "a black hole from the registry for a minute": (partial(faulty, down_hold=True), 60),
+    "resets for a minute": (reset_often, 60),
+}
+CASES = [*FAULTS, *(pytest.param(name, marks=pytest.mark.slow) for name in FURTHER)]
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_bad_way_to_the_registry_costs_no_task_and_no_record(place: Site, fault: str) -> None:
-    how, seconds = FAULTS[fault]
-    passed = under(place, fault, how(place.to_registry), seconds)
-    assert not passed.harm
-
-
-@pytest.mark.slow
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("direction", ["up", "down"])
-def test_a_black_hole_of_a_minute_costs_no_task_and_no_record(place: Site, direction: str) -> None:
-    hole = faulty(place.to_registry, **{f"{direction}_hold": True})
-    passed = under(place, f"black hole {direction} for a minute", hole, 60)
+@pytest.mark.parametrize("fault", CASES)
+def test_a_bad_way_to_the_registry_costs_no_task_and_no_record(place: Site, fault: str) -> None:
+    how, seconds = (FAULTS | FURTHER)[fault]
+    passed = under(place, fault, how(place.to_registry), seconds)
     assert not passed.harm

@@ -106,19 +106,19 @@ class FaultyPostgres(PrivatePostgres):
     @contextmanager
     def read_only(self) -> Iterator[None]:
         """As a standby that took over the address, or a volume that was remounted: nothing can be written."""
-        self._configure("default_transaction_read_only = on")
+        self.configure("default_transaction_read_only", "on")
         try:
             yield
         finally:
-            self._configure("default_transaction_read_only = off")
+            self.configure("default_transaction_read_only", "off")
 
-    def _configure(self, setting: str) -> None:
-        name, _, value = setting.partition(" = ")
+    def configure(self, name: str, value: str) -> None:
+        """Change a setting that a reload is enough for, and wait until it holds."""
         conninfo = f"host={HOST} port={self.port} user=postgres dbname=postgres"
         with psycopg.connect(conninfo, autocommit=True, options="-c default_transaction_read_only=off") as c:
-            c.execute(f"ALTER SYSTEM SET {setting}".encode())
+            c.execute(f"ALTER SYSTEM SET {name} = '{value}'".encode())
             c.execute("SELECT pg_reload_conf()")
-        wait_for(f"{setting} holds", lambda: self.sql(f"SHOW {name}") == [(value,)])
+        wait_for(f"{name} is {value}", lambda: self.sql(f"SHOW {name}") == [(value,)])
 
     @contextmanager
     def full(self) -> Iterator[None]:

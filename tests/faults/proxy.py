@@ -165,6 +165,8 @@ class FaultProxy:
         self._open.add(connection)
         try:
             await connection.serve()
+        except asyncio.CancelledError:
+            pass  # the proxy is closed; nobody waits for us
         finally:
             self._open.discard(connection)
 

@@ -34,6 +34,8 @@ class AmqpBroker(Broker):
     """Cannot be asked what it holds unacknowledged; a redelivery is awaited for the grace."""
 
     def __init__(self, app: Celery, connection: Any, settings: Settings) -> None:
+        # Else a message that is written to a socket which is cut just then is taken for sent, and lost.
+        connection.transport_options = {**connection.transport_options, "confirm_publish": True}
         super().__init__(app, connection, settings)
         self._api = management_of(settings, connection)
         self._let_go: dict[str, None] = {}

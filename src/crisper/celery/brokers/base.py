@@ -19,6 +19,8 @@ from crisper.settings import Settings
 
 #: In a message as virtual transports write it, which is JSON.
 MESSAGE_ID = re.compile(rb'"%s": ?"([^"\\]+)"' % MESSAGE_ID_HEADER.encode())
+#: How long a broker that confirms what is published may take for it.
+CONFIRM_SECONDS = 10.0
 
 
 def declare_exchanges(app: Celery, channel: Any) -> None:
@@ -94,6 +96,7 @@ class Broker:
                 headers={**message.headers, MESSAGE_ID_HEADER: attempt.message_id},
                 content_type=message.content_type,
                 content_encoding=message.content_encoding,
+                confirm_timeout=CONFIRM_SECONDS,
                 retry=True,
                 retry_policy={"max_retries": 3, "interval_start": 0.1, "interval_max": 1},
                 **{k: v for k, v in properties.items() if k not in ("content_type", "content_encoding")},
