@@ -286,6 +286,10 @@ class PrivateMariaDB(PrivateServer):
 
     name = "mariadb"
 
+    def __init__(self, **settings: str) -> None:
+        self._settings = settings
+        super().__init__()
+
     def _find_programs(self) -> None:
         self._install = program("mariadb-install-db", "/usr/bin", "/opt/homebrew/bin")
         self._server = program("mariadbd", "/usr/sbin", "/usr/libexec", "/opt/homebrew/bin")
@@ -324,6 +328,7 @@ class PrivateMariaDB(PrivateServer):
             "max-connections": 300,
             "innodb-buffer-pool-size": "64M",
             "character-set-server": "latin1",  # what Crisper needs, it says itself
+            **self._settings,
         }
         return [
             self._server,

@@ -75,6 +75,12 @@ def registry(request: pytest.FixtureRequest) -> Registry:
     return request.getfixturevalue(f"{request.param}_registry")
 
 
+@pytest.fixture(params=["postgres", "mariadb"])
+def served(request: pytest.FixtureRequest) -> SqlRegistry:
+    """A registry on a server."""
+    return request.getfixturevalue(f"{request.param}_registry")
+
+
 @pytest.fixture(params=["sqlite", "postgres", "mariadb"])
 def shared(request: pytest.FixtureRequest) -> SqlRegistry:
     """A registry that several processes can reach."""

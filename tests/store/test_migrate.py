@@ -129,7 +129,7 @@ def _mariadb_columns(url: str) -> list[Any]:
         return store.db.rows(
             "SELECT table_name, column_name, column_type, is_nullable, column_default, extra"
             " FROM information_schema.columns WHERE table_schema = DATABASE()"
-            " AND table_name <> ? AND column_name <> 'open_seq' ORDER BY 1, ordinal_position",
+            " AND table_name <> ? AND column_name <> 'open_by' ORDER BY 1, ordinal_position",
             version.TABLE,
         )
 

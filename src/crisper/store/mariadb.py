@@ -158,9 +158,7 @@ def _translated(sql: str) -> Translated:
     of an incarnation have a column of their own, as PostgreSQL has an index: history is not looked at.
     """
     text, ignoring, _ = sql.partition("ON CONFLICT DO NOTHING")
-    text = text.replace(f"incarnation = ? AND {IS_OPEN}", "incarnation = ? AND open_seq IS NOT NULL")
-    if "open_seq IS NOT NULL" in text:
-        text = text.replace("ORDER BY seq", "ORDER BY open_seq")
+    text = text.replace(f"incarnation = ? AND {IS_OPEN}", "open_by = ?")
     return Translated(text.replace("%", "%%").replace("?", "%s").strip(), bool(ignoring))
 
 

@@ -111,7 +111,7 @@ def _attempt() -> None:
         sa.Column("why_not_kept", dialect.TEXT),
         sa.Column("envelope", dialect.TEXT),
         sa.Column("body", dialect.BYTES),
-        *_open_seq(),
+        *_open_by(),
         sa.PrimaryKeyConstraint("task_id", "number"),
     )
     dialect.create_index(
@@ -120,18 +120,17 @@ def _attempt() -> None:
         ["incarnation", "seq"],
         unique=True,
         where=_OPEN,
-        mariadb=["incarnation", "open_seq"],
+        mariadb=["open_by", "seq"],
     )
     dialect.create_index("crisper_attempt_received", "crisper_attempt", ["received_at"])
 
 
-def _open_seq() -> list[sa.Column[int]]:
-    """MariaDB has no partial index: what is no longer open has no place in this one."""
+def _open_by() -> list[sa.Column[str]]:
+    """MariaDB has no partial index: what is not open any more is nobody's in this one."""
     if not dialect.on_mariadb():
         return []
-    return [
-        sa.Column("open_seq", sa.BigInteger, sa.Computed(f"CASE WHEN {_OPEN} THEN seq END", persisted=True))
-    ]
+    holder = sa.Computed(f"CASE WHEN {_OPEN} THEN incarnation END", persisted=True)
+    return [sa.Column("open_by", dialect.OWN_ID, holder)]
 
 
 def _recovery() -> None:
