@@ -313,7 +313,7 @@ class PrivateMariaDB(PrivateServer):
             capture_output=True,
             text=True,
             check=False,
-            **_as_user(self._user()),
+            **as_user(self._user()),
         )
         if made.returncode:
             raise Unavailable(f"mariadb-install-db failed: {made.stderr.strip()[-500:]}")

@@ -14,9 +14,9 @@ import pytest
 
 from crisper.core.model import Message
 from crisper.core.states import State
-from crisper.errors import RegistryUnreachable, RegistryUnusable
+from crisper.errors import RegistryMoved, RegistryUnreachable, RegistryUnusable
 from crisper.store import migrate
-from crisper.store.database import Conflict
+from crisper.store.database import Conflict, Place
 from crisper.store.mariadb import MariadbDatabase, _translated
 from crisper.store.mariadb_connect import _checked_version
 from crisper.store.open import open_store
@@ -221,3 +221,32 @@ def test_a_socket_file_is_a_place_too(own_mariadb: PrivateMariaDB) -> None:
     with closing(open_store(url)) as store:
         me = Actor(store)
         assert me.asks(claim(1)).kind == "granted"
+
+
+def test_another_server_at_the_same_address_is_told_apart(
+    own_mariadb: PrivateMariaDB, mariadb_server: str
+) -> None:
+    """A replica took over, say; it may lack the latest commits."""
+    place = Place()
+    for url in (own_mariadb.url, mariadb_server):
+        migrate.upgrade(url)
+    with closing(open_store(own_mariadb.url, place=place)) as store:
+        store.alive()
+        store.look_around()
+    own_mariadb.crash()
+    own_mariadb.start()
+    with closing(open_store(own_mariadb.url, place=place)) as store:
+        store.alive()  # the same one, after a crash
+    with closing(open_store(mariadb_server, place=place)) as store, pytest.raises(RegistryMoved):
+        store.alive()
+    assert not place.replicated
+
+
+def test_a_server_that_writes_a_log_for_replicas_is_known_to_be_followed() -> None:
+    with needs("mariadb"), PrivateMariaDB(log_bin="log") as server:
+        migrate.upgrade(server.url)
+        place = Place()
+        with closing(open_store(server.url, place=place)) as store:
+            me = Actor(store)
+            assert me.asks(claim(1)).kind == "granted"
+        assert place.replicated

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 from pymysql.constants import ER
 from pymysql.err import IntegrityError, InterfaceError, InternalError, MySQLError, OperationalError
 
-from crisper.errors import RegistryUnreachable, SchemaMissing
-from crisper.store.database import Conflict, Row, Within
-from crisper.store.mariadb_connect import Connection, establish, place_of, prepare
+from crisper.errors import RegistryMoved, RegistryUnreachable, SchemaMissing
+from crisper.store.database import Conflict, Place, Row, Within
+from crisper.store.mariadb_connect import Connection, address_of, establish, prepare
 from crisper.store.open import redacted
 from crisper.store.rows import IS_OPEN
 from crisper.store.sql import SqlStore
@@ -32,9 +32,9 @@ class MariadbDatabase:
     lock = " FOR UPDATE"
     skip = " FOR UPDATE SKIP LOCKED"
 
-    def __init__(self, url: str, within: Within = contextlib.nullcontext) -> None:
-        place_of(url)  # says in a sentence if it will not do
-        self._url, self._within = url, within
+    def __init__(self, url: str, within: Within = contextlib.nullcontext, place: Place | None = None) -> None:
+        address_of(url)  # says in a sentence if it will not do
+        self._url, self._within, self._place = url, within, place
         self._connection: Connection | None = None
         self._packet = 16 * 1024 * 1024
         self.where = redacted(url)
@@ -86,7 +86,25 @@ class MariadbDatabase:
         if self._connection is None or not self._connection.open:
             self._connection = prepare(self._url)
             self._packet = establish(self._url, self._connection)
+            self._reached(self._connection)
         return self._connection
+
+    def _reached(self, connection: Connection) -> None:
+        if self._place is None:
+            return
+        try:
+            self._place.reached(*_where(connection))
+        except RegistryMoved:
+            self.close()
+            raise
+
+    def look_around(self) -> None:
+        try:
+            with self._within(self):
+                self._reached(self._connect())
+        except MySQLError as exc:
+            self.close()
+            raise RegistryUnreachable(f"the registry does not answer: {exc}") from exc
 
     def _open(self) -> Connection:
         """The transaction's own connection: a statement on another would be outside of its fence."""
@@ -146,6 +164,20 @@ class MariadbDatabase:
             connection.shut_down()
 
 
+def _where(connection: Connection) -> tuple[str, bool]:
+    """Which server it is, or which Galera cluster; and whether it writes a log that a replica may lack the
+    end of. The members of a cluster have every commit that one of them acknowledged."""
+    with connection.cursor() as cursor:
+        cursor.execute("SHOW STATUS LIKE 'wsrep_cluster_state_uuid'")
+        cluster = "".join(str(uuid) for _, uuid in cursor.fetchall())
+        if cluster.strip("0-"):
+            return f"galera/{cluster}", False
+        cursor.execute("SELECT CONCAT_WS('/', @@hostname, @@port, @@server_id, @@datadir), @@log_bin")
+        [(place, replicated)] = cursor.fetchall()
+    connection.rollback()
+    return str(place), bool(replicated)
+
+
 class Translated(NamedTuple):
     text: str
     may_exist: bool  # a row that exists already is left as it is, and counted as none
@@ -162,5 +194,5 @@ def _translated(sql: str) -> Translated:
     return Translated(text.replace("%", "%%").replace("?", "%s").strip(), bool(ignoring))
 
 
-def open_mariadb(url: str, within: Within = contextlib.nullcontext) -> SqlStore:
-    return SqlStore(MariadbDatabase(url, within))
+def open_mariadb(url: str, within: Within = contextlib.nullcontext, place: Place | None = None) -> SqlStore:
+    return SqlStore(MariadbDatabase(url, within, place))

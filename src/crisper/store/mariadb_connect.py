@@ -39,7 +39,7 @@ _OPTIONS = (
 _NO = ("0", "false", "no", "off")
 
 
-class Place(NamedTuple):
+class Address(NamedTuple):
     """Where a registry is, as PyMySQL wants to know it."""
 
     host: str
@@ -72,13 +72,13 @@ class Connection(pymysql.connections.Connection):  # type: ignore[misc]
             self.close()
 
 
-def place_of(url: str) -> Place:
+def address_of(url: str) -> Address:
     """Raises `SettingsError`, without the password, for what cannot be read."""
     try:
         parts = urlsplit(url)
         name = unquote(parts.path[1:])
         readable = parts.netloc.count("@") <= 1 and not parts.fragment and bool(name) and "/" not in name
-        place = Place(
+        address = Address(
             parts.hostname or "127.0.0.1", parts.port or 3306, unquote(parts.username or ""),
             unquote(parts.password or ""), name, dict(parse_qsl(parts.query, keep_blank_values=True)),
         )  # fmt: skip
@@ -90,31 +90,31 @@ def place_of(url: str) -> Place:
             f"crisper_registry_url {redacted(url)!r} cannot be read: write mariadb://user@host/database; in"
             " a password, characters such as / # ? @ [ ] must be percent-encoded"
         ) from None
-    return _checked(url, place)
+    return _checked(url, address)
 
 
-def _checked(url: str, place: Place) -> Place:
-    unknown = sorted(set(place.options) - set(_OPTIONS))
+def _checked(url: str, address: Address) -> Address:
+    unknown = sorted(set(address.options) - set(_OPTIONS))
     if unknown:
         raise SettingsError(
             f"crisper_registry_url {redacted(url)!r}: unknown option {unknown[0]!r};"
             f" there are {', '.join(_OPTIONS)}"
         )
-    if place.options.get("charset", "utf8mb4") != "utf8mb4":
+    if address.options.get("charset", "utf8mb4") != "utf8mb4":
         raise SettingsError(f"crisper_registry_url {redacted(url)!r}: the charset must be utf8mb4")
-    return place
+    return address
 
 
 def prepare(url: str, *, answer_seconds: float = ANSWER_SECONDS) -> Connection:
     """A connection that is not open yet, so that another thread can end its opening too."""
-    place = place_of(url)
+    address = address_of(url)
     return Connection(
-        host=place.host,
-        port=place.port,
-        user=place.user or None,
-        password=place.password.encode(),
-        database=place.database,
-        unix_socket=place.options.get("unix_socket"),
+        host=address.host,
+        port=address.port,
+        user=address.user or None,
+        password=address.password.encode(),
+        database=address.database,
+        unix_socket=address.options.get("unix_socket"),
         charset="utf8mb4",
         autocommit=False,
         connect_timeout=CONNECT_SECONDS,
@@ -123,7 +123,7 @@ def prepare(url: str, *, answer_seconds: float = ANSWER_SECONDS) -> Connection:
         # Rows changed are rows matched; and many statements go in one round trip.
         client_flag=CLIENT.FOUND_ROWS | CLIENT.MULTI_STATEMENTS,
         defer_connect=True,
-        **_tls(url, place.options),
+        **_tls(url, address.options),
     )
 
 
