@@ -12,7 +12,7 @@ from celery.result import AsyncResult
 
 from tests import places
 from tests.left_out import needs, pytest_runtest_makereport, pytest_terminal_summary
-from tests.servers import PrivatePostgres, PrivateRabbitMQ, PrivateRedis
+from tests.servers import PrivateMariaDB, PrivatePostgres, PrivateRabbitMQ, PrivateRedis
 
 __all__ = ["pytest_runtest_makereport", "pytest_terminal_summary"]
 
@@ -54,6 +54,20 @@ def postgres_database(postgres_server: str) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def mariadb_server() -> Iterator[str]:
+    """SQLAlchemy URL of a MariaDB server on which databases can be made."""
+    with needs("mariadb"), places.mariadb_server() as url:
+        yield url
+
+
+@pytest.fixture
+def mariadb_database(mariadb_server: str) -> Iterator[str]:
+    """Registry URL of an empty database that only this test has."""
+    with places.mariadb_database(mariadb_server) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
 def redis_url() -> Iterator[str]:
     """URL of a Redis that only this run has; its tests share it."""
     with needs("redis"), places.redis_server() as url:
@@ -84,6 +98,13 @@ def rabbitmq_vhost(rabbitmq_server: places.Broker) -> Iterator[str]:
 def own_postgres() -> Iterator[PrivatePostgres]:
     """A server that this test may stop, crash, pause and start."""
     with needs("postgres"), PrivatePostgres() as server:
+        yield server
+
+
+@pytest.fixture
+def own_mariadb() -> Iterator[PrivateMariaDB]:
+    """A server that this test may stop, crash, pause and start."""
+    with needs("mariadb"), PrivateMariaDB() as server:
         yield server
 
 

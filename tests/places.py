@@ -17,9 +17,17 @@ from uuid import uuid4
 import redis
 from sqlalchemy import NullPool, create_engine, make_url, text
 
-from tests.servers import PrivatePostgres, PrivateRabbitMQ, PrivateRedis, Unavailable, amqp_answers
+from tests.servers import (
+    PrivateMariaDB,
+    PrivatePostgres,
+    PrivateRabbitMQ,
+    PrivateRedis,
+    Unavailable,
+    amqp_answers,
+)
 
 USUAL_POSTGRES = "postgresql+psycopg://postgres@127.0.0.1:5432/postgres"
+USUAL_MARIADB = "mysql+pymysql://root@127.0.0.1:3306/test"
 USUAL_REDIS = "redis://127.0.0.1:6379"
 USUAL_RABBITMQ = "amqp://guest:guest@127.0.0.1:5672//"
 
@@ -68,6 +76,38 @@ def _run_sql(url: str, statement: str) -> None:
     engine = create_engine(url, isolation_level="AUTOCOMMIT", poolclass=NullPool, connect_args=arguments)
     with engine.connect() as connection:
         connection.execute(text(statement))
+
+
+# MariaDB
+
+
+@contextmanager
+def mariadb_server() -> Iterator[str]:
+    """The URL of a server that lets us make databases."""
+    try:
+        server = PrivateMariaDB()
+    except Unavailable as none_of_our_own:
+        url = os.environ.get("CRISPER_TEST_MARIADB_URL", USUAL_MARIADB)
+        try:
+            _run_sql(url, "SELECT 1")
+        except Exception as error:
+            raise _unavailable(none_of_our_own, url, "CRISPER_TEST_MARIADB_URL", error) from None
+        yield url
+    else:
+        with server:
+            yield server.url
+
+
+@contextmanager
+def mariadb_database(server_url: str) -> Iterator[str]:
+    """A new, empty database on that server, dropped afterwards."""
+    name = unique_name()
+    _run_sql(server_url, f"CREATE DATABASE {name}")
+    try:
+        url = make_url(server_url).set(drivername="mariadb", database=name)
+        yield url.render_as_string(hide_password=False)
+    finally:
+        _run_sql(server_url, f"DROP DATABASE IF EXISTS {name}")
 
 
 # Redis

@@ -69,7 +69,7 @@ class Settings:
 
     enabled: bool = _setting(True, "off: the worker runs as plain Celery")
     registry_url: str = _setting(
-        default_registry_url, "where attempts are on record: postgresql://… or sqlite:////path"
+        default_registry_url, "where attempts are on record: postgresql://…, mariadb://… or sqlite:////path"
     )
     recording: str = _setting(
         "strict",
@@ -136,7 +136,7 @@ def _problems(settings: Settings) -> list[str]:
     ]
     if not settings.registry_url.strip():
         problems.append(
-            "crisper_registry_url is empty. Set it to postgresql://… or sqlite:////path/registry.db,"
+            "crisper_registry_url is empty. Set it to postgresql://…, mariadb://… or sqlite:////path/registry.db,"
             " or leave it out for a SQLite file in the platform's state folder."
         )
     if settings.rabbitmq_management_url and not _is_http(settings.rabbitmq_management_url):

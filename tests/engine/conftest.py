@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from tests.store.conftest import (
+    mariadb_registry,
     memory_registry,
+    migrated_mariadb,
     migrated_postgres,
     postgres_registry,
     registry,
@@ -13,7 +15,9 @@ from tests.store.conftest import (
 )
 
 __all__ = [
+    "mariadb_registry",
     "memory_registry",
+    "migrated_mariadb",
     "migrated_postgres",
     "postgres_registry",
     "registry",

@@ -42,7 +42,13 @@ def postgres_scene(postgres_server: str) -> Iterator[Scene]:
         yield scene
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(scope="session")
+def mariadb_scene(mariadb_server: str) -> Iterator[Scene]:
+    with places.mariadb_database(mariadb_server) as url, closing(Scene(url)) as scene:
+        yield scene
+
+
+@pytest.fixture(params=["sqlite", "postgres", "mariadb"])
 def read_scene(request: pytest.FixtureRequest) -> Scene:
     """For tests that only read; every registry answers alike."""
     return request.getfixturevalue(f"{request.param}_scene")
@@ -54,10 +60,10 @@ def survey(read_scene: Scene) -> Iterator[Survey]:
         yield survey
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["sqlite", "postgres", "mariadb"])
 def empty_url(request: pytest.FixtureRequest, sqlite_url: str) -> str:
     """A migrated registry that holds nothing."""
-    url = sqlite_url if request.param == "sqlite" else request.getfixturevalue("postgres_database")
+    url = sqlite_url if request.param == "sqlite" else request.getfixturevalue(f"{request.param}_database")
     migrate.upgrade(url)
     return url
 

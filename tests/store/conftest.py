@@ -30,6 +30,13 @@ def migrated_postgres(postgres_server: str) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session")
+def migrated_mariadb(mariadb_server: str) -> Iterator[str]:
+    with places.mariadb_database(mariadb_server) as url:
+        migrate.upgrade(url)
+        yield url
+
+
 @pytest.fixture
 def sqlite_registry(sqlite_template: Path, tmp_path: Path) -> Iterator[Registry]:
     shutil.copy(sqlite_template, tmp_path / "registry.db")
@@ -47,18 +54,34 @@ def postgres_registry(migrated_postgres: str) -> Iterator[Registry]:
 
 
 @pytest.fixture
+def mariadb_registry(migrated_mariadb: str) -> Iterator[Registry]:
+    with closing(open_store(migrated_mariadb)) as store, store.db.write():
+        for name in metadata.tables:
+            if name != "crisper_registry":
+                store.db.run(f"DELETE FROM {name}")  # TRUNCATE would make each table anew
+    with closing(SqlRegistry(migrated_mariadb)) as registry:
+        yield registry
+
+
+@pytest.fixture
 def memory_registry() -> Iterator[Registry]:
     with closing(MemoryRegistry()) as registry:
         yield registry
 
 
-@pytest.fixture(params=["memory", "sqlite", "postgres"])
+@pytest.fixture(params=["memory", "sqlite", "postgres", "mariadb"])
 def registry(request: pytest.FixtureRequest) -> Registry:
     """Every store keeps every promise."""
     return request.getfixturevalue(f"{request.param}_registry")
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["postgres", "mariadb"])
+def served(request: pytest.FixtureRequest) -> SqlRegistry:
+    """A registry on a server."""
+    return request.getfixturevalue(f"{request.param}_registry")
+
+
+@pytest.fixture(params=["sqlite", "postgres", "mariadb"])
 def shared(request: pytest.FixtureRequest) -> SqlRegistry:
     """A registry that several processes can reach."""
     return request.getfixturevalue(f"{request.param}_registry")

@@ -26,16 +26,17 @@ from crisper.errors import (
 )
 from crisper.store import migrate, schema, version
 from crisper.store.open import open_store, redacted
+from tests import places
 
 Sql = Callable[[str], list[Any]]
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["sqlite", "postgres", "mariadb"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A registry that does not exist yet."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/state/registry.db"
-    return str(request.getfixturevalue("postgres_database"))
+    return str(request.getfixturevalue(f"{request.param}_database"))
 
 
 def set_revision(url: str, revision: str) -> None:
@@ -112,6 +113,47 @@ def _postgres_schema(connection: sa.Connection, place: str) -> tuple[list[Any], 
     return [tuple(row) for row in columns], [row[0].replace(f"{place}.", "") for row in indexes]
 
 
+def test_the_revisions_make_what_the_schema_says_on_mariadb(
+    mariadb_database: str, mariadb_server: str
+) -> None:
+    migrate.upgrade(mariadb_database)
+    with places.mariadb_database(mariadb_server) as declared:
+        engine = sa.create_engine(declared.replace("mariadb:", "mysql+pymysql:"), poolclass=sa.NullPool)
+        schema.metadata.create_all(engine)
+        assert _mariadb_columns(mariadb_database) == _mariadb_columns(declared)
+
+
+def _mariadb_columns(url: str) -> list[Any]:
+    """But the column that stands for an index of the other databases."""
+    with closing(open_store(url)) as store, store.db.write():
+        return store.db.rows(
+            "SELECT table_name, column_name, column_type, is_nullable, column_default, extra"
+            " FROM information_schema.columns WHERE table_schema = DATABASE()"
+            " AND table_name <> ? AND column_name <> 'open_by' ORDER BY 1, ordinal_position",
+            version.TABLE,
+        )
+
+
+def test_an_upgrade_of_mariadb_that_was_cut_short_anywhere_is_finished_by_the_next(
+    mariadb_server: str,
+) -> None:
+    """It commits after each statement; so nothing is undone, and nothing is made twice."""
+    with places.mariadb_database(mariadb_server) as whole:
+        migrate.upgrade(whole)
+        wanted = _mariadb_columns(whole)
+        statements = [s for s in migrate.sql(whole).split(";") if s.strip()]
+    for done in range(1, len(statements), 3):
+        with places.mariadb_database(mariadb_server) as url:
+            with closing(open_store(url)) as store, store.db.write():
+                for statement in statements[:done]:
+                    store.db.run(statement)
+            migrate.upgrade(url)
+            migrate.check(url)
+            assert _mariadb_columns(url) == wanted
+            with closing(open_store(url)) as store, store.db.write():
+                assert store.db.rows("SELECT count(*) FROM crisper_registry") == [(1,)]
+
+
 def test_the_head_revision_is_the_newest_file() -> None:
     directory = ScriptDirectory.from_config(migrate._config())
     assert directory.get_heads() == [version.HEAD_REVISION]
@@ -174,7 +216,18 @@ def test_the_script_runs_on_postgres(postgres_database: str) -> None:
         assert store.identity()
 
 
+def test_the_script_runs_on_mariadb(mariadb_database: str) -> None:
+    with closing(open_store(mariadb_database)) as store, store.db.write():
+        for statement in migrate.sql(mariadb_database).split(";"):
+            if statement.strip():
+                store.db.run(statement)
+    migrate.check(mariadb_database)
+    with closing(open_store(mariadb_database)) as store:
+        assert store.identity()
+
+
 def test_the_script_asks_no_server() -> None:
+    assert "utf8mb4_nopad_bin" in migrate.sql("mariadb://u:secret@127.0.0.1:1/nowhere")
     assert "gen_random_uuid()" in migrate.sql("postgresql://u:secret@127.0.0.1:1/nowhere")
 
 
@@ -220,24 +273,36 @@ def test_a_worker_makes_an_embedded_registry_by_itself(tmp_path: Path) -> None:
     migrate.check(f"sqlite:///{tmp_path}/registry.db")
 
 
-def test_a_worker_leaves_a_server_to_whoever_runs_it(postgres_database: str) -> None:
+@pytest.mark.parametrize("server", ["postgres", "mariadb"])
+def test_a_worker_leaves_a_server_to_whoever_runs_it(server: str, request: pytest.FixtureRequest) -> None:
+    database = request.getfixturevalue(f"{server}_database")
     with pytest.raises(SchemaMissing):
-        migrate.ensure(postgres_database)
+        migrate.ensure(database)
     with pytest.raises(SchemaMissing):
-        migrate.check(postgres_database)
+        migrate.check(database)
 
 
 UNREACHABLE = [
     "postgresql://ann:s3cret@127.0.0.1:1/registry",
     "postgresql+psycopg://ann:s3cret@127.0.0.1:1/registry",
     "postgres://127.0.0.1:1/registry?user=ann&password=s3cret",
+    "mariadb://ann:s3cret@127.0.0.1:1/registry",
+    "mysql+pymysql://ann:s3cret@127.0.0.1:1/registry",
 ]
 UNREADABLE = [
     "postgresql://ann:s3cret/x@127.0.0.1:1/registry",
     "postgresql://ann:s3cret@x@127.0.0.1:1/registry",
     "postgresql://ann:[s3cret@127.0.0.1:1/registry",
     "postgresql://ann:x?s3cret#@127.0.0.1:1/registry",
-    "mysql://ann:s3cret@127.0.0.1:1/registry",
+    "mysql://ann:s3cret/x@127.0.0.1:1/registry",
+    "mysql://ann:s3cret@x@127.0.0.1:1/registry",
+    "mysql://ann:[s3cret@127.0.0.1:1/registry",
+    "mysql://ann:x?s3cret#@127.0.0.1:1/registry",
+    "mysql://ann:s3cret@127.0.0.1:1/",
+    "mysql://ann:s3cret@127.0.0.1:1/registry?ssl_cipher=x",
+    "mysql://ann:s3cret@127.0.0.1:1/registry?ssl_ca=/nowhere/ca.pem",
+    "mysql://ann:s3cret@127.0.0.1:1/registry?charset=latin1",
+    "oracle://ann:s3cret@127.0.0.1:1/registry",
 ]
 
 

@@ -10,10 +10,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-import pytest
-
 from crisper.core.states import OPEN, State
-from crisper.errors import Fenced, RegistryUnreachable
+from crisper.errors import Fenced
 from tests.store.acting import PULSE, Actor, Registry, SqlRegistry, start
 
 
@@ -225,58 +223,3 @@ def registry_states(registry: Registry, task: str) -> list[State]:
     states = registry.states(task)
     assert not OPEN & set(states)
     return states
-
-
-def test_a_call_that_hangs_is_ended_from_another_thread(postgres_registry: SqlRegistry) -> None:
-    me, blocker = postgres_registry.joins(), postgres_registry.another()
-    hung = postgres_registry.another()
-    asked = threading.Event()
-
-    def renew() -> bool:
-        asked.set()
-        return bool(hung.renew(me.fence, PULSE))
-
-    with blocker.db.write():
-        blocker.db.run("UPDATE crisper_incarnation SET counter = counter + 1")
-        failed: list[BaseException] = []
-
-        def run() -> None:
-            try:
-                renew()
-            except RegistryUnreachable as exc:
-                failed.append(exc)
-
-        hung.alive()  # its connection is open
-        thread = threading.Thread(target=run)
-        thread.start()
-        asked.wait(10)
-        while thread.is_alive():
-            hung.abort()
-            thread.join(0.02)
-    assert len(failed) == 1
-    assert hung.renew(me.fence, PULSE)
-
-
-def test_a_connection_that_is_gone_is_replaced_at_the_next_verb(postgres_registry: SqlRegistry) -> None:
-    me = postgres_registry.joins()
-    with postgres_registry.store.db.write():
-        [(pid,)] = postgres_registry.store.db.rows("SELECT pg_backend_pid()")
-    killer = postgres_registry.another()
-    with killer.db.write():
-        killer.db.rows("SELECT pg_terminate_backend(?, 5000)", pid)
-    with pytest.raises(RegistryUnreachable):
-        postgres_registry.store.renew(me.fence, PULSE)
-    assert postgres_registry.store.renew(me.fence, PULSE)
-
-
-def test_no_statement_leaves_its_transaction_for_another_connection(postgres_registry: SqlRegistry) -> None:
-    me, db = postgres_registry.joins(), postgres_registry.store.db
-
-    def write_after_a_close() -> None:
-        with db.write():
-            db.close()
-            db.run("UPDATE crisper_incarnation SET counter = 99")
-
-    with pytest.raises(RegistryUnreachable):
-        write_after_a_close()
-    assert postgres_registry.worker(me.id).counter == 0

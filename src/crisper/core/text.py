@@ -1,7 +1,8 @@
 """Text from outside, in a form that every registry can store.
 
 Task ids, names and tags are whatever a publisher wrote. PostgreSQL stores no
-NUL and no lone surrogate, and indexes no key of some 2,700 bytes or more; one
+NUL and no lone surrogate, and indexes no key of some 2,700 bytes or more;
+MariaDB none of more than 767 characters, and no row larger than one packet. One
 such value would fail the whole batch that it is part of.
 """
 
@@ -14,7 +15,7 @@ from typing import Any
 from crisper.core.model import ChildLost, Claim, Entry, Finish, Message, Note, Record, Start
 
 #: A longer id is cut, and told apart by its digest.
-KEY_BYTES = 1000
+KEY_BYTES = 760
 _CUT = 200
 _INT32 = 2**31 - 1
 
@@ -40,13 +41,21 @@ def as_json(data: dict[str, Any]) -> str:
     return json.dumps(data, default=repr)
 
 
+def fitting(message: Message, largest: int | None) -> Message:
+    """The message, or, where a registry keeps no row that large, the reason why it is not kept."""
+    if largest is None or message.body is None or len(message.body) + len(message.envelope) <= largest:
+        return message
+    limit = f"{len(message.body) / 2**20:.1f} MiB > {largest / 2**20:.1f} MiB, the registry server's packet"
+    return Message(None, "{}", message.size, limit)
+
+
 def storable_entry(entry: Entry) -> Entry:
     """The entry as what is on record of its delivery names it."""
     return Entry(key(entry.task_id), key(entry.message_id), storable(entry.tag))
 
 
-def storable_record(record: Record) -> Record:
-    """The record with every text and number such that no registry refuses it."""
+def storable_record(record: Record, largest: int | None = None) -> Record:
+    """The record with every text, number and size such that its registry does not refuse it."""
     match record:
         case Claim():
             return record._replace(
@@ -57,7 +66,7 @@ def storable_record(record: Record) -> Record:
                 tag=storable(record.tag),
                 retries=min(record.retries, _INT32),
                 loss_budget=min(record.loss_budget, _INT32),
-                message=_message(record.message),
+                message=fitting(_message(record.message), largest),
                 args_preview=storable(record.args_preview),
                 kwargs_preview=storable(record.kwargs_preview),
             )

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine, NullPool, create_engine, event, inspe
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from crisper.errors import RegistryError, RegistryUnreachable, SettingsError
-from crisper.store.open import is_sqlite, open_store, redacted, sqlite_path
+from crisper.store.open import is_mariadb, is_sqlite, open_store, redacted, sqlite_path
 from crisper.store.version import TABLE, compare
 
 #: Seconds to reach the server, and for one statement of a question. People's
@@ -27,6 +27,7 @@ STATEMENT_SECONDS = 8
 HANGS_SECONDS = 12.0
 
 _QUERY_CANCELED = "57014"
+_STATEMENT_TIMEOUT = 1969  # MariaDB's
 
 
 class Reading:
@@ -36,11 +37,11 @@ class Reading:
         try:
             open_store(url).close()  # connects to nothing; says what is wrong with the URL
             self.where = redacted(url)
-            self._engine = _sqlite(url) if is_sqlite(url) else _postgres(url, application_name)
+            self._engine = _engine(url, application_name)
         except (ValueError, SQLAlchemyError):
             raise SettingsError(
-                "crisper_registry_url is not a URL: use postgresql://user@host/database"
-                " or sqlite:////path/registry.db"
+                "crisper_registry_url is not a URL: use postgresql://user@host/database,"
+                " mariadb://user@host/database or sqlite:////path/registry.db"
             ) from None
         self._url, self._hangs_after = url, hangs_after
         self.schema: str | None = None  # its revision, once it was read
@@ -48,6 +49,11 @@ class Reading:
     @property
     def dialect(self) -> str:
         return self._engine.dialect.name
+
+    @property
+    def database(self) -> str:
+        """The name that people know it by."""
+        return "mariadb" if getattr(self._engine.dialect, "is_mariadb", False) else self.dialect
 
     @contextmanager
     def snapshot(self) -> Iterator[Connection]:
@@ -80,7 +86,7 @@ class Reading:
         self.schema = found
 
     def _said(self, exc: DBAPIError) -> RegistryError:
-        if getattr(exc.orig, "sqlstate", None) == _QUERY_CANCELED:
+        if _took_too_long(exc.orig):
             return RegistryError(
                 f"the question took longer than {STATEMENT_SECONDS} s. Narrow it, for example with --state"
             )
@@ -89,6 +95,30 @@ class Reading:
             f"the registry at {self.where} cannot be read: {words[0]}."
             " Check crisper_registry_url (or --registry), and that its server is up."
         )
+
+
+def _took_too_long(exc: Any) -> bool:
+    return getattr(exc, "sqlstate", None) == _QUERY_CANCELED or exc.args[:1] == (_STATEMENT_TIMEOUT,)
+
+
+def _engine(url: str, application_name: str) -> Engine:
+    if is_sqlite(url):
+        return _sqlite(url)
+    return _mariadb(url) if is_mariadb(url) else _postgres(url, application_name)
+
+
+def _mariadb(url: str) -> Engine:
+    from crisper.store.mariadb_connect import ONE_SNAPSHOT, connect
+
+    def connection() -> Any:
+        return connect(
+            url,
+            answer_seconds=HANGS_SECONDS,
+            statement_seconds=STATEMENT_SECONDS,
+            isolation=ONE_SNAPSHOT,
+        )
+
+    return create_engine("mysql+pymysql://", creator=connection, poolclass=NullPool)
 
 
 def _sqlite(url: str) -> Engine:

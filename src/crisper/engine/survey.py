@@ -54,6 +54,7 @@ SHORTEST_PREFIX = 6
 
 _NOW = {
     "postgresql": "(extract(epoch FROM clock_timestamp()) * 1000)::bigint",
+    "mysql": "CAST(UNIX_TIMESTAMP(SYSDATE(3)) * 1000 AS SIGNED)",
     # The file is used by one host, so the host's clock is the registry's.
     "sqlite": "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
 }
@@ -267,7 +268,7 @@ class Survey:
         return {
             "id": known.get("id"),
             "url": self._reading.where,
-            "database": self._reading.dialect,
+            "database": self._reading.database,
             "schema": self._reading.schema,
             "now": iso(now),
         }

@@ -50,6 +50,10 @@ class Database(Protocol):
 
     where: str  # the registry's URL without its password
 
+    @property
+    def largest(self) -> int | None:
+        """Bytes of the largest message that one row may keep, body and envelope; None: any."""
+
     def write(self) -> AbstractContextManager[None]:
         """A transaction that commits at the end of the block."""
 

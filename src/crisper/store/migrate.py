@@ -11,7 +11,7 @@ import io
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,14 @@ from alembic.runtime.migration import MigrationContext
 
 from crisper.errors import RegistryUnreachable, RegistryUnusable, SchemaMissing, SchemaOutdated
 from crisper.store import version
-from crisper.store.open import driver_url, is_sqlite, open_store, redacted, sqlite_path
+from crisper.store.open import driver_url, is_mariadb, is_sqlite, open_store, redacted, sqlite_path
 from crisper.store.sqlite import trouble
 
 #: The key of PostgreSQL's advisory lock: any number, as long as every Crisper takes the same.
 LOCK_KEY = 0x43524953504552
 CONNECT_SECONDS = 10
+#: Seconds that MariaDB's advisory lock is waited for, and that one statement may take there.
+PATIENCE_SECONDS = 600
 
 
 def ensure(url: str) -> None:
@@ -58,10 +60,11 @@ def check(url: str) -> None:
 def upgrade(url: str) -> None:
     """Create the schema, or bring it up to date; what is up to date stays as it is.
 
-    All or nothing. Any number of processes may do it at once: one does it, the others wait.
+    All or nothing; on MariaDB, which commits after each statement, what was cut short is finished by the
+    next upgrade. Any number of processes may do it at once: one does it, the others wait.
     Raises `SchemaTooNew` and `RegistryUnreachable`.
     """
-    with _locked_sqlite(url) if is_sqlite(url) else _locked_server(url) as connection:
+    with _locked(url) as connection:
         found = MigrationContext.configure(
             connection, opts={"version_table": version.TABLE}
         ).get_current_revision()
@@ -79,7 +82,9 @@ def sql(url: str, since: str | None = None) -> str:
     """
     script = io.StringIO()
     config = _config(output_buffer=script)
-    config.attributes["dialect"] = "sqlite" if is_sqlite(url) else "postgresql"
+    config.attributes["dialect"] = (
+        "sqlite" if is_sqlite(url) else "mysql" if is_mariadb(url) else "postgresql"
+    )
     command.upgrade(config, f"{since}:head" if since else "head", sql=True)
     return script.getvalue()
 
@@ -88,6 +93,34 @@ def _config(**options: Any) -> Config:
     config = Config(**options)
     config.set_main_option("script_location", "crisper.store:migrations")
     return config
+
+
+def _locked(url: str) -> AbstractContextManager[sa.Connection]:
+    if is_sqlite(url):
+        return _locked_sqlite(url)
+    return _locked_mariadb(url) if is_mariadb(url) else _locked_server(url)
+
+
+@contextmanager
+def _locked_mariadb(url: str) -> Iterator[sa.Connection]:
+    """A connection that holds the registry's advisory lock until it is closed."""
+    open_store(url).close()  # says in a sentence if the URL or the driver will not do
+    from crisper.store.mariadb_connect import connect
+
+    def connection_of_its_own() -> Any:
+        return connect(url, answer_seconds=PATIENCE_SECONDS + 10, statement_seconds=0)
+
+    engine = sa.create_engine("mysql+pymysql://", creator=connection_of_its_own, poolclass=sa.NullPool)
+    lock = sa.text("SELECT GET_LOCK(CONCAT('crisper:', SHA1(DATABASE())), :seconds)")
+    try:
+        with engine.connect() as connection:
+            if connection.execute(lock, {"seconds": PATIENCE_SECONDS}).scalar() != 1:
+                raise RegistryUnreachable(f"{redacted(url)} is being upgraded by another for a long time")
+            connection.rollback()
+            with connection.begin():
+                yield connection
+    except sa.exc.OperationalError as exc:
+        raise RegistryUnreachable(f"{redacted(url)} does not answer: {exc.orig}") from exc
 
 
 @contextmanager

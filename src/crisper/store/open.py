@@ -13,6 +13,7 @@ from crisper.store.database import Place, Within
 from crisper.store.sql import SqlStore
 
 _POSTGRES = ("postgresql", "postgres")
+_MARIADB = ("mariadb", "mysql")
 
 
 def is_sqlite(url: str) -> bool:
@@ -21,6 +22,10 @@ def is_sqlite(url: str) -> bool:
 
 def _scheme(url: str) -> str:
     return url.partition(":")[0].partition("+")[0]
+
+
+def is_mariadb(url: str) -> bool:
+    return _scheme(url) in _MARIADB
 
 
 def sqlite_path(url: str) -> Path:
@@ -69,6 +74,13 @@ def open_store(
         from crisper.store.postgres import open_postgres
 
         return open_postgres(driver_url(url), application_name, within, place)
+    if is_mariadb(url):
+        if importlib.util.find_spec("pymysql") is None:
+            raise SettingsError("MariaDB needs PyMySQL: pip install 'celery-crisper[mariadb]'")
+        from crisper.store.mariadb import open_mariadb
+
+        return open_mariadb(url, within, place)
     raise SettingsError(
-        f"crisper_registry_url {redacted(url)!r}: use postgresql://… or sqlite:////path/registry.db"
+        f"crisper_registry_url {redacted(url)!r}: use postgresql://…, mariadb://… or"
+        " sqlite:////path/registry.db"
     )

@@ -29,6 +29,7 @@ class PostgresDatabase:
     share = " FOR SHARE"
     lock = " FOR UPDATE"
     skip = " FOR UPDATE SKIP LOCKED"
+    largest = None
 
     def __init__(
         self,

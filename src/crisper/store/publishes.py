@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from crisper.core.model import Look, Message, Published
-from crisper.core.text import as_json, key, storable
+from crisper.core.text import as_json, fitting, key, storable
 from crisper.store.database import Row
 from crisper.store.rows import ATTEMPT
 
@@ -33,7 +33,8 @@ EXISTS (SELECT 1 FROM crisper_attempt a
 
 _FORGET = f"""
 DELETE FROM crisper_publish WHERE message_id IN (
-    SELECT message_id FROM crisper_publish p WHERE scope = ? AND due_at <= ? AND {_CLAIMED} LIMIT ?)"""
+    SELECT message_id FROM (
+        SELECT message_id FROM crisper_publish p WHERE scope = ? AND due_at <= ? AND {_CLAIMED} LIMIT ?) f)"""
 
 _ATTEMPT = f"""
 INSERT INTO crisper_attempt ({ATTEMPT}, args_preview, kwargs_preview, envelope, body)
@@ -51,6 +52,7 @@ SELECT a.task_id, a.number, a.message_id, a.name, p.scope, 'pending', 1,
        CASE WHEN p.vanished = 0 THEN 'vanished' ELSE 'vanished again' END, 0, ?, ?
   FROM crisper_publish p JOIN crisper_attempt a
     ON a.task_id = p.task_id AND a.message_id = p.message_id AND a.incarnation = ''
+   AND a.number = (SELECT max(number) FROM crisper_attempt b WHERE b.task_id = p.task_id)
  WHERE p.message_id = ? ON CONFLICT DO NOTHING"""
 
 _EVENT = """
@@ -61,11 +63,11 @@ SELECT ?, 'vanished', task_id, max(number), NULL, NULL, ?, ? FROM crisper_attemp
 
 def insert(store: SqlStore, messages: Sequence[Published], due_in_ms: int) -> None:
     now = store.now()
-    store.db.each(_INSERT, [_row(now, one, due_in_ms) for one in messages])
+    store.db.each(_INSERT, [_row(now, one, due_in_ms, store.db.largest) for one in messages])
 
 
-def _row(now: int, one: Published, due_in_ms: int) -> Row:
-    message, at = one.message, now - one.age_ms
+def _row(now: int, one: Published, due_in_ms: int, largest: int | None) -> Row:
+    message, at = fitting(one.message, largest), now - one.age_ms
     return (
         key(one.message_id), key(one.task_id), one.scope, storable(one.name), storable(one.queue),
         min(one.retries, 2**31 - 1), one.loss_budget, at, at + one.delay_ms + due_in_ms,

@@ -25,6 +25,13 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
+from sqlalchemy.dialects import mysql
+
+#: MariaDB indexes only text of a limited length; its plain TEXT ends at 64 KiB.
+Key = Text().with_variant(mysql.VARCHAR(760), "mysql")  # `core.text.key`
+OwnId = Text().with_variant(mysql.VARCHAR(190), "mysql")
+AnyText = Text().with_variant(mysql.LONGTEXT(), "mysql")
+AnyBytes = LargeBinary().with_variant(mysql.LONGBLOB(), "mysql")
 
 metadata = MetaData()
 
@@ -36,18 +43,18 @@ registry = Table(
     "crisper_registry",
     metadata,
     Column("key", String(64), primary_key=True),
-    Column("value", Text, nullable=False),
+    Column("value", AnyText, nullable=False),
 )
 
 incarnation = Table(
     "crisper_incarnation",
     metadata,
-    Column("id", Text, primary_key=True),
-    Column("hostname", Text, nullable=False),
-    Column("scope", Text, nullable=False),
-    Column("host", Text, nullable=False),
-    Column("boot_id", Text, nullable=False),
-    Column("pid_namespace", Text, nullable=False),
+    Column("id", OwnId, primary_key=True),
+    Column("hostname", AnyText, nullable=False),
+    Column("scope", AnyText, nullable=False),
+    Column("host", AnyText, nullable=False),
+    Column("boot_id", AnyText, nullable=False),
+    Column("pid_namespace", AnyText, nullable=False),
     Column("pid", Integer, nullable=False),
     Column("pid_start", BigInteger, nullable=False),
     Column("recorder_pid", Integer, nullable=False, server_default="0"),
@@ -61,9 +68,9 @@ incarnation = Table(
     Column("seen_at", BigInteger, nullable=False),
     Column("ended_at", BigInteger),
     Column("cleared", Boolean, nullable=False),
-    Column("evidence", Text, nullable=False),
-    Column("about", Text, nullable=False),
-    Column("pulse", Text, nullable=False),
+    Column("evidence", AnyText, nullable=False),
+    Column("about", AnyText, nullable=False),
+    Column("pulse", AnyText, nullable=False),
 )
 Index(
     "crisper_incarnation_live",
@@ -75,19 +82,19 @@ Index(
 attempt = Table(
     "crisper_attempt",
     metadata,
-    Column("task_id", Text, nullable=False),
+    Column("task_id", Key, nullable=False),
     Column("number", Integer, nullable=False),
-    Column("message_id", Text, nullable=False),
-    Column("name", Text, nullable=False),
-    Column("queue", Text, nullable=False),
-    Column("incarnation", Text, nullable=False),
+    Column("message_id", Key, nullable=False),
+    Column("name", AnyText, nullable=False),
+    Column("queue", AnyText, nullable=False),
+    Column("incarnation", OwnId, nullable=False),
     Column("seq", BigInteger, nullable=False),
     Column("state", String(16), nullable=False),
     Column("acks_late", Boolean, nullable=False),
     Column("dispatched", Boolean, nullable=False),
     Column("redelivered", Boolean, nullable=False),
     Column("retries", Integer, nullable=False),
-    Column("tag", Text, nullable=False),
+    Column("tag", AnyText, nullable=False),
     Column("copy_refused", Boolean, nullable=False),
     Column("pid", BigInteger),
     Column("pid_start", BigInteger),
@@ -99,13 +106,13 @@ attempt = Table(
     Column("runtime_ms", BigInteger),
     Column("closed_seq", BigInteger),
     Column("counted", Boolean, nullable=False),
-    Column("reason", Text),
-    Column("args_preview", Text, nullable=False),
-    Column("kwargs_preview", Text, nullable=False),
+    Column("reason", AnyText),
+    Column("args_preview", AnyText, nullable=False),
+    Column("kwargs_preview", AnyText, nullable=False),
     Column("message_size", BigInteger, nullable=False),
-    Column("why_not_kept", Text),
-    Column("envelope", Text),
-    Column("body", LargeBinary),
+    Column("why_not_kept", AnyText),
+    Column("envelope", AnyText),
+    Column("body", AnyBytes),
     PrimaryKeyConstraint("task_id", "number"),
 )
 Index(
@@ -121,20 +128,20 @@ Index("crisper_attempt_received", attempt.c.received_at)
 recovery = Table(
     "crisper_recovery",
     metadata,
-    Column("task_id", Text, nullable=False),
+    Column("task_id", Key, nullable=False),
     Column("number", Integer, nullable=False),
-    Column("message_id", Text, nullable=False),
-    Column("name", Text, nullable=False),
-    Column("scope", Text, nullable=False),
+    Column("message_id", Key, nullable=False),
+    Column("name", AnyText, nullable=False),
+    Column("scope", AnyText, nullable=False),
     Column("state", String(16), nullable=False),
     Column("version", Integer, nullable=False),
     Column("cause", String(16), nullable=False),
     Column("losses", Integer, nullable=False),
     Column("verdict", String(32)),
-    Column("reason", Text),
-    Column("evidence", Text, nullable=False),
-    Column("courier", Text),
-    Column("decided_by", Text),
+    Column("reason", AnyText),
+    Column("evidence", AnyText, nullable=False),
+    Column("courier", AnyText),
+    Column("decided_by", AnyText),
     Column("created_at", BigInteger, nullable=False),
     Column("decided_at", BigInteger),
     Column("due_at", BigInteger),
@@ -148,17 +155,18 @@ Index(
     recovery.c.created_at,
     postgresql_where=_UNDER_WAY,
     sqlite_where=_UNDER_WAY,
+    mysql_length={"scope": 190},
 )
 
 order = Table(
     "crisper_order",
     metadata,
-    Column("task_id", Text, nullable=False),
+    Column("task_id", Key, nullable=False),
     Column("number", Integer, nullable=False),
-    Column("incarnation", Text, nullable=False),
+    Column("incarnation", OwnId, nullable=False),
     Column("kind", String(16), nullable=False),
-    Column("ordered_by", Text, nullable=False),
-    Column("reason", Text, nullable=False),
+    Column("ordered_by", AnyText, nullable=False),
+    Column("reason", AnyText, nullable=False),
     Column("ordered_at", BigInteger, nullable=False),
     Column("done_at", BigInteger),
     PrimaryKeyConstraint("task_id", "number"),
@@ -175,13 +183,13 @@ event = Table(
     metadata,
     Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
     Column("at", BigInteger, nullable=False),
-    Column("kind", Text, nullable=False),
-    Column("task_id", Text),
+    Column("kind", AnyText, nullable=False),
+    Column("task_id", Key),
     Column("number", Integer),
-    Column("incarnation", Text),
+    Column("incarnation", OwnId),
     Column("seq", BigInteger),
-    Column("actor", Text, nullable=False),
-    Column("data", Text, nullable=False),
+    Column("actor", AnyText, nullable=False),
+    Column("data", AnyText, nullable=False),
     UniqueConstraint("incarnation", "seq", name="crisper_event_once"),
     sqlite_autoincrement=True,
 )
@@ -192,32 +200,32 @@ Index("crisper_event_at", event.c.at)
 publish = Table(
     "crisper_publish",
     metadata,
-    Column("message_id", Text, primary_key=True),
-    Column("task_id", Text, nullable=False),
-    Column("scope", Text, nullable=False),
-    Column("name", Text, nullable=False),
-    Column("queue", Text, nullable=False),
+    Column("message_id", Key, primary_key=True),
+    Column("task_id", Key, nullable=False),
+    Column("scope", AnyText, nullable=False),
+    Column("name", AnyText, nullable=False),
+    Column("queue", AnyText, nullable=False),
     Column("retries", Integer, nullable=False),
     Column("missing", Integer, nullable=False),  # looks in a row that did not find it
     Column("vanished", Integer, nullable=False),  # times it was declared so
     Column("published_at", BigInteger, nullable=False),
     Column("due_at", BigInteger, nullable=False),
     Column("loss_budget", Integer, nullable=False),
-    Column("args_preview", Text, nullable=False),
-    Column("kwargs_preview", Text, nullable=False),
+    Column("args_preview", AnyText, nullable=False),
+    Column("kwargs_preview", AnyText, nullable=False),
     Column("message_size", BigInteger, nullable=False),
-    Column("why_not_kept", Text),
-    Column("envelope", Text),
-    Column("body", LargeBinary),
+    Column("why_not_kept", AnyText),
+    Column("envelope", AnyText),
+    Column("body", AnyBytes),
 )
-Index("crisper_publish_due", publish.c.scope, publish.c.due_at)
+Index("crisper_publish_due", publish.c.scope, publish.c.due_at, mysql_length={"scope": 190})
 Index("crisper_publish_task", publish.c.task_id)
 
 leader = Table(
     "crisper_leader",
     metadata,
     Column("name", String(64), primary_key=True),
-    Column("holder", Text, nullable=False),
+    Column("holder", AnyText, nullable=False),
     Column("counter", BigInteger, nullable=False),
     Column("since", BigInteger, nullable=False),
 )

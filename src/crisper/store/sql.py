@@ -1,4 +1,4 @@
-"""The store's verbs in SQL that PostgreSQL and SQLite both speak.
+"""The store's verbs in SQL that PostgreSQL and SQLite both speak, and MariaDB nearly.
 
 The dialects differ in how a transaction begins, how rows are locked and what
 their clock is called: `crisper.store.database` holds those. Statements are plain text and not
@@ -153,7 +153,7 @@ class SqlStore:
 
     def identity(self) -> str:
         with self.db.write():
-            rows = self.db.rows("SELECT value FROM crisper_registry WHERE key = 'id'")
+            rows = self.db.rows("SELECT r.value FROM crisper_registry r WHERE r.key = 'id'")
         return str(rows[0][0])
 
     # -- incarnations ---------------------------------------------------------
@@ -245,8 +245,8 @@ class SqlStore:
     def record(
         self, fence: Fence, records: Sequence[Record], *, renewing: Collection[str] | None = None
     ) -> list[Answer]:
-        records = [storable_record(record) for record in records]
         with self.db.write():
+            records = [storable_record(record, self.db.largest) for record in records]
             now = self._hold(fence)
             if now is None:
                 self._keep_late(fence, records)
@@ -621,8 +621,9 @@ class SqlStore:
                 )
             else:
                 won = self.db.run(
-                    "UPDATE crisper_leader SET counter = counter + 1, holder = ?,"
-                    f" since = CASE WHEN holder = ? THEN since ELSE {self.db.now()} END"
+                    # MariaDB assigns from left to right: what looks at the old holder comes first.
+                    "UPDATE crisper_leader SET counter = counter + 1,"
+                    f" since = CASE WHEN holder = ? THEN since ELSE {self.db.now()} END, holder = ?"
                     " WHERE name = ? AND holder = ? AND counter = ?",
                     *(holder, holder, name, *seen),
                 )

@@ -23,6 +23,7 @@ BUSY_SECONDS = 0.01
 
 class SqliteDatabase:
     share = lock = skip = ""
+    largest = None
 
     def __init__(self, path: Path) -> None:
         self._path = path

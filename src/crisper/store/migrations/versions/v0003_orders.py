@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sqlalchemy as sa
-from alembic import op
+
+from crisper.store.migrations import dialect
 
 revision = "0003"
 down_revision = "0002"
@@ -12,22 +13,22 @@ _NOT_DONE = sa.text("done_at IS NULL")
 
 
 def upgrade() -> None:
-    op.create_table(
+    dialect.create_table(
         "crisper_order",
-        sa.Column("task_id", sa.Text, nullable=False),
+        sa.Column("task_id", dialect.KEY, nullable=False),
         sa.Column("number", sa.Integer, nullable=False),
-        sa.Column("incarnation", sa.Text, nullable=False),
+        sa.Column("incarnation", dialect.OWN_ID, nullable=False),
         sa.Column("kind", sa.String(16), nullable=False),
-        sa.Column("ordered_by", sa.Text, nullable=False),
-        sa.Column("reason", sa.Text, nullable=False),
+        sa.Column("ordered_by", dialect.TEXT, nullable=False),
+        sa.Column("reason", dialect.TEXT, nullable=False),
         sa.Column("ordered_at", sa.BigInteger, nullable=False),
         sa.Column("done_at", sa.BigInteger),
         sa.PrimaryKeyConstraint("task_id", "number"),
     )
-    op.create_index(
+    dialect.create_index(
         "crisper_order_open",
         "crisper_order",
         ["incarnation"],
-        postgresql_where=_NOT_DONE,
-        sqlite_where=_NOT_DONE,
+        where=_NOT_DONE,
+        mariadb=["incarnation", "done_at"],
     )
