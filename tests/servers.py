@@ -300,13 +300,17 @@ class PrivateMariaDB(PrivateServer):
         return "mysql" if os.geteuid() == 0 else None
 
     def _prepare(self) -> None:
+        # A server that starts removes every temporary table that it finds, those of others in /tmp too.
+        (self.folder / "tmp").mkdir(mode=0o777)
         if user := self._user():
-            shutil.chown(self.folder, user, pwd.getpwnam(user).pw_gid)
+            for path in (self.folder, self.folder / "tmp"):
+                shutil.chown(path, user, pwd.getpwnam(user).pw_gid)
         made = subprocess.run(
             [
                 self._install,
                 "--no-defaults",
                 f"--datadir={self.folder}/data",
+                f"--tmpdir={self.folder}/tmp",
                 "--auth-root-authentication-method=normal",
             ],
             cwd=self.folder,
@@ -323,6 +327,7 @@ class PrivateMariaDB(PrivateServer):
             "bind-address": HOST,
             "port": self.port,
             "datadir": self.folder / "data",
+            "tmpdir": self.folder / "tmp",
             "socket": self.folder / "sock",
             "pid-file": self.folder / "pid",
             "max-connections": 300,
