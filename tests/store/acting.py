@@ -217,6 +217,8 @@ def claim(seq: int, task_id: str = "t", message_id: str = "m", **about: Any) -> 
             "message": KEPT,
             "args_preview": "[]",
             "kwargs_preview": "{}",
+            # What comes again has waited as long as a loss that nobody decides is waited for.
+            "age_ms": UNDECIDED_MS if about.get("redelivered") else 0,
             **about,
         }
     )

@@ -233,7 +233,7 @@ class Stores(RuleBasedStateMachine):
     @invariant()
     def a_worker_is_told_to_stop_only_what_it_holds(self) -> None:
         for id in self.lives:
-            for order in self.memory.store.orders(id):
+            for order in self.both("orders", id):
                 held = [a for t in TASKS for a in self.memory.attempts(t) if a.incarnation == id]
                 [of] = [a for a in held if (a.seq, a.number) == (order.seq, order.number)]
                 assert of.state in OPEN

@@ -58,7 +58,7 @@ class Latest:
     loss_budget: int
     recovery: RecoveryState | None = None
     verdict: VerdictKind | None = None
-    undecided_ms: int = 0  # for so long its loss has been on record
+    undecided_ms: int = 0  # for so long its loss has been on record, and this delivery has waited
     dead_lettered: bool = False  # it is held because the broker dead-lettered it
 
 

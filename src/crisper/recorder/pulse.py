@@ -20,6 +20,7 @@ from crisper.core.model import Entry, Fence, Look, Order, Published, Unclaimed
 from crisper.core.model import Pulse as Beating
 from crisper.engine.adoption import Adopter
 from crisper.engine.circuit import Circuit
+from crisper.engine.clockwatch import ClockWatch
 from crisper.engine.heartbeat import Beat, Heartbeat
 from crisper.engine.sweeper import Sweeper
 from crisper.engine.window import forget_windows
@@ -95,6 +96,7 @@ class PulseThread(threading.Thread):
             )
             for windows in ((True, False) if hello.get("moved") else (False,))
         ]
+        self._clock_watch = ClockWatch(store)
         window = hello["failover_window"] if hello["journal_dir"] else 0
         self._window = (Path(hello["journal_dir"]), window) if window else None
         self._sweeper = Sweeper(
@@ -212,6 +214,7 @@ class PulseThread(threading.Thread):
     def _sweep(self) -> None:
         now = time.monotonic()
         swept = self._sweeper.tick(now)
+        self._watch_clock(swept.leads)
         self.renewing = self._sweeper.renewing(now)
         for judged in swept.declared:
             self._tell((wire.LOG, "warning", f"declared {judged.worker} lost: {judged.how}"))
@@ -219,6 +222,13 @@ class PulseThread(threading.Thread):
         overdue = now - self._handed_at > CASE_MS / 1000
         if self._wants_cases and (self._in_hand == 0 or overdue):
             self._hand_over()
+
+    def _watch_clock(self, leads: bool) -> None:
+        if not leads:
+            self._clock_watch.forget()
+        elif step := self._clock_watch.tick():
+            sentence = f"the registry's clock was put {'forward' if step > 0 else 'back'} by {abs(step)} ms;"
+            self._tell((wire.LOG, "warning", f"{sentence} what waits by it waits on as it did"))
 
     def _pass_orders(self) -> None:
         """Told again with every sweep until their attempts are closed: the parent need not remember them."""

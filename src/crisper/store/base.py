@@ -208,6 +208,15 @@ class Store(Protocol):
     def campaign(self, name: str, holder: str, seen: Term | None) -> Term | None:
         """Take or renew leadership by compare-and-set on the term seen; None if it moved."""
 
+    # -- its clock ------------------------------------------------------------
+
+    def clock(self) -> tuple[int, int]:
+        """Milliseconds of the registry's clock, and how many steps of it were mended so far."""
+
+    def mend_clock(self, mended: int, step_ms: int) -> bool:
+        """The clock was put forward by so much (back, if negative): whatever waits by it waits for as long
+        as it would have. False if somebody has mended a step since `mended` was read."""
+
     # -- a person's verbs -----------------------------------------------------
 
     def recover(self, task_id: str, *, by: str, reason: str) -> Recovery | None:

@@ -174,7 +174,7 @@ class Batch:
             if latest is None and doubted:
                 return self._answer(claim.seq, "parked", 0, DOUBTED)
             decision = rule(
-                self._latest(latest) if latest else None,
+                self._latest(latest, claim.age_ms) if latest else None,
                 redelivered=claim.redelivered,
                 identified=claim.identified,
                 newer=latest is None or (claim.seq > latest.attempt.seq and not claim.copy),
@@ -206,7 +206,8 @@ class Batch:
     def _is(self, attempt: Attempt, seq: int) -> bool:
         return attempt.incarnation == self.fence.incarnation and attempt.seq == seq
 
-    def _latest(self, known: Known) -> Latest:
+    def _latest(self, known: Known, waited_ms: int) -> Latest:
+        """`waited_ms`: for so long the delivery has waited here, by a clock that cannot step."""
         attempt, recovery, kept = known
         return Latest(
             number=attempt.number,
@@ -220,7 +221,7 @@ class Batch:
             loss_budget=attempt.loss_budget,
             recovery=recovery.state if recovery else None,
             verdict=recovery.verdict if recovery else None,
-            undecided_ms=self.now - recovery.created_at if recovery else 0,
+            undecided_ms=min(waited_ms, self.now - recovery.created_at) if recovery else 0,
             dead_lettered=bool(recovery and recovery.evidence.get(DEAD_LETTERED)),
         )
 

@@ -112,6 +112,7 @@ class MemoryStore:
         self._held: dict[str, dict[int, tuple[str, int]]] = defaultdict(dict)  # open, by handle
         self._orders: dict[tuple[str, int], _Stop] = {}  # in the order in which they were given
         self._terms: dict[str, Term] = {}
+        self._mended = 0  # steps of the clock
         self._published: dict[str, tuple[Published, int]] = {}  # until claimed, with when it is due
         self._events: list[Event] = []
         self._once: set[tuple[str, int]] = set()
@@ -288,7 +289,7 @@ class MemoryStore:
         if latest is None and doubted and self._somebody_is_unheard(me, renewing or ()):
             return Answer(claim.seq, "parked", 0, DOUBTED)
         decision = rule(
-            self._latest(latest, me, renewing or ()) if latest else None,
+            self._latest(latest, me, renewing or (), claim.age_ms) if latest else None,
             redelivered=claim.redelivered,
             identified=claim.identified,
             newer=latest is None or (claim.seq > latest.seq and not claim.copy),
@@ -300,7 +301,7 @@ class MemoryStore:
         others = [w for w in self.alive() if w.scope == scope and w.id != me]
         return any(w.id not in renewing or has_journal(w.pulse) for w in others)
 
-    def _latest(self, attempt: Attempt, me: str, renewing: Collection[str]) -> Latest:
+    def _latest(self, attempt: Attempt, me: str, renewing: Collection[str], waited_ms: int) -> Latest:
         recovery = self._recoveries.get((attempt.task_id, attempt.number))
         moved = attempt.incarnation in renewing
         return Latest(
@@ -315,7 +316,7 @@ class MemoryStore:
             loss_budget=attempt.loss_budget,
             recovery=recovery.state if recovery else None,
             verdict=recovery.verdict if recovery else None,
-            undecided_ms=self._clock() - recovery.created_at if recovery else 0,
+            undecided_ms=min(waited_ms, self._clock() - recovery.created_at) if recovery else 0,
             dead_lettered=bool(recovery and recovery.evidence.get(DEAD_LETTERED)),
         )
 
@@ -661,6 +662,26 @@ class MemoryStore:
                 return None
             self._terms[name] = Term(holder, seen.counter + 1 if seen else 1)
             return self._terms[name]
+
+    # -- its clock ------------------------------------------------------------
+
+    def clock(self) -> tuple[int, int]:
+        with self._lock:
+            return self._clock(), self._mended
+
+    def mend_clock(self, mended: int, step_ms: int) -> bool:
+        with self._lock:
+            if mended != self._mended:
+                return False
+            self._mended += 1
+            for place, one in self._recoveries.items():
+                if one.state in UNDER_WAY:
+                    due_at = None if one.due_at is None else one.due_at + step_ms
+                    created_at = one.created_at + step_ms
+                    self._recoveries[place] = replace(one, created_at=created_at, due_at=due_at)
+            self._published = {id: (one, due + step_ms) for id, (one, due) in self._published.items()}
+            self._event(self._clock(), "clock_mended", actor="sweeper", data={"step_ms": step_ms})
+            return True
 
     # -- publishing on record -------------------------------------------------
 

@@ -629,6 +629,37 @@ class SqlStore:
                 )
         return Term(holder, counter) if won else None
 
+    # -- its clock ------------------------------------------------------------
+
+    def clock(self) -> tuple[int, int]:
+        with self.db.write():
+            now = self.now()
+            rows = self.db.rows("SELECT counter FROM crisper_leader WHERE name = 'clock'")
+        return now, int(rows[0][0]) if rows else 0
+
+    @_verb
+    def mend_clock(self, mended: int, step_ms: int) -> bool:
+        with self.db.write():
+            if mended:
+                won = self.db.run(
+                    "UPDATE crisper_leader SET counter = counter + 1 WHERE name = 'clock' AND counter = ?",
+                    mended,
+                )
+            else:
+                won = self.db.run(
+                    "INSERT INTO crisper_leader (name, holder, counter, since)"
+                    f" VALUES ('clock', '', 1, {self.db.now()}) ON CONFLICT DO NOTHING"
+                )
+            if won:
+                self.db.run(
+                    "UPDATE crisper_recovery SET created_at = created_at + ?, due_at = due_at + ?"
+                    " WHERE state IN ('pending', 'decided', 'waiting')",
+                    *(step_ms, step_ms),
+                )
+                self.db.run("UPDATE crisper_publish SET due_at = due_at + ?", step_ms)
+                self._event(self.now(), "clock_mended", actor="sweeper", data={"step_ms": step_ms})
+        return bool(won)
+
     # -- a person's verbs -----------------------------------------------------
 
     def recover(self, task_id: str, *, by: str, reason: str) -> Recovery | None:
