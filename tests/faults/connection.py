@@ -91,9 +91,9 @@ class Connection:
 
     async def _pass(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: Direction,
-        look: Callable[[bytes], Coroutine[Any, Any, bool]],
+        may_pass: Callable[[bytes], bool],
     ) -> None:  # fmt: skip
-        """Chunks in their order, each when it is due; ends when either end does."""
+        """Chunks in their order, each when it is due, unless it may not pass; ends when either end does."""
         due: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(CHUNKS_AHEAD)
         reading = asyncio.ensure_future(_read(reader, way, due))
         try:
@@ -104,7 +104,7 @@ class Connection:
                     await asyncio.sleep(0.01)
                 if not chunk:
                     return
-                if await look(chunk):
+                if may_pass(chunk):
                     writer.write(chunk)
                     await writer.drain()
                     if way.rate:
@@ -114,8 +114,7 @@ class Connection:
         finally:
             reading.cancel()
 
-    async def _upwards(self, chunk: bytes) -> bool:
-        """Whether it may pass."""
+    def _upwards(self, chunk: bytes) -> bool:
         self._fault.counts.bytes_up += len(chunk)
         struck = [cut for phrase in self._speech.hear(chunk) if (cut := self._struck_at(phrase))]
         if not struck:
@@ -135,7 +134,7 @@ class Connection:
             self._transaction = ""
         return next((cut for cut in self._fault.cuts if cut.strikes(phrase, transaction)), None)
 
-    async def _downwards(self, chunk: bytes) -> bool:
+    def _downwards(self, chunk: bytes) -> bool:
         self._fault.counts.bytes_down += len(chunk)
         if self._swallowing is None:
             return True
