@@ -81,6 +81,8 @@ FAULTS: dict[str, tuple[Fault, float]] = {
 #: For `make slow`.
 FURTHER: dict[str, tuple[Fault, float]] = {
     "latency of 100 ms": (latency(0.1), 3),
+    "latency of 100 ms for 20 s": (latency(0.1), 20),
+    "latency of 1 s for 30 s": (latency(1.0), 30),
     "resets": (reset_often, LEASE + 1),
     "20 kB a second": (partial(faulty, up_rate=20_000.0, down_rate=20_000.0), LEASE + 1),
     "a black hole to the registry for a minute": (partial(faulty, up_hold=True), 60),
