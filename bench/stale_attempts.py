@@ -1,6 +1,6 @@
-"""Ten thousand stale attempts of one dead worker: one sweep, its memory, and what live workers notice.
+"""Ten thousand stale attempts of dead workers: one sweep, its memory, and what live workers notice.
 
-    python bench/stale_attempts.py [--count 10000] [--registry URL] [--redis redis://127.0.0.1:6379]
+    python bench/stale_attempts.py [--count 10000] [--dead 10] [--registry URL] [--redis redis://127.0.0.1:6379]
 
 First the sweep alone, in a process of its own, on `--registry` (an empty one; default: a SQLite file).
 Then the whole way: a worker on Redis claims that many late-acked tasks and is killed, while another one
@@ -28,11 +28,11 @@ OWN, STALE = "own", "stale"
 PUBLISH_AHEAD = 2_000
 
 
-def sweep(registry: str, count: int) -> None:
+def sweep(registry: str, count: int, dead: int) -> None:
     upgrade(registry)
-    leave_open(registry, count)
+    leave_open(registry, count, dead)
     swept = sweep_once(registry)
-    print(f"stale attempts of one dead worker   {count}")
+    print(f"stale attempts, of so many workers  {count}, {dead}")
     print(f"declared, closed by one sweep       {swept['declared']}, {swept['closed']}")
     print(f"left for the next sweep             {'some' if swept['more'] else 'none'}")
     print(f"seconds                             {swept['seconds']:.2f}")
@@ -121,13 +121,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--count", type=int, default=10_000)
+    parser.add_argument("--dead", type=int, default=1, help="workers that left them, in the sweep alone")
     parser.add_argument("--registry", default="", help="default: a SQLite file")
     parser.add_argument("--redis", default="redis://127.0.0.1:6379")
     parser.add_argument("--seconds", type=float, default=10.0, help="of measuring before the kill")
     parser.add_argument("--without-workers", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        sweep(options.registry or f"sqlite:///{folder}/registry.db", options.count)
+        sweep(options.registry or f"sqlite:///{folder}/registry.db", options.count, options.dead)
     if not options.without_workers:
         with_live_workers(options)
 

@@ -145,6 +145,12 @@ def _tasks(app: Celery, ledger: Path) -> None:
         with entry(self, key):
             ctypes.PyDLL(None).usleep(int(seconds * 1e6))
 
+    def eats(self: Task, key: Any, megabytes: int) -> None:
+        """So much memory, page by page."""
+        with entry(self, key):
+            meal = [b"x" * 2**20 for _ in range(megabytes)]
+            assert len(meal) == megabytes
+
     def noop(self: Task, key: Any = 0) -> Any:
         return key
 
@@ -230,6 +236,7 @@ def _tasks(app: Celery, ledger: Path) -> None:
     register(poison_worker, acks_late=True)
     register(lock, acks_late=True)
     register(noop, acks_late=True)
+    register(eats, acks_late=True)
     register(boom, acks_late=True)
     register(retry_once, acks_late=True)
     register(retry_always, acks_late=True, max_retries=None)

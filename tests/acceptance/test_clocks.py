@@ -37,7 +37,7 @@ def wrong_by(place: Site, name: str, seconds: int) -> Worker:
     with needs("a C compiler"):
         clock = Preloaded("clockskew", place.fleet.folder / name)
     clock.set(seconds)
-    return place.fleet.worker(name, wait=False, **clock.environment)
+    return place.fleet.worker(name, "-Q", f"celery,{name}", wait=False, **clock.environment)
 
 
 def test_workers_whose_clocks_are_four_hours_apart_harm_nothing_and_bring_the_lost_back(place: Site) -> None:
@@ -45,7 +45,7 @@ def test_workers_whose_clocks_are_four_hours_apart_harm_nothing_and_bring_the_lo
     behind, ahead = wrong_by(place, "behind", -HOURS), wrong_by(place, "ahead", HOURS)
     for worker in (behind, ahead):
         worker.ready()
-    fleet.worker("right")
+    fleet.worker("right", "-Q", "celery,right")
     with Steady(fleet, 20) as steady:
         wait_for("the stream runs", lambda: len(fleet.ends()) > 60)
     harm = harm_to(fleet, steady.sent)
@@ -54,11 +54,12 @@ def test_workers_whose_clocks_are_four_hours_apart_harm_nothing_and_bring_the_lo
     assert {tuple(states) for states in fleet.incarnations().values()} == {("alive",)}
     stamps = [line.at for line in fleet.ledger()]
     assert max(stamps) - min(stamps) > 1.9 * HOURS  # their clocks are really wrong
-    late = [fleet.send("late", n, "open").id for n in range(6)]
+    late = [fleet.send("late", name, "open", queue=name).id for name in ("behind", "right", "ahead") * 2]
     wait_for("two on each", lambda: all(fleet.attempts(id) == [(1, "running")] for id in late))
     os.kill(ahead.recorder(), signal.SIGKILL)
     ahead.kill()
     wait_for("found lost", lambda: fleet.incarnations()["ahead"] == ["lost"])
+    fleet.app.control.add_consumer("ahead", reply=True, destination=["right@test"])
     (fleet.folder / "open").touch()
     wait_for("all ended", lambda: {x.task_id for x in fleet.ends()} >= set(late))
     wait_for("no attempt left open", lambda: fleet.open_attempts() == 0)

@@ -81,12 +81,16 @@ FAULTS: dict[str, tuple[Fault, float]] = {
 #: For `make slow`.
 FURTHER: dict[str, tuple[Fault, float]] = {
     "latency of 100 ms": (latency(0.1), 3),
+    "latency of 100 ms for 20 s": (latency(0.1), 20),
+    "latency of 1 s for 30 s": (latency(1.0), 30),
     "resets": (reset_often, LEASE + 1),
     "20 kB a second": (partial(faulty, up_rate=20_000.0, down_rate=20_000.0), LEASE + 1),
     "a black hole to the registry for a minute": (partial(faulty, up_hold=True), 60),
     "a black hole from the registry for a minute": (partial(faulty, down_hold=True), 60),
     "resets for a minute": (reset_often, 60),
 }
+#: Those by which no call hangs: tasks begin and end all along, by the journal's rules.
+TOLD_AT_ONCE = ("refused", "resets", "resets for a minute")
 CASES = [*FAULTS, *(pytest.param(name, marks=pytest.mark.slow) for name in FURTHER)]
 
 
@@ -96,3 +100,5 @@ def test_a_bad_way_to_the_registry_costs_no_task_and_no_record(place: Site, faul
     how, seconds = (FAULTS | FURTHER)[fault]
     passed = under(place, fault, how(place.to_registry), seconds)
     assert not passed.harm
+    if fault in TOLD_AT_ONCE:
+        assert passed.ended_meanwhile > passed.meanwhile.tasks / 2

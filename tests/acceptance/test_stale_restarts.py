@@ -77,11 +77,9 @@ def _once_each(place: Site) -> None:
     recoveries = place.fleet.rows("SELECT task_id, number, state FROM crisper_recovery")
     assert Counter(number for _, number, _ in recoveries) == {1: TASKS}
     assert {state for _, _, state in recoveries} == {"done"}
-    attempts = place.fleet.rows("SELECT number, state FROM crisper_attempt")
-    assert Counter((int(number), str(state)) for number, state in attempts) == {
-        (1, "lost"): TASKS,
-        (2, "succeeded"): TASKS,
-    }
+    attempts = place.fleet.rows("SELECT number, state FROM crisper_attempt WHERE state <> 'released'")
+    states = Counter((str(state), int(number) > 1) for number, state in attempts)
+    assert states == {("lost", False): TASKS, ("succeeded", True): TASKS}
     recovered = place.fleet.rows("SELECT count(*) FROM crisper_event WHERE kind = 'recovered'")[0][0]
     assert recovered <= TASKS  # the gate may see a message that was handed back before its courier is done
 

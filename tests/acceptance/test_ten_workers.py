@@ -12,7 +12,7 @@ import pytest
 from tests.acceptance.conftest import broker_urls
 from tests.acceptance.harm import Steady, harm_to, waits
 from tests.acceptance.rolling import roll
-from tests.acceptance.site import QUICK, Site, site
+from tests.acceptance.site import Site, site
 from tests.faults.postgres import FaultyPostgres
 from tests.fleet import Fleet, wait_for
 from tests.left_out import needs
@@ -20,6 +20,8 @@ from tests.left_out import needs
 pytestmark = pytest.mark.timeout(180)
 
 WORKERS = 10
+#: Twenty processes start at once on what may be two cores: nothing here waits for a lease.
+SETTINGS = {"lease": 10, "heartbeat_interval": 1, "sweep_interval": 0.5}
 POOL = ("-P", "threads", "-c", "10")
 
 
@@ -29,7 +31,7 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     with (
         needs("postgres"),
         FaultyPostgres(max_connections="60") as postgres,
-        site(tmp_path_factory.mktemp("ten"), postgres, **broker_urls("redis", request), **QUICK) as made,
+        site(tmp_path_factory.mktemp("ten"), postgres, **broker_urls("redis", request), **SETTINGS) as made,
     ):
         yield made
 
@@ -77,7 +79,7 @@ def test_ten_workers_restarted_one_after_another_under_load_harm_nothing(place: 
     rolled = roll(place, 12.0, pool=POOL)
     print(rolled)
     assert not rolled.harm
-    assert rolled.restarts >= 3
+    assert rolled.restarts >= 2
     assert rolled.most_connections <= 2 * (WORKERS + 1)
 
 

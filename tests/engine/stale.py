@@ -40,18 +40,18 @@ print(json.dumps({
 """
 
 
-def leave_open(url: str, count: int) -> None:
-    """So many running attempts of a worker whose process is gone."""
+def leave_open(url: str, count: int, workers: int = 1) -> None:
+    """So many running attempts of workers whose processes are gone."""
     store = open_store(url)
-    gone = subprocess.Popen(["true"])
-    gone.wait()
     place = {"boot_id": boot_id(), "pid_namespace": pid_namespace()}
-    dead = Actor(store, pid=gone.pid, pid_start=1, **place)
-    for first in range(0, count, 500):
-        claims = [
-            dead.wants(f"stale-{n}", f"m-{n}", message=BODY) for n in range(first, min(first + 500, count))
-        ]
-        dead.record(*claims, *[start(claim, 0) for claim in claims])
+    for worker in range(workers):
+        gone = subprocess.Popen(["true"])
+        gone.wait()
+        dead = Actor(store, pid=gone.pid, pid_start=1, **place)
+        mine = range(worker, count, workers)
+        for first in range(0, len(mine), 500):
+            claims = [dead.wants(f"stale-{n}", f"m-{n}", message=BODY) for n in mine[first : first + 500]]
+            dead.record(*claims, *[start(claim, 0) for claim in claims])
     store.close()
 
 

@@ -1,0 +1,116 @@
+"""Ten thousand tasks running at once on ten gevent workers, all killed and started again: when all run again.
+
+    python bench/ten_thousand_running.py [--workers 10] [--each 1000] [--no-proof] [--lease 20]
+
+Parents and recorders get SIGKILL at the same moment, and workers of the same names are started at once.
+With `--no-proof` each worker lives in a pid namespace of its own, as in a container: nobody can see that
+its processes are gone, and silence has to decide. On a Redis and a PostgreSQL of its own, with
+`crisper_recovery_rate` 2,000. Ends with 1 if any task did not run again, or ran twice at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tests.acceptance.containers import container, destroy, entered
+from tests.acceptance.site import Site, site
+from tests.faults.postgres import FaultyPostgres
+from tests.fleet import Worker, wait_for
+from tests.servers import PrivateRedis
+
+PATIENCE = 300.0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--workers", type=int, default=10)
+    parser.add_argument("--each", type=int, default=1000)
+    parser.add_argument("--no-proof", action="store_true")
+    parser.add_argument("--lease", type=float, default=20.0)
+    options = parser.parse_args()
+    with (
+        PrivateRedis() as redis,
+        FaultyPostgres() as postgres,
+        tempfile.TemporaryDirectory() as folder,
+        site(
+            Path(folder), postgres, broker=redis.url, backend=redis.url.removesuffix("/0") + "/1",
+            recovery_rate=2000, lease=options.lease,
+        ) as place,
+    ):  # fmt: skip
+        return 0 if killed_and_started(place, options) else 1
+
+
+def start(place: Site, options: argparse.Namespace) -> list[Worker]:
+    arguments = ("-P", "gevent", "-c", str(options.each))
+    inside = container() if options.no_proof else ()
+    names = [f"w{n}" for n in range(options.workers)]
+    return [
+        place.fleet.worker(name, *arguments, wait=False, inside=inside, FLEET_PREFETCH="1") for name in names
+    ]
+
+
+def kill(workers: list[Worker], options: argparse.Namespace) -> None:
+    if options.no_proof:
+        for worker in workers:
+            destroy(worker)
+        return
+    for pid in [*(worker.recorder() for worker in workers), *(worker.pid for worker in workers)]:
+        os.kill(pid, signal.SIGKILL)
+    for worker in workers:
+        worker.process.wait(30)
+
+
+def begun(place: Site) -> int:
+    return (place.fleet.folder / "ledger").read_bytes().count(b"start ")
+
+
+def killed_and_started(place: Site, options: argparse.Namespace) -> bool:
+    fleet, count = place.fleet, options.workers * options.each
+    (fleet.folder / "ledger").touch()
+    first = start(place, options)
+    for worker in first:
+        entered(worker) if options.no_proof else worker.ready(120)
+    with fleet.app.producer_pool.acquire() as producer:
+        for n in range(count):
+            fleet.send("late", n, 3600, producer=producer, expires=7200)
+    wait_for("all run", lambda: begun(place) >= count, PATIENCE)
+    running = "SELECT count(*) FROM crisper_attempt WHERE state = 'running'"
+    wait_for("all on record", lambda: fleet.rows(running)[0][0] >= count, PATIENCE)
+    kill(first, options)
+    at = time.monotonic()
+    start(place, options)
+    marks: dict[str, float] = {}
+    lost = "SELECT count(*) FROM crisper_attempt WHERE state = 'lost'"
+    while (again := begun(place) - count) < count and time.monotonic() - at < PATIENCE:
+        since = time.monotonic() - at
+        if again:
+            marks.setdefault("the first runs again", since)
+        if "all are declared lost" not in marks and fleet.rows(lost)[0][0] >= count:
+            marks["all are declared lost"] = since
+        if again >= count / 2:
+            marks.setdefault("half of them run again", since)
+        time.sleep(0.2)
+    marks["all run again"] = time.monotonic() - at
+    runs = Counter(line.task_id for line in fleet.starts())
+    print(f"tasks running on {options.workers} workers, all killed    {count}")
+    print(f"proof on the same host                {'off' if options.no_proof else 'on'}")
+    for what, seconds in marks.items():
+        print(f"{what:<37} {seconds:.1f} s")
+    print(f"ran once, twice, more often           {[sum(n == k for n in runs.values()) for k in (1, 2)]},"
+          f" {sum(n > 2 for n in runs.values())}")  # fmt: skip
+    return set(runs.values()) == {2} and len(runs) == count
+
+
+if __name__ == "__main__":
+    sys.exit(main())
