@@ -229,6 +229,19 @@ def test_a_worker_that_is_to_pause_takes_no_more_and_comes_back_by_itself(
         assert "takes messages again" in worker.text()
 
 
+def test_where_no_journal_can_be_made_that_is_said_and_an_outage_pauses_the_worker(
+    own_postgres: PrivatePostgres, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with fleet_on(own_postgres, request, tmp_path, journal_dir=tmp_path / "file" / "journal") as fleet:
+        worker = fleet.worker("only")
+        assert "Set crisper_journal_dir to a folder" in worker.text()
+        with away(own_postgres):
+            fleet.send("late", 1, 0.01)
+            wait_for("it pauses", lambda: "takes no more messages" in worker.text(), 20)
+        wait_for("it ran", lambda: len(fleet.ends()) == 1, 40)
+
+
 PUBLISHER = """
 import os, sys
 from tests.fleet_app import make

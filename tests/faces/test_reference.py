@@ -19,8 +19,12 @@ REFERENCE = Path(__file__).resolve().parents[2] / "docs" / "reference"
 def row_of(field: dataclasses.Field[object]) -> str:
     """A setting's line in docs/reference/settings.md."""
     meta = field.metadata
-    if field.name == "registry_url":
-        default = "a SQLite file in the platform's state folder"
+    of_the_platform = {
+        "registry_url": "a SQLite file in the platform's state folder",
+        "journal_dir": "a folder in the platform's state folder",
+    }
+    if field.name in of_the_platform:
+        default = of_the_platform[field.name]
     else:
         default = f"`{field.default!r}`" if not isinstance(field.default, tuple) else ", ".join(field.default)
     words = f"{meta['meaning']}; one of {', '.join(meta['one_of'])}" if meta["one_of"] else meta["meaning"]

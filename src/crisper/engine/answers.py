@@ -50,6 +50,7 @@ def of_pulse(text: str) -> dict[str, Any]:
         "errors": told.get("errors") or 0,
         "refused": told.get("refused") or 0,
         "held": told.get("held") or 0,
+        "journal_bytes": told.get("journal") or 0,
         "loop_age_ms": told.get("loop_age_ms"),
     }
 

@@ -76,6 +76,29 @@ def _send(courier: Any, store: Store, one: Done, scope: str) -> Done:
     )
 
 
+def adopt(place: Place, store: Store) -> int:
+    """Replay what dead workers of this host left in their journals; how many journals."""
+    from pathlib import Path
+
+    from crisper.engine.adoption import Adopter
+    from crisper.recorder.host import ThisHost
+    from crisper.recorder.journals import registry_digest, replay_clock
+
+    settings = place.settings
+    adopter = Adopter(
+        store,
+        Path(settings.journal_dir),
+        registry_digest(settings.registry_url),
+        ThisHost(),
+        clock=replay_clock,
+        lease=settings.lease,
+    )
+    replayed = 0
+    while (adopted := adopter.tick(time.monotonic())) is not None or adopter.is_busy:
+        replayed += adopted is not None
+    return replayed
+
+
 @dataclass
 class Sweep:
     """What one full sweep did, or would do."""
@@ -84,6 +107,7 @@ class Sweep:
     declared: list[Judged] = field(default_factory=list)
     closed: int = 0
     braked: bool = False
+    journals: int = 0  # of dead workers of this host, replayed before anything was declared
 
     def add(self, swept: Swept) -> None:
         self.alive, self.braked = swept.alive - len(swept.declared), swept.braked
@@ -108,7 +132,8 @@ def sweep(place: Place, store: Store, *, dry_run: bool, progress: Callable[[floa
     host = DryHost(ThisHost()) if dry_run else ThisHost()
     me = f"sweep:{socket.gethostname()}:{os.getpid()}"
     sweeper = Sweeper(seen, me, lease=place.settings.lease, host=host, election=False)
-    result, renewed, began = Sweep(), set[str](), time.monotonic()
+    result = Sweep(journals=0 if dry_run else adopt(place, store))
+    renewed, began = set[str](), time.monotonic()
     while True:
         now = time.monotonic()
         swept = sweeper.tick(now)

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from crisper.store.sql import SqlStore
 
 
+#: A transaction that takes longer has failed: a registry that hangs must not hang the command.
+CALL_SECONDS = 10.0
+
+
 @dataclass
 class Place:
     app_name: str | None
@@ -85,12 +89,14 @@ class Place:
     @contextmanager
     def store(self) -> Iterator[SqlStore]:
         """For the verbs. Raises `SchemaMissing`, `SchemaOutdated` or `SchemaTooNew`."""
+        from crisper.engine.deadline import Watchdog
         from crisper.store import migrate
         from crisper.store.open import open_store
 
         url = self._url()
         migrate.check(url)
-        with closing(open_store(url, application_name="crisper command line")) as store:
+        within = Watchdog(CALL_SECONDS).call
+        with closing(open_store(url, application_name="crisper command line", within=within)) as store:
             yield store
 
 

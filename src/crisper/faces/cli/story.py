@@ -107,6 +107,13 @@ def _refused(event: dict[str, Any], data: dict[str, Any]) -> _Telling:
     return f"{again} was refused at {clean(event['worker'])}: {clean(data.get('reason'))}", ()
 
 
+def _overlap(event: dict[str, Any], data: dict[str, Any]) -> _Telling:
+    """Two bodies of one message ran; the one that is no attempt is told of here."""
+    place = clean(event["worker"])
+    why = clean(data.get("reason")) or "the gate was not asked before it began"
+    return f"overlap: it ran at {place} beside the attempt above, and does not count: {why}", ()
+
+
 def _stop(event: dict[str, Any], data: dict[str, Any]) -> _Telling:
     return f"ordered to stop, because {clean(data.get('reason'), most=500)}{_by(event)}", ()
 
@@ -130,6 +137,7 @@ _KINDS = {
     "verdict": _verdict,
     "recovered": _recovered,
     "refused": _refused,
+    "overlap": _overlap,
     "stop": _stop,
     "late_finish": _late,
     "recovery_delayed": _delayed,

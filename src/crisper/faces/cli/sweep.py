@@ -29,7 +29,8 @@ def sweep(ctx: click.Context, dry_run: bool, as_json: bool) -> None:
     heartbeat; one whose lease stands still for its full length is declared
     lost, at once if its process is gone from this host. Then the attempts of
     all lost workers are closed, each with a recovery, which a live worker of
-    its app carries out.
+    its app carries out. Before all that, journals that dead workers left on
+    this host are replayed.
 
     \b
     Examples:
@@ -72,6 +73,7 @@ def _answer(result: Sweep, known: dict[str, dict[str, Any]], dry_run: bool) -> d
         "declared": declared,
         "closed": closed,
         "braked": result.braked,
+        "journals": result.journals,
     }
 
 
@@ -80,6 +82,8 @@ def _print(place: Place, answer: dict[str, Any]) -> None:
     for one in answer["declared"]:
         verb = "would be declared" if dry else "was declared"
         lines(out, f"{clean(one['hostname'] or one['id'])} {verb} lost: {one['how']}", style="red")
+    if answer["journals"]:
+        lines(out, f"{plural(answer['journals'], 'journal')} of dead workers on this host replayed.")
     closed = plural(answer["closed"], "attempt")
     were = "would be" if dry else "was" if answer["closed"] == 1 else "were"
     lines(out, f"{plural(answer['alive'], 'worker')} alive; {closed} {were} closed as lost.")

@@ -50,6 +50,13 @@ def workers(place: Place, everything: bool, as_json: bool) -> None:
         if worker["state"] == "lost":
             evidence = told(worker["evidence"])
             lines(out, f"{clean(worker['hostname'])} was lost {age(worker['ended_at'])} ago: {evidence}")
+        if worker["journal_bytes"]:
+            lines(
+                out,
+                f"{clean(worker['hostname'])} replays its journal: {worker['journal_bytes']:,} bytes of"
+                " what it did while the registry was away are not on record yet.",
+                style="yellow",
+            )
         if worker["errors"]:
             count = plural(worker["errors"], "error")
             lines(
