@@ -41,6 +41,7 @@ class Body:
         self.ended: int | None = None  # or it was killed
         self.outcome: State | None = None  # None: it was killed
         self.killed = False
+        self.retried = False  # it has published its retry
 
 
 class History:

@@ -120,7 +120,8 @@ def decides(registry: Registry, recovery: Recovery) -> None:
     ):
         _broken(registry, "I8", f"{recovery.message_id}: {recovery.verdict} has no event")
     bodies = registry.world.history.of_task.get(recovery.task_id, ())
-    if recovery.verdict is VerdictKind.SETTLED and not any(body.ended is not None for body in bodies):
+    ended = any(body.ended is not None or body.retried for body in bodies)
+    if recovery.verdict is VerdictKind.SETTLED and not ended:
         _broken(registry, "I6", f"{recovery.message_id} is settled, and no body of it ended")
     attempts = registry._attempts[recovery.task_id]
     losses = sum(one.counted for one in attempts[: recovery.number])

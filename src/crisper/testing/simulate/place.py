@@ -27,7 +27,7 @@ class Disk:
         file = self.files.get(name)
         if file is None:
             file = self.files[name] = SimulatedFile(self, name)
-        if file.lock is not None and file.lock.alive and file.lock is not by:
+        if file.lock is not None and file.lock.alive:
             return None
         file.lock = by
         return file

@@ -77,6 +77,7 @@ class Pool:
             except Away:
                 world.after(200, thread, self._end, held, body, thread)
                 return
+            body.retried = True
             world.risk(thread.process, "after it published its retry")
         body.ended, body.outcome = world.now, state
         world.history.tell(thread.name, f"ends {state}", message=held.message_id)

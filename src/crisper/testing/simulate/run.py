@@ -64,7 +64,7 @@ def _site(world: World, plan: Plan) -> Site:
     for number in range(WORKERS):
         host = Host(world, f"host{number + 1}", plan.rates[number])
         host.torn = torn
-        node = Node(site, f"work{number + 1}", host)
+        node = Node(site, f"worker{number + 1}", host)
         site.nodes.append(node)
         world.after(world.rng.randrange(100), None, node.start)
     world.history.tell("plan", "is", broker=plan.broker, visibility=plan.visibility_ms, journal=plan.journal,
