@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 
@@ -55,6 +56,21 @@ def test_a_copy_of_what_runs_here_is_parked_without_a_slot_and_refused_at_the_en
     assert len(gate.starts(message.id)) == 1
     finishes_once(gate, message)
     assert set(refused(gate, message.id, 5)) == {"finished: succeeded"}
+
+
+def test_of_a_copy_and_the_redelivery_of_what_was_lost_here_only_one_runs(gate: Fleet) -> None:
+    gate.worker("holder", "-c", "1", **QUICK)
+    message = runs_until_told(gate)
+    publish_copy(gate, message)
+    behind = gate.send("late", "behind it", 0)
+    wait_for("the copy is here too", lambda: gate.attempts(behind.id) == [(1, "claimed")])
+    [(pid,)] = gate.rows("SELECT pid FROM crisper_attempt WHERE task_id = ?", message.id)
+    os.kill(pid, signal.SIGKILL)
+    wait_for("it runs again", lambda: gate.attempts(message.id) == [(1, "lost"), (2, "running")])
+    (gate.folder / "open").touch()
+    wait_for("it succeeds", lambda: gate.attempts(message.id) == [(1, "lost"), (2, "succeeded")])
+    assert refused(gate, message.id) == ["finished: succeeded"]
+    assert len(gate.starts(message.id)) == 2
 
 
 def test_a_copy_of_what_only_waits_here_leaves_the_first_delivery_its_turn(gate: Fleet) -> None:

@@ -150,3 +150,30 @@ def test_two_open_attempts_of_a_task_count_the_same_in_one_batch_and_in_two(regi
         while registry.store.close_lost(me.id, by="sweeper", limit=limit).more:
             pass
         assert [r.losses for r in registry.recoveries(task)] == [1, 2]
+
+
+def test_what_is_given_back_after_its_other_delivery_was_refused_is_lost_and_not_released(
+    registry: Registry,
+) -> None:
+    """A cold shutdown: the broker redelivers what ran before its release is on record."""
+    first, second = registry.joins(), registry.joins()
+    running = first.runs()
+    assert second.asks(second.wants(redelivered=True), renewing={first.id}).kind == "refused"
+    given_back = first.finish(running, State.RELEASED, reason="shutdown")
+    [answer] = first.record(given_back)
+    assert answer.kind == "closed"
+    attempt, recovery = registry.attempt("t"), registry.recovery("t")
+    assert (attempt.state, attempt.counted) == (State.LOST, False)
+    assert (recovery.state, recovery.cause, recovery.losses) == (RecoveryState.PENDING, "shutdown", 0)
+    [case] = registry.take()
+    assert case.attempt.copy_refused
+    assert case.message.body is not None
+    assert first.record(given_back) == [answer]
+    assert len(registry.recoveries("t")) == 1
+
+
+def test_what_is_given_back_and_still_in_the_broker_is_released(registry: Registry) -> None:
+    first = registry.joins()
+    assert first.finishes(first.runs(), State.RELEASED).kind == "closed"
+    assert registry.states("t") == [State.RELEASED]
+    assert registry.recoveries("t") == []

@@ -61,6 +61,7 @@ class Deliveries:
         self.may_come_back: Callable[[Held], bool] = lambda held: True
         self._by_seq: dict[int, Held] = {}
         self._by_message: dict[str, Held] = {}
+        self._copies = False  # whether a message was ever here twice
         self._lost: dict[int, tuple[Held, Callable[[str], None]]] = {}
         self._claims = Claims(worker, settings)
         self._dispatcher: Dispatcher | None = None
@@ -91,6 +92,7 @@ class Deliveries:
             seq = self.link.number()
             held = Held(seq, request, message_id, self.generation)
             held.is_copy = holder is not None
+            self._copies |= held.is_copy
             item = self._claim_item(held)  # before anything knows of it: this may raise
             self._by_seq[seq] = self._asking[seq] = held
             if holder is None:
@@ -502,7 +504,19 @@ class Deliveries:
         self.link.sit(held.seq)
         self._by_seq.pop(held.seq, None)
         if self._by_message.get(held.message_id) is held:
-            del self._by_message[held.message_id]
+            self._next_holder(held)
+
+    def _next_holder(self, gone: Held) -> None:
+        """Of copies that are held, one takes the place: what is delivered from now on is a copy of it, and
+        not a newer delivery that the registry would grant what it has granted to that one."""
+        del self._by_message[gone.message_id]
+        if not self._copies:
+            return
+        for held in self._by_seq.values():
+            over = held.muted or held.stage is Stage.DROPPED or held.generation != self.generation
+            if held.message_id == gone.message_id and not over:
+                self._by_message[gone.message_id] = held
+                return
 
     def put_back(self, held: Held, after: float = 0.0) -> None:
         """Return the delivery to the broker, later if the broker would only give it back at once."""
@@ -756,6 +770,7 @@ class Deliveries:
             held.stage = Stage.ASKED
         held.put_back_at, held.asked_at = None, time.monotonic()
         held.is_copy = held.message_id in self._by_message
+        self._copies |= held.is_copy
         with self.link.in_order:
             held.seq = self.link.number()
             item = self._claim_item(held)

@@ -51,6 +51,9 @@ UPDATE crisper_attempt
  WHERE task_id = ? AND incarnation = ? AND seq = ? AND {IS_OPEN}"""
 
 
+#: Giving back is for what can still come again.
+_GIVE_BACK = f"{_FINISH} AND NOT copy_refused"
+
 #: One that a person stopped keeps its message, so that a person can recover it.
 _REVOKE = _FINISH.replace(
     "envelope = NULL, body = NULL",
@@ -363,11 +366,33 @@ class Batch:
         if revoked:
             self._finish(_REVOKE, revoked)
             finishes = [f for f in finishes if f.state is not State.REVOKED]
+        given_back = [f for f in finishes if f.state is State.RELEASED]
+        if given_back:
+            self._give_back(given_back)
+            finishes = [f for f in finishes if f.state is not State.RELEASED]
         self._finish(_FINISH, finishes)
 
     def _finish(self, statement: str, finishes: Sequence[Finish]) -> None:
+        for finish, closed in zip(finishes, self._close(statement, finishes), strict=True):
+            self._answer(finish.seq, "closed" if closed else self._not_open(finish))
+
+    def _give_back(self, finishes: Sequence[Finish]) -> None:
+        """What was refused meanwhile as its copy may have been its only delivery: then it is lost, and a
+        courier sends it again."""
+        for finish, closed in zip(finishes, self._close(_GIVE_BACK, finishes), strict=True):
+            lost = not closed and self.store._lose(
+                self.now,
+                self.fence.incarnation,
+                [(finish.task_id, finish.claim_seq, finish.seq, False)],
+                cause="shutdown",
+                by="worker",
+                evidence={"how": finish.reason or "given back"},
+            )[0]
+            self._answer(finish.seq, "closed" if closed or lost else self._not_open(finish))
+
+    def _close(self, statement: str, finishes: Sequence[Finish]) -> list[int]:
         me = self.fence.incarnation
-        changed = self.db.each(
+        return self.db.each(
             statement,
             [
                 (
@@ -385,8 +410,6 @@ class Batch:
                 for f in finishes
             ],
         )
-        for finish, closed in zip(finishes, changed, strict=True):
-            self._answer(finish.seq, "closed" if closed else self._not_open(finish))
 
     def _began(self, finish: Finish) -> int | None:
         if finish.runtime_ms is None:

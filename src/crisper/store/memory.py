@@ -424,6 +424,11 @@ class MemoryStore:
                 return Answer(finish.seq, "closed")
             self._late(me, finish, "the attempt was closed before")
             return Answer(finish.seq, "late")
+        if finish.state is State.RELEASED and attempt.copy_refused:
+            # What was refused as its copy may have been its only delivery: a courier sends it again.
+            how = {"how": finish.reason or "given back"}
+            self._lose(attempt, finish.seq, False, "shutdown", "worker", how)
+            return Answer(finish.seq, "closed")
         at = self._clock() - finish.age_ms
         began = None if finish.runtime_ms is None else at - finish.runtime_ms
         self._set(

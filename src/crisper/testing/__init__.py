@@ -1,0 +1,1 @@
+"""What shows that Crisper keeps its promises; nothing here is needed in order to use it."""

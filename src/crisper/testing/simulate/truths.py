@@ -1,0 +1,171 @@
+"""The laws that only the truth can tell: what bodies did, what was acknowledged, and what is left at the end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from crisper.core.model import Attempt, Claim, Finish
+from crisper.core.states import (
+    BRINGS_BACK,
+    CLOSED_FOR_GOOD,
+    OPEN,
+    UNDER_WAY,
+    WAITS_FOR_A_PERSON,
+    RecoveryState,
+    State,
+    VerdictKind,
+)
+from crisper.testing.simulate import laws
+
+if TYPE_CHECKING:
+    from crisper.testing.simulate.broker import Message
+    from crisper.testing.simulate.held import Held
+    from crisper.testing.simulate.history import Body
+    from crisper.testing.simulate.life import Site
+    from crisper.testing.simulate.parent import Parent
+    from crisper.testing.simulate.registry import Registry
+
+
+def begins(parent: Parent, held: Held, body: Body) -> None:
+    """I7: on record, or in the journal, before it begins. And no other body of the message runs, or has
+    ended on record, but where one of the two was fenced, or ran by the journal's rules."""
+    registry, history = parent.site.registry, parent.world.history
+    one = registry.attempt_of(held.task.id, parent.life.incarnations, body.seq)
+    if one is None and not body.provisional:
+        history.broken("I7", f"{held.message_id} begins in {parent.life.name} and is not on record")
+    if one is None and not (
+        parent.host.disk.tells(parent.life.name, body.seq, Claim) or _was_answered(registry, parent, body)
+    ):
+        history.broken("I7", f"{held.message_id} begins in {parent.life.name} and is in no journal")
+    fenced = one is not None and registry.is_over(one.incarnation)
+    if one is not None and one.state not in OPEN and not fenced and not body.provisional:
+        history.broken("I2", f"{held.message_id} begins, and its attempt {one.number} is {one.state}")
+    if fenced:
+        history.seen("a body that began after its fence")
+    for other in history.bodies.get(held.message_id, ()):
+        _beside(parent, held, body, other, fenced)
+
+
+def _was_answered(registry: Registry, parent: Parent, body: Body) -> bool:
+    return any((id, body.seq) in registry._once for id in parent.life.incarnations)
+
+
+def _beside(parent: Parent, held: Held, body: Body, other: Body, fenced: bool) -> None:
+    registry, history = parent.site.registry, parent.world.history
+    its = _attempt(registry, other)
+    excused = fenced or body.provisional or other.provisional
+    if other.ended is None and not other.killed:
+        if excused or its is None or registry.is_over(its.incarnation):
+            history.seen("two bodies at once, after a fence or by a journal")
+        else:
+            history.broken("I2", f"two bodies of {held.message_id} run at once: in {other.process},"
+                           f" which is not fenced, and in {parent.life.name}")  # fmt: skip
+    elif its is not None and its.state in CLOSED_FOR_GOOD and not excused:
+        history.broken("I9", f"{held.message_id} was {its.state} and begins again in {parent.life.name}")
+
+
+def _attempt(registry: Registry, body: Body) -> Attempt | None:
+    life = registry.truth.get(body.incarnation)
+    known = [] if life is None else [*life.incarnations, *("j" + id for id in life.incarnations)]
+    return registry.attempt_of(body.message.task.id, known, body.seq)
+
+
+def acknowledges(parent: Parent, held: Held) -> None:
+    """I9: acknowledging is destroying."""
+    registry, disk = parent.site.registry, parent.host.disk
+    if not held.acks_late and held.body is not None:
+        return  # it begins; that it may is I7
+    one = registry.attempt_of(held.task.id, parent.life.incarnations, held.seq)
+    if one is not None and one.state in CLOSED_FOR_GOOD:
+        return
+    if disk.tells(parent.life.name, held.seq, Finish) or _settled(registry, held):
+        return
+    if laws.safe_to_destroy(registry, held.task.id, held.message_id):
+        return
+    if any((id, held.seq) in registry._once for id in parent.life.incarnations):
+        return  # refused or late: the gate, or the fence, has answered for it
+    parent.world.history.broken("I9", f"{held.message_id} is acknowledged by {parent.life.name}, and is"
+                                " neither finished nor kept")  # fmt: skip
+
+
+def _settled(registry: Registry, held: Held) -> bool:
+    return any(a.state in CLOSED_FOR_GOOD for a in registry.of_message(held.task.id, held.message_id))
+
+
+# -- the end ---------------------------------------------------------------------------
+
+
+def is_over(registry: Registry, message: Message) -> bool:
+    """Whether it is finished for good, or visibly waits for a person."""
+    same = registry.of_message(message.task.id, message.id)
+    if not same:
+        return message.vanished
+    if any(attempt.state in CLOSED_FOR_GOOD for attempt in same):
+        return True
+    recovery = registry.recovery_of(same[-1])
+    if recovery is None:
+        return message.vanished and same[-1].state not in OPEN
+    if recovery.state in WAITS_FOR_A_PERSON:
+        return True
+    done = recovery.state is RecoveryState.DONE
+    return done and (recovery.verdict not in BRINGS_BACK or message.vanished)
+
+
+def unfinished(site: Site) -> list[str]:
+    """What keeps the schedule from its end, in sentences."""
+    registry, left = site.registry, []
+    for message in site.broker.messages.values():
+        if not is_over(registry, message):
+            same = registry.of_message(message.task.id, message.id)
+            state = ", ".join(attempt.state for attempt in same) or "never claimed"
+            recovery = registry.recovery_of(same[-1]) if same else None
+            about = f", its recovery {recovery.state} by {recovery.verdict}" if recovery else ""
+            left.append(f"{message.id} is not over: {state}{about}")
+    left += [
+        f"the recovery of {r.message_id} is {r.state}"
+        for r in registry._recoveries.values()
+        if r.state in UNDER_WAY
+    ]
+    left += [f"{a.message_id} is {a.state}" for some in registry._attempts.values() for a in some
+             if a.state in OPEN]  # fmt: skip
+    for node in site.nodes:
+        left += [f"the journal {name} is not replayed" for name, file in node.host.disk.files.items() if file.data]
+    return left
+
+
+def final(site: Site) -> None:
+    """What must hold once all is quiet."""
+    registry, history = site.registry, site.world.history
+    for task_id, attempts in registry._attempts.items():
+        for attempt in attempts:
+            recovery = registry.recovery_of(attempt)
+            if attempt.state is State.LOST and recovery is None:
+                history.broken("I6", f"attempt {attempt.number} of {task_id} is lost, without a recovery")
+            if recovery is not None and recovery.verdict is not None and not any(
+                event.kind == "verdict" and (event.task_id, event.number) == (task_id, attempt.number)
+                for event in registry._events
+            ):
+                history.broken("I8", f"the verdict on attempt {attempt.number} of {task_id} has no event")
+        _callers(site, task_id, attempts[-1])
+    _records(site)
+
+
+def _callers(site: Site, task_id: str, latest: Attempt) -> None:
+    recovery = site.registry.recovery_of(latest)
+    failed = recovery is not None and recovery.verdict is VerdictKind.FAIL
+    ended = latest.state in (State.SUCCEEDED, State.FAILED) or failed
+    if ended and latest.retries == 0 and site.backend.states.get(task_id) not in ("SUCCESS", "FAILURE"):
+        site.world.history.broken("callers", f"{task_id} is over, and its callers wait for ever")
+
+
+def _records(site: Site) -> None:
+    """I11: what a worker that still lives has seen the end of is on record as that, unless it was fenced."""
+    alive = {life.name: life for life in site.lives() if life.process.alive and len(life.incarnations) == 1}
+    for bodies in site.world.history.bodies.values():
+        for body in bodies:
+            if body.ended is None or body.process not in alive:
+                continue
+            one = _attempt(site.registry, body)
+            overlapped = (body.incarnation, body.seq) in site.registry._once
+            if (one is None and not overlapped) or (one is not None and one.state in OPEN):
+                site.world.history.broken("I11", f"the end of {body.message.id} in {body.process} is not on record")
