@@ -485,7 +485,11 @@ def test_a_sweep_declares_what_is_silent_for_a_lease_and_closes_its_attempts(
     expected = {"id": id, "hostname": "celery@dead", "how": "silence", "open_attempts": 1}
     rehearsed = read(run(sqlite_url, "sweep", "--dry-run", "--json", env=environment))
     assert rehearsed == {
-        **{"dry_run": True, "alive": 0, "declared": [expected], "closed": 1, "braked": False},
+        "dry_run": True,
+        "alive": 0,
+        "declared": [expected],
+        "closed": 1,
+        "braked": False,
         "journals": 0,
     }
     assert read(run(sqlite_url, "workers", "--json"))["workers"][0]["state"] in ("alive", "suspect")

@@ -380,14 +380,17 @@ class Batch:
         """What was refused meanwhile as its copy may have been its only delivery: then it is lost, and a
         courier sends it again."""
         for finish, closed in zip(finishes, self._close(_GIVE_BACK, finishes), strict=True):
-            lost = not closed and self.store._lose(
-                self.now,
-                self.fence.incarnation,
-                [(finish.task_id, finish.claim_seq, finish.seq, False)],
-                cause="shutdown",
-                by="worker",
-                evidence={"how": finish.reason or "given back"},
-            )[0]
+            lost = (
+                not closed
+                and self.store._lose(
+                    self.now,
+                    self.fence.incarnation,
+                    [(finish.task_id, finish.claim_seq, finish.seq, False)],
+                    cause="shutdown",
+                    by="worker",
+                    evidence={"how": finish.reason or "given back"},
+                )[0]
+            )
             self._answer(finish.seq, "closed" if closed or lost else self._not_open(finish))
 
     def _close(self, statement: str, finishes: Sequence[Finish]) -> list[int]:

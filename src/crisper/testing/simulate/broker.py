@@ -61,7 +61,9 @@ class Connection:
 class Delivery:
     """A message in a consumer's hands."""
 
-    def __init__(self, message: Message, tag: str, redelivered: bool, connection: Connection, at: int) -> None:
+    def __init__(
+        self, message: Message, tag: str, redelivered: bool, connection: Connection, at: int
+    ) -> None:
         self.message, self.tag, self.redelivered = message, tag, redelivered
         self.connection, self.score, self.received_at = connection, at, at
 

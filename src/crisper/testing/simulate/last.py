@@ -41,9 +41,7 @@ class LastWrites:
             self._declare(recorder.store, recording)
         except RegistryUnreachable:
             self._stand_in(recording)
-            recorder.world.after(
-                recorder.world.rng.randrange(100, 300), recorder.main, self._try, recording
-            )
+            recorder.world.after(recorder.world.rng.randrange(100, 300), recorder.main, self._try, recording)
             return
         except Fenced:
             self._stand_in(recording)

@@ -129,7 +129,9 @@ def decides(registry: Registry, recovery: Recovery) -> None:
     over = one.ran and losses > one.loss_budget
     quarantined = recovery.verdict is VerdictKind.QUARANTINE
     if quarantined != over and recovery.verdict not in OVER:
-        _broken(registry, "I10", f"{_name(one)}: {losses} losses, budget {one.loss_budget}, {recovery.verdict}")
+        _broken(
+            registry, "I10", f"{_name(one)}: {losses} losses, budget {one.loss_budget}, {recovery.verdict}"
+        )
     runs_again = recovery.verdict in (VerdictKind.RESEND, VerdictKind.HAND_BACK)
     if runs_again and not one.acks_late and one.started_at is not None and one.on_lost is not OnLost.RESEND:
         _broken(registry, "consent", f"{_name(one)} had begun, and runs again without consent")

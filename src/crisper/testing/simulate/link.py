@@ -106,5 +106,3 @@ class Link:
             self.waiting.append((seq, call, give_up))
         else:
             call()
-
-

@@ -272,7 +272,9 @@ class Parent(Answers, Errands):
 
     def note(self, kind: str, held: Held) -> None:
         seq = self.link.number()
-        self.link.record(seq, ["note", self.host.ms(), Note(seq, kind, held.task.id, {"number": held.number})])
+        self.link.record(
+            seq, ["note", self.host.ms(), Note(seq, kind, held.task.id, {"number": held.number})]
+        )
 
     def forget(self, held: Held) -> None:
         self.link.sit(held.seq)
@@ -362,9 +364,7 @@ class Parent(Answers, Errands):
             self.link.standing[held.seq] = ["claim", self.host.ms(), held.claim()]
 
     def body_of(self, held: Held) -> Body:
-        body = Body(
-            self.world.serially(), held.message, self.life.name, self.life.incarnations[-1], held.seq
-        )
+        body = Body(self.world.serially(), held.message, self.life.name, self.life.incarnations[-1], held.seq)
         body.provisional = held.seq in self.provisional
         held.body = body
         return body

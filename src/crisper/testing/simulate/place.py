@@ -174,5 +174,3 @@ class Neighbours:
             if process is not None:
                 self._host.world.kill(process, "is stopped as a left-over")
         return True
-
-

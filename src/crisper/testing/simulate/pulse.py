@@ -102,9 +102,7 @@ class PulseTurns:
             clock=host.seconds,
         )
         own = fence.incarnation[-16:]
-        self._adopter = FolderAdopter(
-            self._store, host, Neighbours(host, registry), self.thread, own
-        )
+        self._adopter = FolderAdopter(self._store, host, Neighbours(host, registry), self.thread, own)
         self._sweeper = Sweeper(
             self._store,
             fence.incarnation,

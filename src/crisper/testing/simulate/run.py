@@ -75,9 +75,7 @@ def _site(world: World, plan: Plan) -> Site:
 def _sweepers(site: Site) -> list[Standing]:
     other = Host(site.world, "host4", site.plan.rates[-1])
     hosts = [site.nodes[0].host, other]
-    return [
-        Standing(site, f"sweeper{n + 1}", hosts[n % 2], carries=bool(n % 2)) for n in range(SWEEPERS)
-    ]
+    return [Standing(site, f"sweeper{n + 1}", hosts[n % 2], carries=bool(n % 2)) for n in range(SWEEPERS)]
 
 
 def _publish(site: Site, task: Task) -> None:

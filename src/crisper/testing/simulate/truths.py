@@ -129,7 +129,9 @@ def unfinished(site: Site) -> list[str]:
     left += [f"{a.message_id} is {a.state}" for some in registry._attempts.values() for a in some
              if a.state in OPEN]  # fmt: skip
     for node in site.nodes:
-        left += [f"the journal {name} is not replayed" for name, file in node.host.disk.files.items() if file.data]
+        left += [
+            f"the journal {name} is not replayed" for name, file in node.host.disk.files.items() if file.data
+        ]
     return left
 
 
@@ -141,9 +143,13 @@ def final(site: Site) -> None:
             recovery = registry.recovery_of(attempt)
             if attempt.state is State.LOST and recovery is None:
                 history.broken("I6", f"attempt {attempt.number} of {task_id} is lost, without a recovery")
-            if recovery is not None and recovery.verdict is not None and not any(
-                event.kind == "verdict" and (event.task_id, event.number) == (task_id, attempt.number)
-                for event in registry._events
+            if (
+                recovery is not None
+                and recovery.verdict is not None
+                and not any(
+                    event.kind == "verdict" and (event.task_id, event.number) == (task_id, attempt.number)
+                    for event in registry._events
+                )
             ):
                 history.broken("I8", f"the verdict on attempt {attempt.number} of {task_id} has no event")
         _callers(site, task_id, attempts[-1])
@@ -168,4 +174,6 @@ def _records(site: Site) -> None:
             one = _attempt(site.registry, body)
             overlapped = (body.incarnation, body.seq) in site.registry._once
             if (one is None and not overlapped) or (one is not None and one.state in OPEN):
-                site.world.history.broken("I11", f"the end of {body.message.id} in {body.process} is not on record")
+                site.world.history.broken(
+                    "I11", f"the end of {body.message.id} in {body.process} is not on record"
+                )
