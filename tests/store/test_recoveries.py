@@ -278,6 +278,20 @@ def test_what_a_courier_gives_up_is_pending_again_and_judged_anew(registry: Regi
     assert not registry.store.complete(decided, by="courier", data={})
 
 
+def test_a_failure_that_could_not_be_told_at_once_stays_a_failure_with_its_message_kept(
+    registry: Registry,
+) -> None:
+    """Its `TaskLost` may be stored already: judged anew, it would be settled by what we stored ourselves."""
+    lose(registry)
+    decided = registry.decided("t", VerdictKind.FAIL)
+    assert registry.store.give_up_case(decided, by="courier", why="broker down", due_in_ms=0)
+    registry.later(1)
+    [case] = registry.take("other")
+    assert (case.recovery.state, case.recovery.verdict) == (RecoveryState.DECIDED, VerdictKind.FAIL)
+    assert case.message.body is not None
+    assert registry.store.complete(case.recovery, by="other", data={})
+
+
 def test_what_is_given_up_waits_until_it_is_due(registry: Registry) -> None:
     lose(registry)
     [case] = registry.take()

@@ -694,6 +694,8 @@ class Deliveries:
             self.on_left_behind(left)
 
     def _drop(self, held: Held, why: str) -> None:
+        if held.stage is Stage.DROPPED:
+            return  # on an earlier connection; its answer is still to come
         was, held.stage, held.has_slot = held.stage, Stage.DROPPED, False
         if self._by_message.get(held.message_id) is held:
             del self._by_message[held.message_id]

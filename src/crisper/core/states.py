@@ -125,8 +125,9 @@ VERDICT_MOVES: dict[VerdictKind, RecoveryState] = {
 
 #: What only a person decides.
 BY_A_PERSON = frozenset({VerdictKind.RECOVER, VerdictKind.DISCARD})
-#: What stays decided although it could not be carried out at once: no fresh facts would change it.
-STANDS = frozenset({VerdictKind.RECOVER, VerdictKind.REVOKED})
+#: What stays decided although it could not be carried out at once: no fresh facts would change it. A
+#: failure that was stored and could not be completed would be taken for the task's own result.
+STANDS = frozenset({VerdictKind.RECOVER, VerdictKind.REVOKED, VerdictKind.FAIL})
 
 
 def may_decide(recovery: RecoveryState, verdict: VerdictKind) -> bool:

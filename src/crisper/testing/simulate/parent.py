@@ -281,6 +281,11 @@ class Parent(Answers, Errands):
         self.held.pop(held.seq, None)
         if self.by_message.get(held.message_id) is held:
             del self.by_message[held.message_id]
+            for one in self.held.values():
+                over = one.muted or one.stage is Stage.DROPPED or one.generation != self.generation
+                if one.message_id == held.message_id and not over:
+                    self.by_message[held.message_id] = one
+                    return
 
     # -- acknowledging ---------------------------------------------------------
 
@@ -311,6 +316,8 @@ class Parent(Answers, Errands):
     # -- connections, fences ---------------------------------------------------
 
     def _drop(self, held: Held, why: str) -> None:
+        if held.stage is Stage.DROPPED:
+            return  # on an earlier connection; its answer is still to come
         was, held.stage, held.has_slot = held.stage, Stage.DROPPED, False
         if self.by_message.get(held.message_id) is held:
             del self.by_message[held.message_id]
