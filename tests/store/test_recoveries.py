@@ -415,7 +415,7 @@ def _brought(registry: Registry, task: str, state: RecoveryState):  # type: igno
     if state is RecoveryState.PENDING:
         return next(c.recovery for c in registry.take() if c.recovery.task_id == task)
     verdict = {
-        RecoveryState.DECIDED: VerdictKind.FAIL,
+        RecoveryState.DECIDED: VerdictKind.RESEND,
         RecoveryState.WAITING: VerdictKind.AWAIT_REDELIVERY,
         RecoveryState.QUARANTINED: VerdictKind.QUARANTINE,
         RecoveryState.HELD: VerdictKind.HOLD,
