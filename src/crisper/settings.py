@@ -56,13 +56,6 @@ def default_registry_url() -> str:
     return f"sqlite:///{folder / 'registry.db'}"
 
 
-def default_journal_dir() -> str:
-    """A folder beside the default registry, of the user that runs the worker."""
-    import platformdirs
-
-    return str(Path(platformdirs.user_state_dir("crisper")) / "journal")
-
-
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Every setting, with its unit, default, meaning and check."""
@@ -83,7 +76,7 @@ class Settings:
         one_of=("journal", "pause"),
     )
     journal_dir: str = _setting(
-        default_journal_dir, "folder of the journals; on a disk that outlives the worker, for its user alone"
+        "", "folder of the journals; on a disk that outlives the worker, for its user alone"
     )
     journal_max_bytes: int = _setting(
         2**30, "a worker's journal takes no new tasks beyond that; one needs 1 to 2 kB", unit="bytes"
@@ -123,6 +116,16 @@ class Settings:
     preview_bytes: int = _setting(4096, "of arguments, as people see them", unit="bytes")
     redact: tuple[str, ...] = _setting(DEFAULT_REDACT, "parts of argument names whose values are never shown")
 
+    @property
+    def journals(self) -> Path:
+        """The folder of the journals: beside the default registry, of the user that runs the worker, unless
+        `journal_dir` says otherwise."""
+        if self.journal_dir.strip():
+            return Path(self.journal_dir)
+        import platformdirs  # only where it is wanted: a client starts fast
+
+        return Path(platformdirs.user_state_dir("crisper")) / "journal"
+
     def __post_init__(self) -> None:
         for problem in _problems(self):
             raise SettingsError(problem)
@@ -143,11 +146,6 @@ def _problems(settings: Settings) -> list[str]:
         problems.append(  # without its value, which may hold a password
             "crisper_rabbitmq_management_url is no address of an HTTP API. Set it to"
             " http://user:password@host:15672 or https://…, or leave it out."
-        )
-    if not settings.journal_dir.strip():
-        problems.append(
-            "crisper_journal_dir is empty. Set it to a folder that the worker's user may write to, or leave"
-            " it out for one in the platform's state folder."
         )
     problems += _lease_problems(settings)
     return problems + _out_of_bounds(settings)

@@ -45,7 +45,7 @@ def refuses(
         ({"CRISPER_LEESE": "30"}, "Did you mean CRISPER_LEASE?"),
         ({"CRISPER_LEASE": "11"}, "shorter than three heartbeats"),
         ({"CRISPER_REGISTRY_URL": ""}, "crisper_registry_url is empty"),
-        ({"CRISPER_REGISTRY_URL": "mysql://u:hush@db/x"}, "use postgresql://"),
+        ({"CRISPER_REGISTRY_URL": "oracle://u:hush@db/x"}, "use postgresql://"),
         ({"FLEET_CONF": {"crisper_leese": 30}}, "Did you mean crisper_lease?"),
         ({"FLEET_CONF": {"crisper_lease": [30]}}, "crisper_lease = [30]: expected a number (s)"),
         ({"FLEET_CONF": {"crisper_heartbeat_interval": float("nan")}}, "expected a number (s)"),
@@ -149,17 +149,17 @@ def test_a_server_with_another_schema_is_refused_with_what_to_run(
         fleet.close()
 
 
-def test_a_worker_whose_registry_is_away_starts_says_so_waits_and_goes_on(
+def test_a_worker_that_is_to_pause_starts_while_its_registry_is_away_says_so_waits_and_goes_on(
     tmp_path: Path, own_postgres: PrivatePostgres
 ) -> None:
     migrate.upgrade(own_postgres.url)
     own_postgres.stop()
-    fleet = Fleet(tmp_path, registry=own_postgres.url, lease=12)
+    fleet = Fleet(tmp_path, registry=own_postgres.url, lease=12, on_registry_down="pause")
     try:
         sent = [fleet.send("late", key, 0.01) for key in range(4)]
         worker = fleet.worker("patient")
         assert "the registry has not answered yet; deliveries wait until it does" in worker.text()
-        wait_for("its messages", lambda: in_broker(fleet) == 0)
+        wait_for("it pauses", lambda: "takes no more messages" in worker.text())
         assert not fleet.starts()
         own_postgres.start()
         assert [one.get(timeout=30) for one in sent] == [0, 1, 2, 3]

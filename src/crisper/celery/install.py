@@ -195,7 +195,7 @@ class Recording:
             "redact": list(settings.redact),
             "max_message_bytes": settings.max_message_bytes,
             "strict": settings.recording == "strict",
-            "journal_dir": settings.journal_dir if settings.on_registry_down == "journal" else "",
+            "journal_dir": str(settings.journals) if settings.on_registry_down == "journal" else "",
             "journal_max_bytes": settings.journal_max_bytes,
             "failover_window": settings.failover_window,
             "children": self._children(),

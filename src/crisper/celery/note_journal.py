@@ -6,7 +6,6 @@ import dataclasses
 import os
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from celery.utils.log import get_logger
 
@@ -31,7 +30,7 @@ class NoteJournal:
 
     def __init__(self, settings: Settings, scope: str) -> None:
         host = ThisHost()
-        self._folder, self._most = Path(settings.journal_dir), settings.journal_max_bytes
+        self._folder, self._most = settings.journals, settings.journal_max_bytes
         self._name = f"published-{os.getpid()}"
         self._registry = registry_digest(settings.registry_url)
         self._lease = settings.lease

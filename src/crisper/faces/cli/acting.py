@@ -78,8 +78,6 @@ def _send(courier: Any, store: Store, one: Done, scope: str) -> Done:
 
 def adopt(place: Place, store: Store) -> int:
     """Replay what dead workers of this host left in their journals; how many journals."""
-    from pathlib import Path
-
     from crisper.engine.adoption import Adopter
     from crisper.recorder.host import ThisHost
     from crisper.recorder.journals import registry_digest, replay_clock
@@ -87,7 +85,7 @@ def adopt(place: Place, store: Store) -> int:
     settings = place.settings
     adopter = Adopter(
         store,
-        Path(settings.journal_dir),
+        settings.journals,
         registry_digest(settings.registry_url),
         ThisHost(),
         clock=replay_clock,
