@@ -28,7 +28,8 @@ def messages_left(fleet: Fleet) -> tuple[int, int]:
         return int(connection.default_channel.queue_declare("celery", passive=True).message_count), 0
 
 
-def nothing_left_in_the_broker(fleet: Fleet, seconds: float = 20.0) -> None:
+def nothing_left_in_the_broker(fleet: Fleet, seconds: float = 40.0) -> None:
+    """What nobody has kept for two periods is handed back, and a period is a heartbeat (4 s)."""
     wait_for("an empty broker", lambda: messages_left(fleet) == (0, 0), seconds)
 
 

@@ -7,15 +7,13 @@ from types import SimpleNamespace
 import pytest
 
 from crisper.celery.deliveries import Deliveries
-from crisper.celery.held import Held
+from crisper.celery.held import Held, Stage
 from crisper.celery.link import Link
 from crisper.recorder import wire
 from crisper.settings import Settings
 
 
-@pytest.mark.parametrize("connections", [1, 2])
-def test_what_is_granted_after_its_connections_were_lost_is_released(connections: int) -> None:
-    """Unreleased it would stay claimed as long as this worker lives, and be parked everywhere else."""
+def deliveries_with_one() -> tuple[Deliveries, Link, Held]:
     app = SimpleNamespace(amqp=SimpleNamespace(queues={}))
     worker = SimpleNamespace(app=app, hub=None, blueprint=None, consumer=None, pool=None)
     link = Link("node", dict)
@@ -28,6 +26,35 @@ def test_what_is_granted_after_its_connections_were_lost_is_released(connections
         held = Held(link.number(), request, "message", deliveries.generation)
         deliveries._by_seq[held.seq] = deliveries._asking[held.seq] = held
         deliveries._by_message["message"] = held
+    return deliveries, link, held
+
+
+def test_a_grant_that_crosses_the_dropping_of_a_parked_claim_is_released() -> None:
+    deliveries, link, held = deliveries_with_one()
+    deliveries._asking.clear()
+    held.stage = Stage.PARKED
+    deliveries.new_connection()
+    assert not deliveries.held()
+    deliveries._answer(held.seq, "granted", 2, "")
+    [(_, item)] = link._unconfirmed
+    assert (item[0], item[3], item[5]) == (wire.FINISH, held.seq, "released")
+
+
+def test_once_a_later_record_is_confirmed_no_grant_is_waited_for() -> None:
+    deliveries, link, held = deliveries_with_one()
+    deliveries._asking.clear()
+    held.stage = Stage.PARKED
+    deliveries.new_connection()
+    assert deliveries._dropped
+    deliveries.note("something", None, {})
+    deliveries._answers(link.last, [])
+    assert not deliveries._dropped
+
+
+@pytest.mark.parametrize("connections", [1, 2])
+def test_what_is_granted_after_its_connections_were_lost_is_released(connections: int) -> None:
+    """Unreleased it would stay claimed as long as this worker lives, and be parked everywhere else."""
+    deliveries, link, held = deliveries_with_one()
     for _ in range(connections):
         deliveries.new_connection()
     deliveries._answer(held.seq, "granted", 1, "")

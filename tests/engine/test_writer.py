@@ -21,7 +21,7 @@ class OutOfReach(MemoryStore):
 
     def __init__(self) -> None:
         super().__init__()
-        self.away, self.transactions = False, 0
+        self.away, self.transactions, self.loses_reply = False, 0, False
 
     def record(
         self, fence: Fence, records: Sequence[Record], *, renewing: Collection[str] = ()
@@ -29,7 +29,10 @@ class OutOfReach(MemoryStore):
         if self.away:
             raise RegistryUnreachable("it is away")
         self.transactions += 1
-        return super().record(fence, records, renewing=renewing)
+        answers = super().record(fence, records, renewing=renewing)
+        if self.loses_reply:
+            raise RegistryUnreachable("the reply was lost")
+        return answers
 
 
 class AwayRegistry(MemoryRegistry):
@@ -376,3 +379,41 @@ def test_ages_reach_the_registry_whatever_the_wait(memory_registry: MemoryRegist
     writer.add(FIRST, actor.wants())
     writer.write(FIRST + 7_000)
     assert memory_registry.attempt("t").received_at == memory_registry.now - 7_000
+
+
+def test_a_parked_claim_that_was_granted_unheard_is_released_when_its_delivery_is_gone(
+    away: AwayRegistry,
+) -> None:
+    """Else it would stay claimed as long as its worker lives, and its message be parked everywhere."""
+    rival, me = away.joins(), away.joins()
+    held = rival.claims("t", "m")
+    writer = Writer(away.store, me.fence)
+    parked = me.wants("t", "m")
+    writer.add(FIRST, parked)
+    assert kinds(writer.write(FIRST).answers) == [(parked.seq, "parked")]
+    rival.finishes(held, State.RELEASED)
+    away.store.loses_reply = True
+    with pytest.raises(RegistryUnreachable):
+        writer.write(FIRST + PARKED_MS)
+    away.store.loses_reply = False
+    assert away.states("t") == [State.RELEASED, State.CLAIMED]
+    writer.drop(parked.seq)
+    writer.write(FIRST + 2 * PARKED_MS)
+    assert away.states("t") == [State.RELEASED, State.RELEASED]
+
+
+def test_a_parked_claim_that_is_dropped_and_was_not_granted_leaves_nothing(away: AwayRegistry) -> None:
+    rival, me = away.joins(), away.joins()
+    rival.claims("t", "m")
+    writer = Writer(away.store, me.fence)
+    parked = me.wants("t", "m")
+    writer.add(FIRST, parked)
+    writer.write(FIRST)
+    away.store.away = True
+    with pytest.raises(RegistryUnreachable):
+        writer.write(FIRST + PARKED_MS)
+    away.store.away = False
+    writer.drop(parked.seq)
+    writer.write(FIRST + 2 * PARKED_MS)
+    assert away.states("t") == [State.CLAIMED]
+    assert away.events("late_finish") == []

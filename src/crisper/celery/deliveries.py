@@ -70,6 +70,8 @@ class Deliveries:
         self._receiving = threading.RLock()
         self._put_off: list[Item] = []  # arrived, and not taken yet
         self._provisional: set[int] = set()  # claims that run by the journal's rules, not in the registry yet
+        #: Parked claims that were taken back, with the last record before that, and how they close.
+        self._dropped: dict[int, tuple[int, Held, State, str | None]] = {}
         self.pausing = Pausing(worker)
         self.ready = False
         self.incarnation = ""  # whose attempts these are
@@ -290,6 +292,7 @@ class Deliveries:
             self._answer(seq, "granted", 1, "")
         for seq in [s for s in list(self._lost) if s <= durable]:
             self._answer(seq, "closed", 0, "")
+        self._forget_dropped(durable)
 
     def _answer(self, seq: int, kind: str, number: int, reason: str) -> None:
         self._asking.pop(seq, None)
@@ -304,6 +307,7 @@ class Deliveries:
             self._provisional.discard(seq)
         held = self._by_seq.get(seq)
         if held is None:
+            self._granted_in_vain(seq, kind)
             return
         try:
             self._answer_to(held, kind, number, reason)
@@ -430,7 +434,7 @@ class Deliveries:
         if held.stage is Stage.PARKED:
             return  # another recorder was asked, or another incarnation asks
         if held.stage is not Stage.ASKED:
-            self.link.send((wire.DROP, held.seq))
+            self._drop_claim(held)
             self._forget(held)
             return
         held.stage = Stage.PARKED
@@ -539,7 +543,7 @@ class Deliveries:
             )
         held.stays = True
         if held.stage is Stage.PARKED:
-            self.link.send((wire.DROP, held.seq))
+            self._drop_claim(held)
         else:
             held.stage = Stage.PARKED
             worker_state.reserved_requests.discard(held.request)
@@ -553,7 +557,7 @@ class Deliveries:
             self._release(held, "put back")
             held.stage = Stage.CLOSED
         elif was is Stage.PARKED:
-            self.link.send((wire.DROP, held.seq))
+            self._drop_claim(held)
         seq = held.finish_seq
         self._let_go(held, was)
         if was is Stage.ASKED:
@@ -592,12 +596,34 @@ class Deliveries:
             return
         was, held.stage = held.stage, Stage.CLOSED
         if was is Stage.PARKED:
-            self.link.send((wire.DROP, held.seq))
+            self._drop_claim(held, state, reason)
             self._take_prefetch(held)
         else:
             self._finish_item(held, state, reason, runtime)
         self._forget(held)
         self._maybe_flush()
+
+    def _drop_claim(
+        self, held: Held, state: State = State.RELEASED, reason: str | None = "its delivery was gone"
+    ) -> None:
+        """A parked claim is taken back. It may have been granted meanwhile: then it closes as this."""
+        self.link.send((wire.DROP, held.seq))
+        self._dropped[held.seq] = (self.link.last, held, state, reason)
+
+    def _forget_dropped(self, durable: int) -> None:
+        """What was said after the claim was taken back is confirmed: no grant is on its way any more."""
+        for seq in [seq for seq, (last, *_) in self._dropped.items() if last < durable]:
+            del self._dropped[seq]
+
+    def _granted_in_vain(self, seq: int, kind: str) -> None:
+        dropped = self._dropped.pop(seq, None)
+        if dropped is None or kind not in ("granted", "stopped"):
+            return
+        _, held, state, reason = dropped
+        if state is State.RELEASED:
+            self._release(held, str(reason))
+        else:
+            self._finish_item(held, state, reason)
 
     def _finish_item(
         self, held: Held, state: State, reason: str | None = None, runtime: float | None = None
@@ -702,7 +728,7 @@ class Deliveries:
         if was is Stage.GRANTED:
             self._release(held, why)
         elif was is Stage.PARKED:
-            self.link.send((wire.DROP, held.seq))
+            self._drop_claim(held)
         if was is not Stage.ASKED:  # else its answer is still to come
             self._forget(held)
 
@@ -749,7 +775,7 @@ class Deliveries:
             held.muted = True
             if held.acks_late:
                 held.request._crisper_forget_delivery()
-        for known in (self._by_seq, self._by_message, self._asking, self._lost):
+        for known in (self._by_seq, self._by_message, self._asking, self._lost, self._dropped):
             known.clear()
         self._by_seq.update(provisional)
         self._by_message.update({held.message_id: held for held in provisional.values()})

@@ -170,6 +170,11 @@ class Link:
 
     # -- out ------------------------------------------------------------------
 
+    @property
+    def last(self) -> int:
+        """The number of the last record so far."""
+        return self._seq
+
     def number(self) -> int:
         """The next record's number."""
         with self._lock:

@@ -189,11 +189,10 @@ class Adopter:
             known.update({worker.id: worker for worker in self._store.alive()})
         if one.id not in known and self._windows:
             return None
-        if one.id not in known:
-            after = dataclasses.replace(one, id=AFTERLIFE + one.id)
-            self._store.enroll(after)
+        while one.id not in known:  # each afterlife may have been declared as well
+            one = dataclasses.replace(one, id=AFTERLIFE + one.id)
+            self._store.enroll(one)
             known.update({worker.id: worker for worker in self._store.alive()})
-            one = after
         worker = known.get(one.id)
         return None if worker is None else self._store.replace_recorder(Fence(one.id, worker.generation))
 

@@ -54,6 +54,7 @@ class Writer:
         self._starts: dict[int, tuple[int, Start]] = {}
         self._parked: dict[int, tuple[int, Claim]] = {}
         self._ask_at = 0
+        self._unsure: set[int] = set()  # parked claims that were asked for, without an answer
         self._words: dict[int, tuple[int, Finish]] = {}
         self._durable = 0
         self.on_committed: Callable[[list[tuple[int, Record]], list[Answer]], None] = lambda batch, answers: (
@@ -105,8 +106,12 @@ class Writer:
         self._words[word.claim_seq] = (at, word)
 
     def drop(self, seq: int) -> None:
-        """The parked delivery is gone."""
-        self._parked.pop(seq, None)
+        """The parked delivery is gone. If it was asked for and the answer was lost, it may be granted."""
+        at, claim = self._parked.pop(seq, (0, None))
+        if claim is not None and seq in self._unsure:
+            self._unsure.discard(seq)
+            gone = "its delivery was gone when it was granted"
+            self._pending.append((at, Finish(-seq, seq, claim.task_id, State.RELEASED, gone)))
 
     # -- what goes out --------------------------------------------------------
 
@@ -131,7 +136,10 @@ class Writer:
         batch = [*asked, *_in_order(taken, starts)]
         if not batch:
             return Written(self._durable, [], 0)
+        asking = {record.seq for _, record in asked}
+        self._unsure |= asking
         answers = self.record([_aged(record, now - at) for at, record in batch])
+        self._unsure -= asking
         self.on_committed(batch, answers)
         self._took(taken, starts)
         return Written(self._durable, self._answered(batch, answers), len(batch))
@@ -179,7 +187,7 @@ class Writer:
             if at + START_AFTER_MS <= now and seq not in waiting
         }
 
-    def _due_parked(self, now: int) -> list[tuple[int, Record]]:
+    def _due_parked(self, now: int) -> list[tuple[int, Claim]]:
         if not self._parked or now < self._ask_at:
             return []
         self._ask_at = now + PARKED_MS

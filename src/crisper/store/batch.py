@@ -420,8 +420,11 @@ class Batch:
         return self.now - finish.age_ms - finish.runtime_ms
 
     def _not_open(self, finish: Finish) -> str:
-        if self.store._closed_by(self.fence, finish) == finish.seq:
+        closed_by = self.store._closed_by(self.fence, finish)
+        if closed_by == finish.seq:
             return "closed"
+        if closed_by is None and finish.state is State.RELEASED:
+            return "late"  # of what was not granted after all, or is fenced: nothing ended
         self.store._late(self.now, self.fence, finish, "the attempt was closed before")
         return "late"
 

@@ -420,8 +420,11 @@ class MemoryStore:
     def _finish(self, me: str, finish: Finish) -> Answer:
         attempt = self._open(me, finish)
         if attempt is None:
-            if self._closed_by(me, finish) == finish.seq:
+            closed_by = self._closed_by(me, finish)
+            if closed_by == finish.seq:
                 return Answer(finish.seq, "closed")
+            if closed_by is None and finish.state is State.RELEASED:
+                return Answer(finish.seq, "late")
             self._late(me, finish, "the attempt was closed before")
             return Answer(finish.seq, "late")
         if finish.state is State.RELEASED and attempt.copy_refused:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 if TYPE_CHECKING:
+    from crisper.engine.adoption import Adopter
     from crisper.engine.control import Done
     from crisper.engine.sweeper import Judged, Swept
     from crisper.faces.cli.place import Place
@@ -76,14 +77,13 @@ def _send(courier: Any, store: Store, one: Done, scope: str) -> Done:
     )
 
 
-def adopt(place: Place, store: Store) -> int:
-    """Replay what dead workers of this host left in their journals; how many journals."""
+def adopter_of(place: Place, store: Store) -> Adopter:
     from crisper.engine.adoption import Adopter
     from crisper.recorder.host import ThisHost
     from crisper.recorder.journals import registry_digest, replay_clock
 
     settings = place.settings
-    adopter = Adopter(
+    return Adopter(
         store,
         settings.journals,
         registry_digest(settings.registry_url),
@@ -91,6 +91,10 @@ def adopt(place: Place, store: Store) -> int:
         clock=replay_clock,
         lease=settings.lease,
     )
+
+
+def adopt(adopter: Adopter) -> int:
+    """Replay what dead workers of this host left in their journals; how many journals."""
     replayed = 0
     while (adopted := adopter.tick(time.monotonic())) is not None or adopter.is_busy:
         replayed += adopted is not None
@@ -124,13 +128,15 @@ def sweep(place: Place, store: Store, *, dry_run: bool, progress: Callable[[floa
     """
     from crisper.engine.rehearsal import DryHost, DryStore
     from crisper.engine.sweeper import Sweeper
-    from crisper.recorder.host import ThisHost
+    from crisper.recorder.host import Patient
 
+    adopter = adopter_of(place, store)
+    patient = Patient([adopter])
     seen = cast("Store", DryStore(store)) if dry_run else store
-    host = DryHost(ThisHost()) if dry_run else ThisHost()
+    host = DryHost(patient) if dry_run else patient
     me = f"sweep:{socket.gethostname()}:{os.getpid()}"
     sweeper = Sweeper(seen, me, lease=place.settings.lease, host=host, election=False)
-    result = Sweep(journals=0 if dry_run else adopt(place, store))
+    result = Sweep(journals=0 if dry_run else adopt(adopter))
     renewed, began = set[str](), time.monotonic()
     while True:
         now = time.monotonic()

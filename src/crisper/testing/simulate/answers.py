@@ -32,6 +32,7 @@ class Answers:
     asking: dict[int, Held]
     lost: dict[int, Held]
     provisional: set[int]
+    dropped: dict[int, tuple[int, Held]]  # parked claims that were taken back, with the last record before
     ready: deque[Held]
     pausing: bool
     closing: bool
@@ -71,6 +72,18 @@ class Answers:
             self._answer(seq, "granted", 1)
         for seq in [seq for seq in self.lost if seq <= durable]:
             self._answer(seq, "closed", 0)
+        for seq in [seq for seq, (last, _) in self.dropped.items() if last < durable]:
+            del self.dropped[seq]
+
+    def drop_claim(self, held: Held) -> None:
+        """A parked claim is taken back; it may have been granted meanwhile, unheard."""
+        self.link.send(["drop", 0, held.seq])
+        self.dropped[held.seq] = (self.link.seq, held)
+
+    def _granted_in_vain(self, seq: int, kind: str) -> None:
+        _, held = self.dropped.pop(seq, (0, None))
+        if held is not None and kind == "granted":
+            self.finish(held, State.RELEASED, self.host.ms())
 
     def _answer(self, seq: int, kind: str, number: int) -> None:
         self.asking.pop(seq, None)
@@ -83,6 +96,7 @@ class Answers:
             self.provisional.discard(seq)
         held = self.held.get(seq)
         if held is None:
+            self._granted_in_vain(seq, kind)
             return
         if kind == "granted":
             self._granted(held, number)
@@ -140,7 +154,7 @@ class Answers:
         if held.stage in (Stage.DISPATCHED, Stage.PARKED):
             return
         if held.stage is not Stage.ASKED:
-            self.link.send(["drop", 0, held.seq])
+            self.drop_claim(held)
             self.forget(held)
             return
         held.stage = Stage.PARKED
@@ -167,7 +181,7 @@ class Answers:
             self.finish(held, State.RELEASED, self.host.ms())
             held.stage = Stage.CLOSED
         elif was is Stage.PARKED:
-            self.link.send(["drop", 0, held.seq])
+            self.drop_claim(held)
         self.forget(held)
         if was is Stage.ASKED:
             self.held[held.seq] = held  # its answer is still to come, and is then released

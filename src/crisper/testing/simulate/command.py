@@ -41,7 +41,8 @@ class Summary:
         n = max(1, self.schedules)
         yield f"schedules    {self.schedules}"
         yield f"events       {self.events}"
-        yield f"per schedule {self.events / n:.1f} events, {self.least} at least; {self.bodies / n:.1f} bodies"
+        each = f"{self.events / n:.1f} events, {self.least} at least; {self.bodies / n:.1f} bodies"
+        yield f"per schedule {each}"
         yield f"virtual time {self.ms / 3_600_000:.1f} h, {self.ms / n / 1000:.1f} s per schedule"
         yield f"seeds per s  {self.schedules / max(seconds, 1e-9):.1f}, in {seconds:.1f} s"
         yield "sometimes"

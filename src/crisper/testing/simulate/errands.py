@@ -1,7 +1,8 @@
-"""What the parent does beside its deliveries: carrying cases, keeping what it holds, its clock, its shutdown."""
+"""What the parent does beside its deliveries: carrying cases, keeping what it holds, its shutdown."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -61,23 +62,22 @@ class Errands(Consumer):
                 self.site.app, SETTINGS, desk, self._view(self.courier), name=self.life.incarnations[-1]
             )
         self._carrier.name = self.life.incarnations[-1]
-        try:
+        with contextlib.suppress(RegistryUnreachable):
             self._carrier.carry(cases)
-        except RegistryUnreachable:
-            pass
         self.world.after(self.world.soon(), turns.thread, turns.ready)
 
     # -- the upkeep ------------------------------------------------------------
 
     def start_upkeep(self) -> None:
         if self.site.broker.kind == "redis":
-            self._upkeep = Upkeep(self.site.app, SETTINGS, SlowDesk(  # type: ignore[arg-type]
+            self._upkeep = Upkeep(self.site.app, SETTINGS, SlowDesk(
                 self.world, self.upkeep, self._line(self.upkeep), 0.0))  # fmt: skip
             self._upkeep._broker = self._view(self.upkeep)
             self.world.after(10, self.upkeep, self._keep_turn)
 
     def _keep_turn(self) -> None:
-        upkeep, view = self._upkeep, self._upkeep and self._upkeep._broker
+        upkeep = self._upkeep
+        view: Any = None if upkeep is None else upkeep._broker
         if upkeep is None or view is None or self.closing:
             return
         period = keep_every(SETTINGS, view)

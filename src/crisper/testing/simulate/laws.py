@@ -124,7 +124,7 @@ def decides(registry: Registry, recovery: Recovery) -> None:
     if recovery.verdict is VerdictKind.SETTLED and not ended:
         _broken(registry, "I6", f"{recovery.message_id} is settled, and no body of it ended")
     attempts = registry._attempts[recovery.task_id]
-    losses = sum(one.counted for one in attempts[: recovery.number])
+    losses = recovery.losses  # as they were known: an earlier attempt may be found lost after this one
     one = attempts[recovery.number - 1]
     over = one.ran and losses > one.loss_budget
     quarantined = recovery.verdict is VerdictKind.QUARANTINE

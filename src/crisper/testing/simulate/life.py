@@ -36,9 +36,10 @@ class Life:
     """The truth about one worker process and what belongs to it."""
 
     def __init__(self, site: Site, node: Node, number: int) -> None:
-        self.site, self.node, self.host = site, node, node.host
+        self.site, self.node = site, node
+        self.host: Host = node.host
         self.name = f"{node.name}-life{number:04d}"  # 16 characters: the end of its incarnations' ids
-        self.process = self.host.process(self.name)
+        self.process: Process = self.host.process(self.name)
         self.pid = self.host.new_pid(self.process)
         self.boot_id = self.host.boot_id
         self.children: list[Process] = []

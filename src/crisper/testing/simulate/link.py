@@ -1,4 +1,4 @@
-"""The parent's end of the wire, as `crisper.celery.link` keeps it: numbered records until they are confirmed."""
+"""The parent's end of the wire, as `crisper.celery.link` keeps it: numbered, until they are confirmed."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ class SimulatedCourier(Courier):
     """The real courier, with its broker replaced; nobody without Crisper is there to be asked."""
 
     def __init__(self, app: App, settings: Settings, desk: StoreDesk, view: View, *, name: str) -> None:
-        super().__init__(app, settings, desk, name=name)  # type: ignore[arg-type]
+        super().__init__(app, settings, desk, name=name)
         self._view = view
 
     @property

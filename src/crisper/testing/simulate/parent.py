@@ -1,4 +1,4 @@
-"""The worker's parent: deliveries from their claim to their acknowledgement, as `crisper.celery.deliveries` has it."""
+"""The worker's parent: deliveries from claim to acknowledgement, as `crisper.celery.deliveries` has it."""
 
 from __future__ import annotations
 
@@ -48,6 +48,7 @@ class Parent(Answers, Errands):
         self.asking: dict[int, Held] = {}
         self.lost: dict[int, Held] = {}
         self.provisional: set[int] = set()
+        self.dropped: dict[int, tuple[int, Held]] = {}
         self.ready: deque[Held] = deque()  # Celery wants them run, and waits for a slot
         self.pausing = self.closing = self.cold = False
         self.recorders = 0
@@ -324,7 +325,7 @@ class Parent(Answers, Errands):
         if was is Stage.GRANTED:
             self.finish(held, State.RELEASED, self.host.ms())
         elif was is Stage.PARKED:
-            self.link.send(["drop", 0, held.seq])
+            self.drop_claim(held)
         if was is not Stage.ASKED:
             self.forget(held)
 

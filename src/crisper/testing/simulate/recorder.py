@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from crisper.core.model import Fence, Finish, Pulse
@@ -13,10 +14,10 @@ from crisper.engine.writer import Writer
 from crisper.errors import Fenced, JournalError, RegistryUnreachable
 from crisper.recorder.enrollment import fence_of
 from crisper.testing.simulate.last import LastWrites
-from crisper.testing.simulate.place import MOST_BYTES
+from crisper.testing.simulate.place import MOST_BYTES, Host
 from crisper.testing.simulate.pulse import PulseTurns
 from crisper.testing.simulate.registry import Line
-from crisper.testing.simulate.world import Thread
+from crisper.testing.simulate.world import Process, Thread
 
 if TYPE_CHECKING:
     from crisper.testing.simulate.life import Life, Site
@@ -30,8 +31,9 @@ class Recorder:
     """One process beside a parent; `main` is its loop, `pulse` its second thread, `enroll` its third."""
 
     def __init__(self, site: Site, life: Life, number: int) -> None:
-        self.site, self.life, self.world, self.host = site, life, site.world, life.host
-        self.process = self.host.process(f"{life.name}/rec{number}")
+        self.site, self.life, self.world = site, life, site.world
+        self.host: Host = life.host
+        self.process: Process = self.host.process(f"{life.name}/rec{number}")
         self.pid = self.host.new_pid(self.process)
         self.main = Thread(self.process, self.process.name)
         self.enrolling = Thread(self.process, f"{self.process.name}/enroll")
@@ -133,10 +135,8 @@ class Recorder:
         for kind, at, what in early:
             if kind == "finish":
                 over.writer.add(at, what)
-        try:
+        with contextlib.suppress(RegistryUnreachable, JournalError):
             over.keep_late(self.host.ms())
-        except (RegistryUnreachable, JournalError):
-            pass
         self.store = None
 
     def _retire(self) -> None:

@@ -10,7 +10,7 @@ from crisper.testing.simulate.life import SCOPE, Site
 from crisper.testing.simulate.outside import SimulatedCourier, SlowDesk, View
 from crisper.testing.simulate.place import Host, Neighbours
 from crisper.testing.simulate.plan import SETTINGS
-from crisper.testing.simulate.pulse import CASES, INTERVAL_MS, swept
+from crisper.testing.simulate.pulse import CASES, INTERVAL_MS, FolderAdopter, Patient, swept
 from crisper.testing.simulate.registry import Line
 from crisper.testing.simulate.world import Process, Thread
 
@@ -42,12 +42,17 @@ class Standing:
             store,  # type: ignore[arg-type]
             self._name,
             lease=SETTINGS.lease,
-            host=Neighbours(self._host, site.registry),
+            host=Patient(self._host, site.registry, self._adopter()),
         )
         desk = SlowDesk(self._world, thread, self._store, site.plan.pauses)
         view = View(self._world, site.broker, thread, site.plan.publish_trouble)
         self._courier = SimulatedCourier(site.app, SETTINGS, desk, view, name=self._name)
         self._world.after(self._world.rng.randrange(INTERVAL_MS), thread, self._turn)
+
+    def _adopter(self) -> FolderAdopter:
+        """Only to look whether a journal is still to be replayed: a worker of its host does that."""
+        neighbours = Neighbours(self._host, self._site.registry)
+        return FolderAdopter(self._store, self._host, neighbours, self._thread, "")
 
     def _turn(self) -> None:
         try:

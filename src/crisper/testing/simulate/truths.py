@@ -1,4 +1,4 @@
-"""The laws that only the truth can tell: what bodies did, what was acknowledged, and what is left at the end."""
+"""The laws that only the truth can tell: what bodies did, was acknowledged, and is left at the end."""
 
 from __future__ import annotations
 

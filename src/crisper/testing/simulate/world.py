@@ -35,7 +35,7 @@ class Thread:
 
     def __init__(self, process: Process, name: str) -> None:
         self.process, self.name, self.busy = process, name, False
-        self.waiting: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
+        self.waiting: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
         process.threads.append(self)
 
 
@@ -48,12 +48,12 @@ class World:
         self.healed = False  # nothing breaks any more
         self.crash_at_step = 0.0  # the chance that a process dies at one of its steps
         self.serial = 0
-        self._heap: list[tuple[int, int, Thread | None, Callable[..., None], tuple[Any, ...]]] = []
+        self._heap: list[tuple[int, int, Thread | None, Callable[..., object], tuple[Any, ...]]] = []
         self._count = self._depth = 0
 
     # -- time -----------------------------------------------------------------
 
-    def after(self, ms: int, thread: Thread | None, call: Callable[..., None], *args: Any) -> None:
+    def after(self, ms: int, thread: Thread | None, call: Callable[..., object], *args: Any) -> None:
         """Call it then, if its process still lives; later if that is paused or its thread busy."""
         self._count += 1
         heappush(self._heap, (self.now + ms, self._count, thread, call, args))
@@ -67,7 +67,7 @@ class World:
             self._do(thread, call, args)
         self.now = max(self.now, until)
 
-    def _do(self, thread: Thread | None, call: Callable[..., None], args: tuple[Any, ...]) -> None:
+    def _do(self, thread: Thread | None, call: Callable[..., object], args: tuple[Any, ...]) -> None:
         if thread is not None:
             if not thread.process.alive:
                 return

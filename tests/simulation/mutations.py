@@ -1,0 +1,221 @@
+"""Each guard taken out in turn: the simulator, or a law, must notice.
+
+    python -m tests.simulation.mutations
+
+Prints a table: the guard, what noticed, after how long. Ends with 1 if nothing noticed.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from crisper.core import gate
+from crisper.core.lease import Observer
+from crisper.engine import journal
+from crisper.engine.journal import Journal
+from crisper.engine.recording import Recording
+from crisper.store.memory import MemoryStore
+from crisper.testing.simulate.run import simulate
+from tests.celery import test_dropped
+from tests.engine import test_journal
+
+Mutate = Callable[[pytest.MonkeyPatch], None]
+
+
+def no_fence(patch: pytest.MonkeyPatch) -> None:
+    """A fenced incarnation's outcomes count."""
+    known = MemoryStore._holds
+    patch.setattr(
+        MemoryStore, "_holds", lambda self, fence: known(self, fence) or fence.incarnation in self._workers
+    )
+
+
+def no_counter(patch: pytest.MonkeyPatch) -> None:
+    """A worker is declared although it renewed meanwhile."""
+    declare = MemoryStore.declare_lost
+
+    def whatever(self: MemoryStore, id: str, counter: int, **how: Any) -> bool:
+        worker = self._workers.get(id)
+        return declare(self, id, worker.counter if worker else counter, **how)
+
+    patch.setattr(MemoryStore, "declare_lost", whatever)
+
+
+def no_full_observation(patch: pytest.MonkeyPatch) -> None:
+    """A counter that stood still for half a second is silence."""
+    patch.setattr(
+        Observer,
+        "silent",
+        lambda self: {id: c.counter for id, c in self._chains.items() if c.last - c.since >= 0.5},
+    )
+
+
+def no_loss_budget(patch: pytest.MonkeyPatch) -> None:
+    from crisper.core import verdict
+
+    over = verdict.judge
+
+    def judge(facts: Any) -> Any:
+        return over(facts.__class__(**{**{n: getattr(facts, n) for n in facts.__slots__}, "losses": 0}))
+
+    patch.setattr("crisper.celery.courier.judge", judge)
+
+
+def finished_runs_again(patch: pytest.MonkeyPatch) -> None:
+    """The gate forgets what has finished."""
+    patch.setattr(gate, "_finished", lambda latest, is_copy: gate.Decision(gate.Ruling.GRANT))
+
+
+def journal_is_not_replayed_first(patch: pytest.MonkeyPatch) -> None:
+    """What the journal holds is thrown away when the registry is back."""
+    patch.setattr(
+        Recording, "_replay_some", lambda self, now: (self._clear() if self._replay else None, [])[1]
+    )
+
+
+def journal_is_not_on_the_disk(patch: pytest.MonkeyPatch) -> None:
+    """Tasks are let run before their lines are safe."""
+    append = Journal.append
+    patch.setattr(Journal, "append", lambda self, lines, *, durable=True: append(self, lines, durable=False))
+
+
+def redelivered_runs_unasked(patch: pytest.MonkeyPatch) -> None:
+    init = Recording.__init__
+
+    def relaxed(self: Recording, writer: Any, *args: Any, **kwargs: Any) -> None:
+        writer.strict = False
+        init(self, writer, *args, **kwargs)
+
+    patch.setattr(Recording, "__init__", relaxed)
+
+
+def unheard_is_not_waited_for(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(MemoryStore, "_somebody_is_unheard", lambda self, me, renewing: False)
+
+
+def no_generation(patch: pytest.MonkeyPatch) -> None:
+    """A recorder that was replaced goes on writing."""
+
+    def holds(self: MemoryStore, fence: Any) -> bool:
+        worker = self._workers.get(fence.incarnation)
+        return worker is not None and worker.state == "alive"
+
+    patch.setattr(MemoryStore, "_holds", holds)
+
+
+def one_phase(patch: pytest.MonkeyPatch) -> None:
+    """Attempts of workers that are not declared are closed as well."""
+    patch.setattr(MemoryStore, "uncleared", lambda self: [w for w in self._workers.values() if not w.cleared])
+    close = MemoryStore.close_lost
+
+    def whoever(self: MemoryStore, id: str, *, by: str, limit: int = 500) -> Any:
+        before = self._workers[id]
+        self._change(id, state="lost")
+        try:
+            return close(self, id, by=by, limit=limit)
+        finally:
+            self._change(id, state=before.state, cleared=before.cleared)
+
+    patch.setattr(MemoryStore, "close_lost", whoever)
+
+
+def no_checksum(patch: pytest.MonkeyPatch) -> None:
+    """A line is taken for whole whatever was flipped in it."""
+    patch.setattr(journal.zlib, "crc32", lambda data: 0)
+
+
+def no_connection_generation(patch: pytest.MonkeyPatch) -> None:
+    """What was dropped with its connection is forgotten, and its answer not waited for."""
+    from crisper.celery.deliveries import Deliveries
+
+    def drop(self: Deliveries, held: Any, why: str) -> None:
+        self._forget(held)
+
+    patch.setattr(Deliveries, "_drop", drop)
+
+
+class Mutation(NamedTuple):
+    """A guard, how it is taken out, and who must notice: a law, or the simulator within so many seeds."""
+
+    guard: str
+    mutate: Mutate
+    seeds: int = 300
+    law: Callable[[], None] | None = None
+
+    @property
+    def name(self) -> str:
+        return self.mutate.__name__
+
+    @property
+    def is_quick(self) -> bool:
+        return self.seeds <= 300
+
+    def caught_by(self) -> str | None:
+        """What noticed; None if nothing did."""
+        with pytest.MonkeyPatch.context() as patch:
+            self.mutate(patch)
+            if self.law is not None:
+                return f"law {self.law.__name__}" if _is_broken(self.law) else None
+            for seed in range(1, self.seeds + 1):
+                violations = simulate(seed)[0].violations
+                if violations:
+                    return f"seed {seed}: {violations[0].partition(':')[0]}"
+        return None
+
+
+def _is_broken(law: Callable[[], None]) -> bool:
+    try:
+        law()
+    except (AssertionError, ValueError):
+        return True
+    return False
+
+
+def a_flipped_bit() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        test_journal.test_a_flipped_bit_costs_the_line_that_it_hit_and_none_behind_it(Path(folder))
+
+
+def a_dropped_delivery() -> None:
+    test_dropped.test_what_is_granted_after_its_connections_were_lost_is_released(1)
+
+
+RARE = 5_000
+MUTATIONS = [
+    Mutation("the fence in every write", no_fence),
+    Mutation("the recorder's generation in the fence", no_generation, RARE),
+    Mutation("the counter in a declaration", no_counter, RARE),
+    Mutation("two phases: declared, then closed", one_phase),
+    Mutation("a lease observed over its full length", no_full_observation),
+    Mutation("the loss budget", no_loss_budget),
+    Mutation("what has finished is refused", finished_runs_again),
+    Mutation("the journal is replayed", journal_is_not_replayed_first),
+    Mutation("the journal is on the disk before a task runs", journal_is_not_on_the_disk),
+    Mutation("the journal's checksum", no_checksum, law=a_flipped_bit),
+    Mutation("a redelivery waits while the registry is away", redelivered_runs_unasked, RARE),
+    Mutation("and while somebody is not heard of", unheard_is_not_waited_for, RARE),
+    Mutation("the generation of the broker's connection", no_connection_generation, law=a_dropped_delivery),
+]
+
+
+def main() -> int:
+    survived = 0
+    for mutation in MUTATIONS:
+        began = time.monotonic()
+        caught = mutation.caught_by()
+        survived += caught is None
+        print(
+            f"{mutation.guard:<52} {caught or 'SURVIVED':<40} {time.monotonic() - began:6.1f} s", flush=True
+        )
+    return 1 if survived else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
