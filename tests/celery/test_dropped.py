@@ -40,6 +40,20 @@ def test_a_grant_that_crosses_the_dropping_of_a_parked_claim_is_released() -> No
     assert (item[0], item[3], item[5]) == (wire.FINISH, held.seq, "released")
 
 
+def test_a_claim_that_another_recorder_parks_after_it_was_taken_back_is_taken_back_again() -> None:
+    """It was told of the claim, and that it is gone, before it had asked."""
+    deliveries, link, held = deliveries_with_one()
+    deliveries._asking.clear()
+    held.stage = Stage.PARKED
+    deliveries.new_connection()
+    link._out.clear()
+    deliveries._answer(held.seq, "parked", 0, "")
+    assert link._out == [(wire.DROP, held.seq)]
+    deliveries._answer(held.seq, "granted", 2, "")
+    [(_, item)] = link._unconfirmed
+    assert (item[0], item[3], item[5]) == (wire.FINISH, held.seq, "released")
+
+
 def test_once_a_later_record_is_confirmed_no_grant_is_waited_for() -> None:
     deliveries, link, held = deliveries_with_one()
     deliveries._asking.clear()

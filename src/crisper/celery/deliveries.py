@@ -616,10 +616,15 @@ class Deliveries:
             del self._dropped[seq]
 
     def _granted_in_vain(self, seq: int, kind: str) -> None:
+        """What became of a claim that was taken back; another recorder may have heard of that too soon."""
         dropped = self._dropped.pop(seq, None)
-        if dropped is None or kind not in ("granted", "stopped"):
+        if dropped is None:
             return
         _, held, state, reason = dropped
+        if kind == "parked":
+            self._drop_claim(held, state, reason)
+        if kind not in ("granted", "stopped"):
+            return
         if state is State.RELEASED:
             self._release(held, str(reason))
         else:

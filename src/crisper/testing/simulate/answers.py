@@ -82,6 +82,8 @@ class Answers:
 
     def _granted_in_vain(self, seq: int, kind: str) -> None:
         _, held = self.dropped.pop(seq, (0, None))
+        if held is not None and kind == "parked":
+            self.drop_claim(held)
         if held is not None and kind == "granted":
             self.finish(held, State.RELEASED, self.host.ms())
 
