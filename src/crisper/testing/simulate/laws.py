@@ -18,6 +18,7 @@ from crisper.core.states import (
     VerdictKind,
     WorkerState,
 )
+from crisper.engine.adoption import AFTERLIFE
 
 if TYPE_CHECKING:
     from crisper.testing.simulate.registry import Registry
@@ -48,7 +49,7 @@ def ends(registry: Registry, id: str, state: WorkerState, by: str, evidence: dic
     never while the incarnation itself may believe in its lease."""
     if state is not WorkerState.LOST:
         return
-    world, worker, life = registry.world, registry._workers[id], registry.truth[id]
+    world, worker, life = registry.world, registry._workers[id], registry.truth[id.lstrip(AFTERLIFE)]
     if evidence.get("how") != "silence":
         if life.is_running():
             _broken(registry, "I1", f"{id} is declared lost by {by}, and runs: {evidence}")

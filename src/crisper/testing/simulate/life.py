@@ -52,7 +52,7 @@ class Life:
     def next_incarnation(self) -> str:
         id = f"{len(self.incarnations) + 1}-{self.name}"
         self.incarnations.append(id)
-        self.site.registry.truth[id] = self.site.registry.truth["j" + id] = self
+        self.site.registry.truth[id] = self
         self.site.registry.observers[id] = self.host
         return id
 
