@@ -417,3 +417,15 @@ def test_a_parked_claim_that_is_dropped_and_was_not_granted_leaves_nothing(away:
     writer.write(FIRST + 2 * PARKED_MS)
     assert away.states("t") == [State.CLAIMED]
     assert away.events("late_finish") == []
+
+
+def test_what_an_earlier_recorder_had_parked_is_news_even_as_the_first_attempt(away: AwayRegistry) -> None:
+    """A parent takes a claim for granted as attempt 1 unless it hears otherwise, but not one that it parked."""
+    me = away.joins()
+    writer = Writer(away.store, me.fence)
+    parked, fresh = me.wants("t", "m", redelivered=True), me.wants("u", "n")
+    writer.add(FIRST, parked, again=True)
+    writer.add(FIRST, fresh)
+    first, other = writer.write(FIRST).answers
+    assert (first.kind, first.number, bool(first.reason)) == ("granted", 1, True)
+    assert (other.kind, other.number, other.reason) == ("granted", 1, "")

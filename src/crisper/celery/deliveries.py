@@ -447,8 +447,8 @@ class Deliveries:
 
     def _keep_asking(self, held: Held) -> None:
         """A parked claim is confirmed, so the next recorder must be asked anew."""
-        item = self._claim_item(held)
-        self.link.keep_standing(held.seq, tuple(item))
+        _, *about = self._claim_item(held)
+        self.link.keep_standing(held.seq, (wire.CLAIM_AGAIN, *about))
 
     def _give_prefetch(self, held: Held) -> None:
         """A parked delivery gives its prefetch slot back, as Celery does for an ETA."""

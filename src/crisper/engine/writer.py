@@ -54,6 +54,7 @@ class Writer:
         self._starts: dict[int, tuple[int, Start]] = {}
         self._parked: dict[int, tuple[int, Claim]] = {}
         self._ask_at = 0
+        self._again: set[int] = set()  # claims that were parked before our time
         self._unsure: set[int] = set()  # parked claims that were asked for, without an answer
         self._words: dict[int, tuple[int, Finish]] = {}
         self._durable = 0
@@ -75,8 +76,10 @@ class Writer:
 
     # -- what comes in --------------------------------------------------------
 
-    def add(self, at: int, record: Record) -> None:
-        """A record that happened at `at`."""
+    def add(self, at: int, record: Record, *, again: bool = False) -> None:
+        """A record that happened at `at`; `again`: a claim that a writer before us had parked."""
+        if again and isinstance(record, Claim):
+            self._again.add(record.seq)
         if isinstance(record, Start):
             self._starts[record.claim_seq] = (at, record)
             return
@@ -203,7 +206,8 @@ class Writer:
                 if answer.seq in self._parked or answer.seq in ended:
                     continue
                 self._parked[answer.seq] = claims[answer.seq]
-            elif self._parked.pop(answer.seq, None):
+            elif self._parked.pop(answer.seq, None) or answer.seq in self._again:
+                self._again.discard(answer.seq)
                 answer = answer._replace(reason=answer.reason or "no longer parked")
             news.append(answer)
         return news

@@ -254,7 +254,7 @@ class Recorder:
             claim_seq, task_id, pid = kind_fields
             item = (wire.START, at, claim_seq, task_id, pid, (process_start(pid) or 0) if pid else 0)
         at, record = self._reader.read(item)
-        writer.add(at, record)
+        writer.add(at, record, again=item[0] == wire.CLAIM_AGAIN)
 
     def _greeted(self, hello: dict[str, Any]) -> None:
         """A parent presents itself; again, with a new incarnation, after it was fenced."""

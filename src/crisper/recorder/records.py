@@ -24,7 +24,7 @@ class Reader:
         """`(when, record)`, `when` in milliseconds of the host's monotonic clock."""
         kind, at, *fields = item
         match kind:
-            case wire.CLAIM:
+            case wire.CLAIM | wire.CLAIM_AGAIN:
                 return at, self._claim(*fields)
             case wire.START:
                 return at, Start(*fields)

@@ -8,7 +8,7 @@ reaches `loads`: the socket pair is private to the two.
 
 Parent to recorder                      Recorder to parent
     hello   who it works for                ready   generation
-    c s f l n   records, below              fatal   sentence, exit code
+    c C s f l n records, below              fatal   sentence, exit code
     x       a parked claim is dropped       a       durable up to, answers that say more
     t       the loop's tick                 fenced  the incarnation
     ask     the courier's verbs             told    the answers to them
@@ -34,6 +34,8 @@ HEADER = struct.Struct("<I")
 
 HELLO, BYE, TICK, DROP, ASK = "hello", "bye", "t", "x", "ask"
 CLAIM, START, FINISH, CHILD_LOST, NOTE = "c", "s", "f", "l", "n"
+#: A claim that an earlier recorder had parked: its answer is news whatever it is.
+CLAIM_AGAIN = "C"
 READY, FATAL, ANSWERS, FENCED, TOLD, CASES, LOG = "ready", "fatal", "a", "fenced", "told", "cases", "log"
 TROUBLE, UNCLAIMED, ORDERS, PAUSE = "trouble", "lost", "stop", "pause"
 #: Datagrams from a pool child; a note of a publish may take several.

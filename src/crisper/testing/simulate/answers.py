@@ -160,7 +160,7 @@ class Answers:
             self.forget(held)
             return
         held.stage = Stage.PARKED
-        self.link.standing[held.seq] = ["claim", self.host.ms(), held.claim()]
+        self.link.standing[held.seq] = ["again", self.host.ms(), held.claim()]
         if held.has_slot:
             held.wants_to_run, held.has_slot = True, False
         self.world.after(0, self.loop, self.pump)

@@ -369,7 +369,7 @@ class Parent(Answers, Errands):
         self.by_message.setdefault(held.message_id, held)
         self.link.record(held.seq, ["claim", self.host.ms(), held.claim()])
         if held.stage is Stage.PARKED:
-            self.link.standing[held.seq] = ["claim", self.host.ms(), held.claim()]
+            self.link.standing[held.seq] = ["again", self.host.ms(), held.claim()]
 
     def body_of(self, held: Held) -> Body:
         body = Body(self.world.serially(), held.message, self.life.name, self.life.incarnations[-1], held.seq)

@@ -100,7 +100,7 @@ class Recorder:
         elif kind == "drop":
             self.recording.writer.drop(what)
         else:
-            self.recording.writer.add(at, what)
+            self.recording.writer.add(at, what, again=kind == "again")
 
     def tell(self, *item: Any) -> None:
         """Something for the parent."""
