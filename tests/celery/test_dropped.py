@@ -29,7 +29,7 @@ def deliveries_with_one() -> tuple[Deliveries, Link, Held]:
     return deliveries, link, held
 
 
-def test_a_grant_that_crosses_the_dropping_of_a_parked_claim_is_released() -> None:
+def test_a_grant_that_crosses_the_dropping_of_a_parked_claim_is_a_couriers() -> None:
     deliveries, link, held = deliveries_with_one()
     deliveries._asking.clear()
     held.stage = Stage.PARKED
@@ -37,7 +37,7 @@ def test_a_grant_that_crosses_the_dropping_of_a_parked_claim_is_released() -> No
     assert not deliveries.held()
     deliveries._answer(held.seq, "granted", 2, "")
     [(_, item)] = link._unconfirmed
-    assert (item[0], item[3], item[5]) == (wire.FINISH, held.seq, "released")
+    assert (item[0], item[3], item[5]) == (wire.CHILD_LOST, held.seq, False)  # uncounted: a courier's
 
 
 def test_a_claim_that_another_recorder_parks_after_it_was_taken_back_is_taken_back_again() -> None:
@@ -51,7 +51,7 @@ def test_a_claim_that_another_recorder_parks_after_it_was_taken_back_is_taken_ba
     assert link._out == [(wire.DROP, held.seq)]
     deliveries._answer(held.seq, "granted", 2, "")
     [(_, item)] = link._unconfirmed
-    assert (item[0], item[3], item[5]) == (wire.FINISH, held.seq, "released")
+    assert (item[0], item[3], item[5]) == (wire.CHILD_LOST, held.seq, False)  # uncounted: a courier's
 
 
 def test_once_a_later_record_is_confirmed_no_grant_is_waited_for() -> None:

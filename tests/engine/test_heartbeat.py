@@ -101,3 +101,19 @@ def test_an_outage_does_not_prolong_the_trust(memory_registry: MemoryRegistry) -
 def test_the_clock_of_trust_goes_on() -> None:
     first = boottime()
     assert boottime() >= first > 0
+
+
+def test_nothing_is_trusted_before_the_first_renewal(memory_registry: MemoryRegistry) -> None:
+    """A recorder that takes the fence over has renewed nothing: the lease may have run out before."""
+    me = memory_registry.joins()
+    beat = Heartbeat(
+        memory_registry.store,
+        me.fence,
+        lease=20,
+        interval=4,
+        parent_stopped=lambda: False,
+        pulse=lambda: PULSE,
+    )
+    assert not beat.trusted()
+    assert beat.tick() is Beat.RENEWED
+    assert beat.trusted()

@@ -381,7 +381,7 @@ def test_ages_reach_the_registry_whatever_the_wait(memory_registry: MemoryRegist
     assert memory_registry.attempt("t").received_at == memory_registry.now - 7_000
 
 
-def test_a_parked_claim_that_was_granted_unheard_is_released_when_its_delivery_is_gone(
+def test_what_was_granted_unheard_is_a_couriers_when_its_delivery_is_gone(
     away: AwayRegistry,
 ) -> None:
     """Else it would stay claimed as long as its worker lives, and its message be parked everywhere."""
@@ -399,7 +399,8 @@ def test_a_parked_claim_that_was_granted_unheard_is_released_when_its_delivery_i
     assert away.states("t") == [State.RELEASED, State.CLAIMED]
     writer.drop(parked.seq)
     writer.write(FIRST + 2 * PARKED_MS)
-    assert away.states("t") == [State.RELEASED, State.RELEASED]
+    assert away.states("t") == [State.RELEASED, State.LOST]
+    assert away.recovery("t", 2).losses == 0
 
 
 def test_a_parked_claim_that_is_dropped_and_was_not_granted_leaves_nothing(away: AwayRegistry) -> None:
@@ -420,7 +421,7 @@ def test_a_parked_claim_that_is_dropped_and_was_not_granted_leaves_nothing(away:
 
 
 def test_what_an_earlier_recorder_had_parked_is_news_even_as_the_first_attempt(away: AwayRegistry) -> None:
-    """A parent takes a claim for granted as attempt 1 unless it hears otherwise, but not one that it parked."""
+    """A parent takes a claim for granted as attempt 1 unless it hears otherwise, but not one it parked."""
     me = away.joins()
     writer = Writer(away.store, me.fence)
     parked, fresh = me.wants("t", "m", redelivered=True), me.wants("u", "n")

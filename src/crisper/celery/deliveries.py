@@ -307,7 +307,7 @@ class Deliveries:
             self._provisional.discard(seq)
         held = self._by_seq.get(seq)
         if held is None:
-            self._granted_in_vain(seq, kind)
+            self._granted_in_vain(seq, kind, number)
             return
         try:
             self._answer_to(held, kind, number, reason)
@@ -338,7 +338,7 @@ class Deliveries:
             self.link.sit(held.seq)
         held.number = number
         if held.stage is Stage.DROPPED:
-            self._release(held, "its connection was lost before it began")
+            self._release_late(held, "its connection was lost before it began")
             self._forget(held)
         elif held.stage is Stage.ASKED:
             held.stage = Stage.GRANTED
@@ -615,7 +615,7 @@ class Deliveries:
         for seq in [seq for seq, (last, *_) in self._dropped.items() if last < durable]:
             del self._dropped[seq]
 
-    def _granted_in_vain(self, seq: int, kind: str) -> None:
+    def _granted_in_vain(self, seq: int, kind: str, number: int) -> None:
         """What became of a claim that was taken back; another recorder may have heard of that too soon."""
         dropped = self._dropped.pop(seq, None)
         if dropped is None:
@@ -626,7 +626,8 @@ class Deliveries:
         if kind not in ("granted", "stopped"):
             return
         if state is State.RELEASED:
-            self._release(held, str(reason))
+            held.number = number
+            self._release_late(held, str(reason))
         else:
             self._finish_item(held, state, reason)
 
@@ -642,9 +643,21 @@ class Deliveries:
         would: a courier looks after it as after a loss, which does not count against its budget."""
         if self.may_come_back(held):
             self._finish_item(held, State.RELEASED, why)
-            return
+        else:
+            self._lose(held, why)
+
+    def _lose(self, held: Held, why: str) -> None:
+        """Not by any fault of its own: that does not count against its budget."""
         about = (held.seq, held.task_id, False, {"how": why, "delivery_count": held.delivery_count})
         held.finish_seq = self._record(lambda seq: (wire.CHILD_LOST, monotonic_ms(), seq, *about))
+
+    def _release_late(self, held: Held, why: str) -> None:
+        """Granted when its delivery was gone. Where the message was run meanwhile, by another delivery,
+        nobody may have it any more: a courier looks after it."""
+        if held.number <= 1:
+            self._release(held, why)
+        else:
+            self._lose(held, why)
 
     def _record(self, item: Callable[[int], Item]) -> int:
         """Number a record and send it. Confirmations are by number, so the two go together."""

@@ -41,7 +41,7 @@ class Heartbeat:
         self._store, self._clock = store, clock
         self._window = trust_window(lease, interval)
         self._parent_stopped, self._pulse = parent_stopped, pulse
-        self._trusted_until = clock() + self._window
+        self._trusted_until = float("-inf")  # taking a fence over renews nothing
 
     def tick(self) -> Beat:
         """Raises `RegistryUnreachable`; the lease then goes on running out."""

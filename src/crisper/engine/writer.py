@@ -113,8 +113,8 @@ class Writer:
         at, claim = self._parked.pop(seq, (0, None))
         if claim is not None and seq in self._unsure:
             self._unsure.discard(seq)
-            gone = "its delivery was gone when it was granted"
-            self._pending.append((at, Finish(-seq, seq, claim.task_id, State.RELEASED, gone)))
+            gone = {"how": "its delivery was gone when it was granted"}
+            self._pending.append((at, ChildLost(-seq, seq, claim.task_id, False, gone)))
 
     # -- what goes out --------------------------------------------------------
 

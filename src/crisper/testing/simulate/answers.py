@@ -80,12 +80,20 @@ class Answers:
         self.link.send(["drop", 0, held.seq])
         self.dropped[held.seq] = (self.link.seq, held)
 
-    def _granted_in_vain(self, seq: int, kind: str) -> None:
+    def _granted_in_vain(self, seq: int, kind: str, number: int) -> None:
         _, held = self.dropped.pop(seq, (0, None))
         if held is not None and kind == "parked":
             self.drop_claim(held)
         if held is not None and kind == "granted":
+            held.number = number
+            self._release_late(held)
+
+    def _release_late(self, held: Held) -> None:
+        """Granted when its delivery was gone: its message may have been run meanwhile, by another."""
+        if held.number <= 1:
             self.finish(held, State.RELEASED, self.host.ms())
+        else:
+            self.lose(held, counted=False)
 
     def _answer(self, seq: int, kind: str, number: int) -> None:
         self.asking.pop(seq, None)
@@ -98,7 +106,7 @@ class Answers:
             self.provisional.discard(seq)
         held = self.held.get(seq)
         if held is None:
-            self._granted_in_vain(seq, kind)
+            self._granted_in_vain(seq, kind, number)
             return
         if kind == "granted":
             self._granted(held, number)
@@ -128,7 +136,7 @@ class Answers:
             self.link.sit(held.seq)
         held.number = number
         if held.stage is Stage.DROPPED:
-            self.finish(held, State.RELEASED, self.host.ms())
+            self._release_late(held)
             self.forget(held)
         elif held.stage is Stage.ASKED:
             held.stage = Stage.GRANTED
@@ -202,6 +210,8 @@ class Answers:
         def requeue(self, held: Held) -> None: ...
         def forget_delivery(self, held: Held) -> None: ...
         def finish(self, held: Held, state: State, at: int) -> None: ...
+
+        def lose(self, held: Held, *, counted: bool) -> None: ...
         def forget(self, held: Held) -> None: ...
         def to_pool(self, held: Held) -> None: ...
         def claim_anew(self, held: Held) -> None: ...

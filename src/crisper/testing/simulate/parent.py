@@ -255,13 +255,13 @@ class Parent(Answers, Errands):
             self.forget_delivery(held)
         if held.muted or held.finish_seq:
             return
-        self._lose(held, counted=counted)
+        self.lose(held, counted=counted)
         self.lost[held.finish_seq] = held
         held.stage = Stage.CLOSED
         self.forget(held)
         self.message_waits()
 
-    def _lose(self, held: Held, *, counted: bool) -> None:
+    def lose(self, held: Held, *, counted: bool) -> None:
         seq = held.finish_seq = self.link.number()
         loss = ChildLost(seq, held.seq, held.task.id, counted, {"how": "process died"})
         self.link.record(seq, ["lost", self.host.ms(), loss])
