@@ -430,3 +430,21 @@ def test_what_an_earlier_recorder_had_parked_is_news_even_as_the_first_attempt(a
     first, other = writer.write(FIRST).answers
     assert (first.kind, first.number, bool(first.reason)) == ("granted", 1, True)
     assert (other.kind, other.number, other.reason) == ("granted", 1, "")
+
+
+def test_what_was_granted_unheard_and_then_waits_for_the_registry_is_a_couriers(
+    away: AwayRegistry,
+) -> None:
+    """Of a redelivered message: the reply was lost, so by the journal's rules it is parked, then dropped."""
+    me = away.joins()
+    writer = Writer(away.store, me.fence)
+    claim = me.wants("t", "m", redelivered=True)
+    writer.add(FIRST, claim)
+    away.store.loses_reply = True
+    with pytest.raises(RegistryUnreachable):
+        writer.write(FIRST)
+    away.store.loses_reply = False
+    assert kinds(writer.journal(FIRST, lambda records: None).answers) == [(claim.seq, "parked")]
+    writer.drop(claim.seq)
+    writer.write(FIRST + PARKED_MS)
+    assert away.states("t") == [State.LOST]

@@ -109,7 +109,10 @@ class Deliveries:
         return item
 
     def _is_copy(self, holder: Held, request: Any) -> bool:
-        """Whether the message lies in the broker twice: of a redelivery the earlier delivery is over."""
+        """Whether the message lies in the broker twice: of a redelivery the earlier delivery is over. What is
+        not marked as one was published again, by a courier perhaps, because the holder was declared lost."""
+        if not (request.message.delivery_info or {}).get("redelivered"):
+            return True
         tags = request.message.delivery_tag, holder.request._message.delivery_tag
         return holder.generation == self.generation and tags[0] != tags[1]
 

@@ -55,7 +55,7 @@ class Writer:
         self._parked: dict[int, tuple[int, Claim]] = {}
         self._ask_at = 0
         self._again: set[int] = set()  # claims that were parked before our time
-        self._unsure: set[int] = set()  # parked claims that were asked for, without an answer
+        self._unsure: set[int] = set()  # claims that were asked for, and the answer was lost
         self._words: dict[int, tuple[int, Finish]] = {}
         self._durable = 0
         self.on_committed: Callable[[list[tuple[int, Record]], list[Answer]], None] = lambda batch, answers: (
@@ -139,7 +139,7 @@ class Writer:
         batch = [*asked, *_in_order(taken, starts)]
         if not batch:
             return Written(self._durable, [], 0)
-        asking = {record.seq for _, record in asked}
+        asking = {record.seq for _, record in batch if isinstance(record, Claim)}
         self._unsure |= asking
         answers = self.record([_aged(record, now - at) for at, record in batch])
         self._unsure -= asking
@@ -169,6 +169,7 @@ class Writer:
             if outcomes := list(_without(waiting, batch)):
                 append(outcomes)
         self._took(taken, starts)
+        self._unsure &= waiting | self._parked.keys()
         answers = [_unasked(record, waiting) for _, record in taken if isinstance(record, Claim | ChildLost)]
         return Written(self._durable, self._answered(taken, answers), len(taken) + len(starts), full)
 

@@ -129,10 +129,9 @@ class Parent(Answers, Errands):
         holder = self.by_message.get(delivery.message.id)
         if holder is not None and holder.muted:
             holder = None
-        is_copy = (
-            holder is not None
-            and holder.generation == self.generation
-            and holder.delivery.tag != delivery.tag
+        same_connection = holder is not None and holder.generation == self.generation
+        is_copy = holder is not None and (
+            not delivery.redelivered or (same_connection and holder.delivery.tag != delivery.tag)
         )
         if holder is not None and not is_copy:
             self._redelivered(holder, delivery)
