@@ -44,6 +44,7 @@ class Upkeep:
         self._app, self._settings, self._desk = app, settings, desk
         self._held: tuple[str, ...] = ()
         self._left: dict[str, float] = {}
+        self._kept: dict[str, float] = {}  # when each was last renewed, by this host's clock
         self._lock = threading.Lock()
         self._broker: Broker | None = None
         self._thread: threading.Thread | None = None
@@ -85,7 +86,7 @@ class Upkeep:
                 self._take_back(self._broker)
                 now = time.monotonic()
                 if now >= keep_at:
-                    self._broker.keep(self._held)
+                    self._keep(self._broker)
                     self._clear_out(self._broker, period)
                     keep_at = now + period
             except self._outages as exc:
@@ -105,11 +106,17 @@ class Upkeep:
         self._drop_broker()
         time.sleep(RETRY_SECONDS)
 
+    def _keep(self, broker: Broker) -> None:
+        held = self._held
+        broker.keep(held)
+        self._kept = dict.fromkeys(held, time.time())
+
     def _take_back(self, broker: Broker) -> None:
         """Until the broker has answered for each: nobody else knows of them."""
         while self._left and not self._stopped:
             tag, received_at = next(iter(self._left.items()))
-            broker.take_back(tag, received_at)
+            # A later score than that of our own renewal is that of its next holder.
+            broker.take_back(tag, max(received_at, self._kept.get(tag, 0.0)))
             with self._lock:
                 del self._left[tag]
 
