@@ -284,6 +284,20 @@ def test_what_was_published_while_the_registry_was_away_is_on_record_though_its_
         publisher.wait()
 
 
+def test_a_worker_that_paused_goes_on_though_the_recorder_that_told_it_so_is_dead(
+    own_postgres: PrivatePostgres, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    with fleet_on(own_postgres, request, tmp_path, on_registry_down="pause") as fleet:
+        worker = fleet.worker("only")
+        with away(own_postgres):
+            wait_for("it pauses", lambda: "takes no more messages" in worker.text(), 20)
+            os.kill(worker.recorder(), signal.SIGSTOP)  # it will not hear that the registry is back
+            recorder = worker.recorder()
+        os.kill(recorder, signal.SIGKILL)
+        sent = fleet.send("late", 1, 0.01)
+        assert sent.get(timeout=30) == 1
+
+
 def waiting(fleet: Fleet) -> int:
     """Messages in the queue."""
     with fleet.app.connection_for_read() as connection:

@@ -111,7 +111,8 @@ class Recorder:
         self._wire_open = True
         self._write_after = 0.0
         self._last_published: tuple[list[Published], int] = [], 0
-        self._paused = ""  # why the worker was told to take no more messages
+        #: Why the worker was told to take no more messages; None: a recorder before us may have told it so.
+        self._paused: str | None = None
         self._troubled = False
         self._busy = False
         self._parts = wire.Parts()
@@ -514,7 +515,8 @@ class Recorder:
     def _pause(self) -> None:
         """Tell the worker to take no more messages, and when to go on."""
         why = self._why_pause()
-        if why != self._paused:
+        known = bool(why) or self._recording is not None
+        if known and why != self._paused:
             self._paused = why
             self._tell((wire.PAUSE, why))
 

@@ -49,7 +49,7 @@ class Recorder:
         self.said_bye: str | None = None
         self._wakes_at: int | None = None
         self._write_after = 0
-        self._paused = ""
+        self._paused: str | None = None  # a recorder before us may have told the worker to pause
         self.last: LastWrites | None = None
 
     def line(self, thread: Thread) -> Any:
@@ -250,7 +250,8 @@ class Recorder:
             why = "the registry does not answer" if self.journal is None else ""
             if self.journal is not None and self.recording is not None:
                 why = self.recording.state.trouble
-        if why != self._paused:
+        known = bool(why) or self.recording is not None
+        if known and why != self._paused:
             self._paused = why
             self.tell("pause", why)
 
