@@ -236,6 +236,7 @@ class Fleet:
                     os.kill(pid, signal.SIGCONT)
                     os.kill(pid, signal.SIGKILL)
             worker.process.wait(10)
+        self.app.pool.force_close_all(close_pool=False)  # kombu keeps them for the next app with these URLs
         self.app.close()
 
 

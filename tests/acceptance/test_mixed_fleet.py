@@ -8,6 +8,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -59,17 +60,20 @@ def consume(fleet: Fleet, *workers: Worker) -> None:
     """From now on these take messages, and no others that run."""
     names = {f"{worker.name}@test" for worker in workers}
     running = {f"{worker.name}@test" for worker in fleet.workers if worker.process.poll() is None}
-    for command, who in (("add_consumer", names), ("cancel_consumer", running - names)):
+    for command, who, takes in (("add_consumer", names, True), ("cancel_consumer", running - names, False)):
         if who:
-            wait_for(f"{command}: {who}", lambda ask=command, who=who: who <= answered(fleet, ask, who), 30)
+            wait_for(f"{command}: {who}", partial(_heard, fleet, command, who, takes), 30)
 
 
-def answered(fleet: Fleet, command: str, who: set[str]) -> set[str]:
-    """Who did it. A node that is not listening yet does not hear of it, so it is asked again."""
-    answers = fleet.app.control.broadcast(
-        command, {"queue": "celery"}, destination=list(who), reply=True, timeout=5, limit=len(who)
-    )
-    return {name for answer in answers for name in answer}
+def _heard(fleet: Fleet, command: str, who: set[str], takes: bool) -> bool:
+    """A node that is not listening yet does not hear of it, and one that says yes does it a moment later."""
+    asked = {"destination": list(who), "reply": True, "timeout": 5, "limit": len(who)}
+    fleet.app.control.broadcast(command, {"queue": "celery"}, **asked)
+    answers = fleet.app.control.broadcast("active_queues", **asked)
+    taking = {
+        name: any(queue["name"] == "celery" for queue in of) for each in answers for name, of in each.items()
+    }
+    return taking == dict.fromkeys(who, takes)
 
 
 def on_record(fleet: Fleet, ids: set[str]) -> dict[str, list[str]]:

@@ -121,7 +121,7 @@ class Store(Protocol):
         """For each delivery that the broker keeps: `core.gate.is_left_over`, by what is on record."""
 
     def orders(self, incarnation: str) -> list[Order]:
-        """Open attempts of this incarnation that a person ordered to stop; told until they are closed.
+        """Open attempts of it that a person ordered to stop, by seq; told until they are closed.
 
         Orders that came too late, or were carried out, are closed.
         """

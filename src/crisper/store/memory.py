@@ -110,7 +110,7 @@ class MemoryStore:
         self._messages: dict[tuple[str, int], Message] = {}
         self._recoveries: dict[tuple[str, int], Recovery] = {}
         self._held: dict[str, dict[int, tuple[str, int]]] = defaultdict(dict)  # open, by handle
-        self._orders: dict[tuple[str, int], _Stop] = {}  # in the order in which they were given
+        self._orders: dict[tuple[str, int], _Stop] = {}
         self._terms: dict[str, Term] = {}
         self._mended = 0  # steps of the clock
         self._published: dict[str, tuple[Published, int]] = {}  # until claimed, with when it is due
@@ -474,6 +474,7 @@ class MemoryStore:
                 for place, order in self._orders.items()
                 if order.incarnation == incarnation and not order.done
             ]
+            found.sort(key=lambda pair: pair[0].seq)
             for attempt, order in found:
                 order.done = attempt.state not in OPEN | MAY_FOLLOW
             return [

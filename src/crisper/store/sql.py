@@ -327,7 +327,7 @@ class SqlStore:
                 "SELECT a.state, a.seq, o.task_id, o.number, o.ordered_by, o.reason"
                 " FROM crisper_order o"
                 " JOIN crisper_attempt a ON a.task_id = o.task_id AND a.number = o.number"
-                " WHERE o.incarnation = ? AND o.done_at IS NULL ORDER BY o.ordered_at, o.task_id, o.number",
+                " WHERE o.incarnation = ? AND o.done_at IS NULL ORDER BY a.seq",
                 incarnation,
             )
             over = [row for row in found if State(row[0]) not in OPEN | MAY_FOLLOW]
