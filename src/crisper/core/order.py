@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from crisper.core.model import ChildLost, Claim, Finish, Note, Record, Start
+from crisper.core.model import Answer, ChildLost, Claim, Finish, Note, Record, Start
 
 #: In a segment, all records of one kind are written at once, the kinds in this order.
 _RANK: dict[type[Record], int] = {Claim: 0, Start: 1, Finish: 2, ChildLost: 3, Note: 4}
@@ -31,3 +31,13 @@ def late_of(records: Sequence[Record]) -> list[Finish]:
     under another fence, and are none."""
     going_on = {record.seq for record in records if isinstance(record, Claim) and record.provisional}
     return [one for one in records if isinstance(one, Finish) and one.claim_seq not in going_on]
+
+
+def in_order(answers: Iterable[Answer], records: Sequence[Record]) -> list[Answer]:
+    """The answers in the order of what they answer; segments are written by kind."""
+    places: dict[int, list[int]] = {}
+    for place, record in enumerate(records):
+        if not isinstance(record, Start):
+            places.setdefault(record.seq, []).append(place)
+    placed = [(places[answer.seq].pop(0), answer) for answer in answers]
+    return [answer for _, answer in sorted(placed)]

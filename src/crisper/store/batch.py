@@ -451,14 +451,5 @@ class Batch:
             data=note.data,
         )
 
-    def answers_to(self, records: Sequence[Record]) -> list[Answer]:
-        """The answers in the order of what they answer; segments write by kind."""
-        places: dict[int, list[int]] = {}
-        for place, record in enumerate(records):
-            if not isinstance(record, Start):
-                places.setdefault(record.seq, []).append(place)
-        placed = [(places[answer.seq].pop(0), answer) for answer in self.answers]
-        return [answer for _, answer in sorted(placed)]
-
     def _answer(self, seq: int, kind: str, number: int = 0, reason: str = "") -> None:
         self.answers.append(Answer(seq, kind, number, reason))

@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
+from crisper.core.model import Fence, Record
 from crisper.errors import RegistryMoved
+from crisper.store.at_once import Written
 
 Row = tuple[Any, ...]
 
@@ -64,6 +66,9 @@ class Database(Protocol):
 
     def each(self, sql: str, params: Sequence[Row]) -> list[int]:
         """The statement once per row of params, in few round trips; rows changed by each."""
+
+    def at_once(self, fence: Fence, records: Sequence[Record]) -> Written:
+        """Write what one statement can, in a transaction of its own; `NOTHING` where that gains nothing."""
 
     def look_around(self) -> None:
         """See `crisper.store.base.Store`."""

@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 from pymysql.constants import ER
 from pymysql.err import IntegrityError, InterfaceError, InternalError, MySQLError, OperationalError
 
+from crisper.core.model import Fence, Record
 from crisper.errors import RegistryMoved, RegistryUnreachable, SchemaMissing
+from crisper.store.at_once import NOTHING, Written
 from crisper.store.database import Conflict, Place, Row, Within
 from crisper.store.mariadb_connect import Connection, address_of, establish, prepare
 from crisper.store.open import redacted
@@ -97,6 +99,9 @@ class MariadbDatabase:
         except RegistryMoved:
             self.close()
             raise
+
+    def at_once(self, fence: Fence, records: Sequence[Record]) -> Written:
+        return NOTHING
 
     def look_around(self) -> None:
         try:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 from crisper.core.model import Attempt, Recovery, Worker
 from crisper.core.states import OnLost, RecoveryState, State, VerdictKind, WorkerState
-from crisper.store.database import Row
+
+if TYPE_CHECKING:
+    from crisper.store.database import Row
 
 IS_OPEN = "state IN ('claimed', 'running')"
 

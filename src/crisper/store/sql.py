@@ -30,7 +30,7 @@ from crisper.core.model import (
     Recovery,
     Worker,
 )
-from crisper.core.order import late_of, segments
+from crisper.core.order import in_order, late_of, segments
 from crisper.core.states import (
     MAY_FOLLOW,
     OPEN,
@@ -245,16 +245,20 @@ class SqlStore:
     def record(
         self, fence: Fence, records: Sequence[Record], *, renewing: Collection[str] | None = None
     ) -> list[Answer]:
+        records = [storable_record(record, self.db.largest) for record in records]
+        written = self.db.at_once(fence, records)
+        left, answers = written.left(records), written.answers_to(records)
+        if records and not left:
+            return answers
         with self.db.write():
-            records = [storable_record(record, self.db.largest) for record in records]
             now = self._hold(fence)
             if now is None:
-                self._keep_late(fence, records)
+                self._keep_late(fence, left)
             else:
                 batch = Batch(self, fence, now, renewing)
-                for segment in segments(records):
+                for segment in segments(left):
                     batch.apply(segment)
-                return batch.answers_to(records)
+                return in_order([*answers, *batch.answers], records)
         raise Fenced(f"incarnation {fence.incarnation} or its recorder's generation is over")
 
     def left_over(self, entries: Sequence[Entry]) -> list[bool]:

@@ -10,7 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from crisper.core.model import Fence, Record
 from crisper.errors import RegistryUnreachable, RegistryUnusable
+from crisper.store.at_once import NOTHING, Written
 from crisper.store.database import Row
 from crisper.store.sql import SqlStore
 
@@ -71,6 +73,9 @@ class SqliteDatabase:
 
     def has_table(self, name: str) -> bool:
         return bool(self.rows("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", name))
+
+    def at_once(self, fence: Fence, records: Sequence[Record]) -> Written:
+        return NOTHING
 
     def look_around(self) -> None:
         """A local file has no replica."""
