@@ -50,6 +50,7 @@ class Claims:
         self._worker, self._settings = worker, settings
         self._names: dict[tuple[str, str], str] = {}
         self._of_many: set[str] | None = None
+        self._on_lost = {late: _on_lost(settings.on_lost, late) for late in (False, True)}
 
     def message_id_of(self, request: Any) -> str:
         """Of the message that the request was made from."""
@@ -73,7 +74,7 @@ class Claims:
         headers = message.headers or {}
         info = message.delivery_info or {}
         exchange, routing_key = info.get("exchange") or "", info.get("routing_key") or ""
-        policy = getattr(request.task, "crisper", None) or {}
+        on_lost, loss_budget = self._policy(request.task, held.acks_late)
         return [
             wire.CLAIM,
             monotonic_ms(),
@@ -88,8 +89,8 @@ class Claims:
             held.acks_late,
             begins,  # index DISPATCHED
             str(message.delivery_tag),
-            _on_lost(policy.get("on_lost", self._settings.on_lost), held.acks_late),
-            int(policy.get("loss_budget", self._settings.loss_budget)),
+            on_lost,
+            loss_budget,
             message.body,
             message.content_type,
             message.content_encoding,
@@ -99,6 +100,14 @@ class Claims:
             routing_key,
             held.is_copy,
         ]
+
+    def _policy(self, task: Any, acks_late: bool) -> tuple[str, int]:
+        """What the task says, or the settings, of its losses."""
+        given = getattr(task, "crisper", None)
+        if not given:
+            return self._on_lost[acks_late], self._settings.loss_budget
+        on_lost = _on_lost(given.get("on_lost", self._settings.on_lost), acks_late)
+        return on_lost, int(given.get("loss_budget", self._settings.loss_budget))
 
     def forget_queues(self) -> None:
         """The names go by consumer tags, which a new connection makes anew."""

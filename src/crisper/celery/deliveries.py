@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import takewhile
 from typing import Any
 
 from celery.exceptions import TaskRevokedError
@@ -39,6 +40,9 @@ STOP_SECONDS = 0.2
 
 #: A process that a person's order ends with SIGTERM has so long until SIGKILL.
 GRACE_SECONDS = 5.0
+
+#: Celery's event loop turns on the main thread.
+_LOOP_THREAD = threading.main_thread().ident
 
 #: What the registry has not granted us: a fence takes nothing of it away.
 _NOT_CLAIMED = (Stage.ASKED, Stage.PARKED, Stage.UNANSWERABLE)
@@ -291,7 +295,7 @@ class Deliveries:
     def _answers(self, durable: int, news: list[tuple[int, str, int, str]]) -> None:
         for seq, kind, number, reason in news:
             self._answer(seq, kind, number, reason)
-        for seq in [s for s in list(self._asking) if s <= durable]:
+        for seq in list(takewhile(lambda asked: asked <= durable, tuple(self._asking))):
             self._answer(seq, "granted", 1, "")
         for seq in [s for s in list(self._lost) if s <= durable]:
             self._answer(seq, "closed", 0, "")
@@ -929,11 +933,8 @@ class Deliveries:
 
     def _maybe_flush(self) -> None:
         """The loop flushes once per turn; where no loop turns, or from another thread, we do."""
-        if self.worker.hub is None or self._closing() or threading.get_ident() != self._loop_thread():
+        if self.worker.hub is None or threading.get_ident() != _LOOP_THREAD or self._closing():
             self.link.flush()
-
-    def _loop_thread(self) -> int | None:
-        return threading.main_thread().ident
 
     @contextlib.contextmanager
     def counted(self, doing: str) -> Iterator[None]:

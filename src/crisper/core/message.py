@@ -62,7 +62,7 @@ def pack(message: Kept, *, limit: int) -> Message:
         **counted,
     }
     try:
-        return Message(packed, json.dumps(envelope, default=_tag), len(raw))
+        return Message(packed, _encode(envelope), len(raw))
     except (TypeError, ValueError) as exc:
         return Message(None, json.dumps(counted), len(raw), f"its headers cannot be kept: {exc}")
 
@@ -118,6 +118,9 @@ def _tag(value: Any) -> Any:
     if isinstance(value, Decimal):
         return {"__decimal__": str(value)}
     raise TypeError(f"a {type(value).__name__}")
+
+
+_encode = json.JSONEncoder(default=_tag).encode
 
 
 def _untag(value: dict[str, Any]) -> Any:

@@ -253,9 +253,14 @@ class Recorder:
         if item[0] == wire.START:
             at, kind_fields = item[1], item[2:]
             claim_seq, task_id, pid = kind_fields
-            item = (wire.START, at, claim_seq, task_id, pid, (process_start(pid) or 0) if pid else 0)
+            item = (wire.START, at, claim_seq, task_id, pid, self._start_of(pid) if pid else 0)
         at, record = self._reader.read(item)
         writer.add(at, record, again=item[0] == wire.CLAIM_AGAIN)
+
+    def _start_of(self, pid: int) -> int:
+        """Of a pool process by what it said at its fork; of the parent itself by looking."""
+        child = self._children.get(pid)
+        return (child.start if child is not None else process_start(pid)) or 0
 
     def _greeted(self, hello: dict[str, Any]) -> None:
         """A parent presents itself; again, with a new incarnation, after it was fenced."""
