@@ -15,6 +15,7 @@ from collections.abc import Iterator
 import pytest
 
 from crisper.core.states import State, WorkerState
+from crisper.engine.heartbeat import Beat, Heartbeat
 from crisper.engine.sweeper import Sweeper, Swept
 from crisper.errors import RegistryUnreachable
 from crisper.recorder.host import ThisHost
@@ -434,3 +435,33 @@ def test_a_process_that_is_no_more_is_not_waited_for() -> None:
     with subprocess.Popen(["true"]) as process:
         process.wait()
     assert Process(process.pid, 1).wait(0)
+
+
+# -- a very long task ---------------------------------------------------------------
+
+
+def test_an_attempt_of_a_day_is_never_declared_and_costs_in_its_last_hour_what_it_did_in_its_first(
+    memory_registry: MemoryRegistry,
+) -> None:
+    clock = 0.0
+    worker = memory_registry.joins()
+    worker.runs()
+    heartbeat = Heartbeat(
+        worker.store, worker.fence, lease=LEASE, interval=4.0, parent_stopped=lambda: False,
+        pulse=lambda: PULSE, clock=lambda: clock,
+    )  # fmt: skip
+    sweepers = [sweeper(memory_registry, me) for me in ("one", "two")]
+    written, renewals = len(memory_registry.all_events()), []
+    for _ in range(24):
+        before = memory_registry.worker(worker.id).counter
+        for _ in range(3600):
+            if clock % 4 == 0:
+                assert heartbeat.tick() is Beat.RENEWED
+            for one in sweepers:
+                assert not one.tick(clock).did_anything
+            clock += 1.0
+            memory_registry.now += 1000
+        renewals.append(memory_registry.worker(worker.id).counter - before)
+    assert renewals == [900] * 24
+    assert len(memory_registry.all_events()) == written
+    assert memory_registry.states("t") == [State.RUNNING]

@@ -110,6 +110,18 @@ def no_generation(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(MemoryStore, "_holds", holds)
 
 
+def successor_is_not_unique(patch: pytest.MonkeyPatch) -> None:
+    """A second delivery is granted although the lost attempt's successor is open already."""
+    known = gate._open
+
+    def granted(latest: Any, newer: bool) -> gate.Decision:
+        found = known(latest, newer)
+        elsewhere = latest.owner is not gate.Owner.SELF
+        return gate.Decision(gate.Ruling.GRANT) if elsewhere and latest.number > 1 else found
+
+    patch.setattr(gate, "_open", granted)
+
+
 def one_phase(patch: pytest.MonkeyPatch) -> None:
     """Attempts of workers that are not declared are closed as well."""
     patch.setattr(MemoryStore, "uncleared", lambda self: [w for w in self._workers.values() if not w.cleared])
@@ -194,6 +206,7 @@ MUTATIONS = [
     Mutation("the counter in a declaration", no_counter, RARE),
     Mutation("two phases: declared, then closed", one_phase),
     Mutation("a lease observed over its full length", no_full_observation),
+    Mutation("one successor of a lost attempt", successor_is_not_unique),
     Mutation("the loss budget", no_loss_budget),
     Mutation("what has finished is refused", finished_runs_again),
     Mutation("the journal is replayed", journal_is_not_replayed_first),

@@ -1,0 +1,122 @@
+"""I12: a sweep's work grows with the workers and with what they lost, not with what is over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from crisper.core.states import State
+from crisper.engine.sweeper import Sweeper
+from tests.fleet import wait_for
+from tests.store.acting import PULSE, SqlRegistry
+
+LEASE = 20.0
+#: Of what a sweep reads of the same workers and losses: the pages of an index that has grown.
+TOLERANCE = 1.3
+
+
+def history(registry: SqlRegistry, count: int) -> None:
+    """So many attempts that have succeeded, and workers that came, lost two attempts each, and went."""
+    past = registry.joins()
+    for first in range(0, count, 250):
+        claims = [past.wants(f"{past.id}-{first}-{n}", f"{past.id}-{first}-{n}") for n in range(250)]
+        past.record(*claims)
+        past.record(*(past.finish(claim) for claim in claims))
+    for _ in range(count // 250):
+        gone = registry.joins()
+        for which in range(2):
+            gone.runs(f"{gone.id}-{which}", f"{gone.id}-{which}")
+        counter = registry.worker(gone.id).counter
+        registry.store.declare_lost(gone.id, counter, by="test", evidence={"how": "silence"})
+        while registry.store.close_lost(gone.id, by="test").more:
+            pass
+
+
+def a_sweep_of_three_losses(registry: SqlRegistry) -> Callable[[], None]:
+    """Ten workers alive, and one of them dies with three attempts: heartbeats and sweeps until that is over."""
+    alive = [registry.joins() for _ in range(10)]
+    for actor in alive:
+        for n in range(3):
+            actor.runs(f"{actor.id}-{n}", f"{actor.id}-{n}")
+    victim = alive.pop()
+
+    def sweep() -> None:
+        sweeper = Sweeper(registry.another(), "me", lease=LEASE)
+        closed = 0
+        for second in range(int(LEASE) + 2):
+            for actor in alive:
+                actor.store.renew(actor.fence, PULSE)
+            closed += sweeper.tick(float(second)).closed
+        assert closed == 3
+        assert registry.states(f"{victim.id}-0") == [State.LOST]
+        for actor in alive:
+            actor.store.say_goodbye(actor.fence, reason="the end")
+            actor.store.close_lost(actor.id, by="test")
+
+    return sweep
+
+
+def test_on_sqlite_it_takes_as_many_steps_after_a_long_history(sqlite_registry: SqlRegistry) -> None:
+    few, many = _steps(sqlite_registry, 250), _steps(sqlite_registry, 4000)
+    assert few > 1000
+    assert many < TOLERANCE * few
+
+
+def _steps(registry: SqlRegistry, count: int) -> int:
+    """Of SQLite's machine, on every connection."""
+    history(registry, count)
+    sweep = a_sweep_of_three_losses(registry)
+    steps = 0
+
+    def step() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    opened = registry.another
+    registry.store.db._connect().set_progress_handler(step, 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "another", lambda: _counted(opened(), step))
+        sweep()
+    registry.store.db._connect().set_progress_handler(None, 1)
+    return steps
+
+
+def _counted(store: object, step: Callable[[], int]) -> object:
+    store.db._connect().set_progress_handler(step, 1)  # type: ignore[attr-defined]
+    return store
+
+
+def test_on_postgres_it_reads_as_many_rows_after_a_long_history(postgres_registry: SqlRegistry) -> None:
+    few, many = _rows_read(postgres_registry, 250), _rows_read(postgres_registry, 4000)
+    assert few > 100
+    assert many < TOLERANCE * few
+
+
+def _rows_read(registry: SqlRegistry, count: int) -> int:
+    """From tables and indexes, by PostgreSQL's own count, which a session hands in when it ends."""
+    history(registry, count)
+    sweep = a_sweep_of_three_losses(registry)
+    registry.close()
+    before = _stable(registry)
+    sweep()
+    registry.close()
+    after = wait_for("its reading is counted", lambda: (now := _stable(registry)) > before and now)
+    return int(after) - before
+
+
+def _stable(registry: SqlRegistry) -> int:
+    """The count, once it stands still."""
+    seen = [-1]
+
+    def look() -> bool:
+        [(read,)] = registry.rows(
+            "SELECT sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0))::bigint FROM pg_stat_user_tables"
+        )
+        registry.store.db.close()
+        seen.append(int(read))
+        return seen[-1] == seen[-2]
+
+    wait_for("the count stands still", look)
+    return seen[-1]
