@@ -34,7 +34,7 @@ def history(registry: SqlRegistry, count: int) -> None:
 
 
 def a_sweep_of_three_losses(registry: SqlRegistry) -> Callable[[], None]:
-    """Ten workers alive, and one of them dies with three attempts: heartbeats and sweeps until that is over."""
+    """Ten workers, and one of them dies with three attempts: heartbeats and sweeps until that is over."""
     alive = [registry.joins() for _ in range(10)]
     for actor in alive:
         for n in range(3):
@@ -112,7 +112,8 @@ def _stable(registry: SqlRegistry) -> int:
 
     def look() -> bool:
         [(read,)] = registry.rows(
-            "SELECT sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0))::bigint FROM pg_stat_user_tables"
+            "SELECT sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0))::bigint"
+            " FROM pg_stat_user_tables"
         )
         registry.store.db.close()
         seen.append(int(read))
