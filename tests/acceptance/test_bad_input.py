@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from crisper.store import migrate
-from crisper.store.open import open_store
 from crisper.store.version import HEAD_REVISION
 from tests.acceptance.asking import in_broker
 from tests.fleet import Fleet, Worker, wait_for
+from tests.schema import set_revision
 from tests.servers import PrivatePostgres
 
 
@@ -90,8 +89,7 @@ def _a_folder(path: Path) -> None:
 
 def _newer(path: Path) -> None:
     migrate.upgrade(f"sqlite:///{path}")
-    with sqlite3.connect(path) as connection:
-        connection.execute("UPDATE crisper_alembic_version SET version_num = '9999'")
+    set_revision(f"sqlite:///{path}", "9999")
 
 
 @pytest.mark.parametrize(
@@ -117,13 +115,6 @@ def test_a_file_that_cannot_be_the_registry_is_refused_with_what_to_do(
 def test_a_registry_that_cannot_be_made_is_refused_with_what_to_do(fleet: Fleet) -> None:
     url = "sqlite:////proc/nowhere/registry.db"
     refuses(fleet, code=69, sentence="Make its folder writable", CRISPER_REGISTRY_URL=url)
-
-
-def set_revision(url: str, revision: str) -> None:
-    store = open_store(url)
-    with store.db.write():
-        store.db.run("UPDATE crisper_alembic_version SET version_num = ?", revision)
-    store.close()
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,10 @@ from crisper.core.states import RecoveryState, State
 from crisper.faces.cli.group import COMMANDS
 from crisper.store import migrate
 from crisper.store.open import open_store
-from crisper.store.version import HEAD_REVISION, TABLE
+from crisper.store.version import HEAD_REVISION
 from tests.faces.conftest import Run, read
 from tests.faces.scene import HOSTILE, INJECTIONS, KEPT, Scene, new_id
+from tests.schema import set_revision
 from tests.store.acting import PULSE, SCOPE, TOO_LARGE, Actor
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
@@ -48,7 +49,7 @@ def test_status_has_the_documented_shape(run: Run, read_scene: Scene) -> None:
     answer = read(run(read_scene.url, "status", "--json"))
     assert {key: list(value) for key, value in answer.items()} == {
         "registry": ["id", "url", "database", "schema", "now"],
-        "workers": ["alive", "suspect", "lost", "gone", "errors", "blind"],
+        "workers": ["alive", "suspect", "lost", "gone", "errors", "versions", "blind"],
         "messages": ["unclaimed"],
         "attempts": ["claimed", "running"],
         "tasks": ["quarantined", "held", "lost_24h", "recovered_24h"],
@@ -246,8 +247,7 @@ def test_another_schema_says_what_to_do(
     run: Run, sqlite_url: str, version: str, sentence: str, command: str
 ) -> None:
     migrate.upgrade(sqlite_url)
-    with closing(open_store(sqlite_url)) as store, store.db.write():
-        store.db.run(f"UPDATE {TABLE} SET version_num = '{version}'")
+    set_revision(sqlite_url, version)
     assert_refused(run(sqlite_url, *command.split()), 1, sentence)
 
 

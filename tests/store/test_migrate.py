@@ -27,6 +27,7 @@ from crisper.errors import (
 from crisper.store import migrate, schema, version
 from crisper.store.open import open_store, redacted
 from tests import places
+from tests.schema import set_revision
 
 Sql = Callable[[str], list[Any]]
 
@@ -39,9 +40,10 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(request.getfixturevalue(f"{request.param}_database"))
 
 
-def set_revision(url: str, revision: str) -> None:
+def revision_of(url: str) -> str:
     with closing(open_store(url)) as store, store.db.write():
-        store.db.run(f"UPDATE {version.TABLE} SET version_num = ?", revision)
+        [(found,)] = store.db.rows(f"SELECT version_num FROM {version.TABLE}")
+    return str(found)
 
 
 # What an upgrade makes.
@@ -151,7 +153,7 @@ def test_an_upgrade_of_mariadb_that_was_cut_short_anywhere_is_finished_by_the_ne
             migrate.check(url)
             assert _mariadb_columns(url) == wanted
             with closing(open_store(url)) as store, store.db.write():
-                assert store.db.rows("SELECT count(*) FROM crisper_registry") == [(1,)]
+                assert store.db.rows("SELECT count(*) FROM crisper_registry") == [(2,)]
 
 
 def test_the_head_revision_is_the_newest_file() -> None:
@@ -266,6 +268,14 @@ def test_a_newer_registry_asks_for_a_newer_crisper_and_is_left_alone(url: str) -
     for verb in (migrate.check, migrate.upgrade, migrate.ensure):
         with pytest.raises(SchemaTooNew, match=r"has schema 9999.*pip install --upgrade"):
             verb(url)
+
+
+def test_a_newer_registry_that_only_adds_is_worked_with_and_left_alone(url: str) -> None:
+    migrate.upgrade(url)
+    set_revision(url, "9999", oldest=version.HEAD_REVISION)
+    for verb in (migrate.check, migrate.upgrade, migrate.ensure):
+        verb(url)
+    assert revision_of(url) == "9999"
 
 
 def test_a_worker_makes_an_embedded_registry_by_itself(tmp_path: Path) -> None:

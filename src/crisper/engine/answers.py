@@ -42,6 +42,13 @@ def pool_of(about: str | None) -> str | None:
     return pool if isinstance(pool, str) else None
 
 
+def version_of(about: str | None) -> str:
+    """Of a worker's Crisper; `unknown` if it is not on record."""
+    told = _read(about)
+    version = told.get("crisper") if isinstance(told, dict) else None
+    return version if isinstance(version, str) else "unknown"
+
+
 def of_pulse(text: str) -> dict[str, Any]:
     """What the last heartbeat told of the worker's parent."""
     pulse = _read(text)

@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from crisper.errors import RegistryError, RegistryUnreachable, SettingsError
 from crisper.store.open import is_mariadb, is_sqlite, open_store, redacted, sqlite_path
-from crisper.store.version import TABLE, compare
+from crisper.store.version import OLDEST, TABLE, compare
 
 #: Seconds to reach the server, and for one statement of a question. People's
 #: questions may scan history, so they have longer than the recorder's writes;
@@ -63,7 +63,7 @@ class Reading:
         `SchemaMissing`, `SchemaOutdated` or `SchemaTooNew`, each saying what to run.
         """
         if is_sqlite(self._url) and not sqlite_path(self._url).is_file():
-            compare(None, self.where)
+            compare(None, None, where=self.where)
         try:
             with self._engine.connect() as connection, _deadline(connection, self._hangs_after):
                 if self.dialect == "postgresql":
@@ -79,10 +79,11 @@ class Reading:
     def _check(self, connection: Connection) -> None:
         if self.schema is not None:
             return
-        found = None
+        found = oldest = None
         if inspect(connection).has_table(TABLE):
             found = connection.execute(text(f"SELECT version_num FROM {TABLE}")).scalar()
-        compare(found, self.where)
+            oldest = connection.execute(text(OLDEST)).scalar()
+        compare(found, oldest, where=self.where)
         self.schema = found
 
     def _said(self, exc: DBAPIError) -> RegistryError:

@@ -5,6 +5,7 @@ Nothing is decided by these answers: they show times, and times are only for peo
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -30,6 +31,7 @@ from crisper.engine.answers import (
     of_task,
     of_worker,
     pool_of,
+    version_of,
 )
 from crisper.engine.filters import (
     Filters,
@@ -281,17 +283,18 @@ def _suspect_before(now: int) -> ColumnElement[bool]:
     return incarnation.c.seen_at < now - incarnation.c.lease_ms / 2
 
 
-def _worker_counts(connection: Connection, now: int) -> dict[str, int]:
+def _worker_counts(connection: Connection, now: int) -> dict[str, Any]:
     counts = dict(_counted(connection, incarnation.c.state))
     alive = incarnation.c.state == WorkerState.ALIVE.value
     suspect = connection.execute(select(func.count()).where(alive, _suspect_before(now))).scalar_one()
-    pulses = connection.execute(select(incarnation.c.pulse).where(alive)).scalars()
+    living = connection.execute(select(incarnation.c.pulse, incarnation.c.about).where(alive)).all()
     return {
         "alive": counts.get(WorkerState.ALIVE.value, 0) - suspect,
         "suspect": suspect,
         "lost": counts.get(WorkerState.LOST.value, 0),
         "gone": counts.get(WorkerState.GONE.value, 0),
-        "errors": sum(of_pulse(pulse)["errors"] for pulse in pulses),
+        "errors": sum(of_pulse(one.pulse)["errors"] for one in living),
+        "versions": dict(Counter(version_of(one.about) for one in living)),
     }
 
 

@@ -5,7 +5,6 @@ Not for the recorder: what it needs is in `crisper.store.version`.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import io
 import os
@@ -52,7 +51,7 @@ def check(url: str) -> None:
     and `RegistryUnreachable`.
     """
     if is_sqlite(url) and not sqlite_path(url).exists():
-        version.compare(None, redacted(url))
+        version.compare(None, None, where=redacted(url))
     with closing(open_store(url)) as store:
         version.check_light(store)
 
@@ -68,8 +67,9 @@ def upgrade(url: str) -> None:
         found = MigrationContext.configure(
             connection, opts={"version_table": version.TABLE}
         ).get_current_revision()
-        with contextlib.suppress(SchemaMissing, SchemaOutdated):
-            return version.compare(found, redacted(url))
+        if found is not None and found >= version.HEAD_REVISION:
+            oldest = connection.execute(sa.text(version.OLDEST)).scalar()
+            return version.compare(found, oldest, where=redacted(url))
         config = _config()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")

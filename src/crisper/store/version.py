@@ -8,7 +8,10 @@ from crisper.store.sql import SqlStore
 TABLE = "crisper_alembic_version"
 
 #: The revision that this Crisper reads and writes: the newest file in `migrations/versions`.
-HEAD_REVISION = "0003"
+HEAD_REVISION = "0004"
+
+#: The oldest revision whose Crisper may work on the registry, as its newest one has written it down.
+OLDEST = "SELECT r.value FROM crisper_registry r WHERE r.key = 'oldest'"
 
 
 def check_light(store: SqlStore) -> None:
@@ -17,20 +20,18 @@ def check_light(store: SqlStore) -> None:
     Raises `SchemaMissing`, `SchemaOutdated` or `SchemaTooNew`, each saying what to run,
     and `RegistryUnreachable`.
     """
-    compare(revision(store), store.db.where)
-
-
-def revision(store: SqlStore) -> str | None:
-    """The registry's revision, or None if there is none."""
     with store.db.write():
-        if not store.db.has_table(TABLE):
-            return None
-        rows = store.db.rows(f"SELECT version_num FROM {TABLE}")
-    return str(rows[0][0]) if rows else None
+        found = store.db.rows(f"SELECT version_num FROM {TABLE}") if store.db.has_table(TABLE) else []
+        oldest = store.db.rows(OLDEST) if found else []
+    compare(*(str(rows[0][0]) if rows else None for rows in (found, oldest)), where=store.db.where)
 
 
-def compare(found: str | None, where: str) -> None:
-    """Revisions are numbers, counted up; `where` is the registry's URL without its password."""
+def compare(found: str | None, oldest: str | None, *, where: str) -> None:
+    """Revisions are numbers, counted up; `where` is the registry's URL without its password.
+
+    A newer Crisper has upgraded the registry while older workers go on (a rolling upgrade): they may,
+    unless it says that they are too old.
+    """
     run = f"CRISPER_REGISTRY_URL='{where}' crisper migrate"
     if "***" in where:  # what it is shown without, it cannot be run without
         run = "crisper -A proj migrate (proj: the app that the workers run)"
@@ -41,8 +42,9 @@ def compare(found: str | None, where: str) -> None:
             f"the registry at {where} has schema {found}, this Crisper needs {HEAD_REVISION}."
             f" Upgrade it, with: {run}"
         )
-    if found > HEAD_REVISION:
+    if found > HEAD_REVISION and (oldest or found) > HEAD_REVISION:
         raise SchemaTooNew(
-            f"the registry at {where} has schema {found}, this Crisper knows {HEAD_REVISION} at most."
+            f"the registry at {where} has schema {found}, this Crisper knows {HEAD_REVISION},"
+            " and may not write to it."
             " Install a newer Crisper here, with: pip install --upgrade celery-crisper"
         )

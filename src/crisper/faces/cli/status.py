@@ -57,7 +57,7 @@ def _print(out: Console, answer: dict[str, Any], typed: str) -> None:
     now = registry["now"].replace("T", " ")[:19]
     rows = [
         ("registry", f"{clean(registry['url'])}, schema {clean(registry['schema'])}, {now} UTC"),
-        ("workers", _counts({k: v for k, v in answer["workers"].items() if k not in ("errors", "blind")})),
+        ("workers", _counts({word: answer["workers"][word] for word in _STATES})),
         ("messages", _counts(answer["messages"])),
         ("attempts", _counts(answer["attempts"])),
         ("tasks", _counts({word: tasks[word] for word in ("quarantined", "held")})),
@@ -68,6 +68,9 @@ def _print(out: Console, answer: dict[str, Any], typed: str) -> None:
         lines(out, f"{name:<11}{sentence}")
     for advice in _advice(answer, typed):
         lines(out, f"→ {advice}", style="yellow")
+
+
+_STATES = ("alive", "suspect", "lost", "gone")
 
 
 def _counts(counts: dict[str, int]) -> str:
@@ -93,6 +96,9 @@ def _advice(answer: dict[str, Any], typed: str) -> list[str]:
         advice.append(f"{count} in Crisper's own code: {typed} workers")
     if workers["blind"]:
         advice.append(_blind(workers["blind"]))
+    if len(workers["versions"]) > 1:
+        versions = ", ".join(f"{clean(v, most=20)} ({n})" for v, n in sorted(workers["versions"].items()))
+        advice.append(f"workers run several versions of Crisper: {versions}: {typed} workers")
     if sweeper["recoveries_under_way"]:
         count = sweeper["recoveries_under_way"]
         noun = "recovery" if count == 1 else "recoveries"
@@ -101,7 +107,7 @@ def _advice(answer: dict[str, Any], typed: str) -> list[str]:
         advice.append(f"attempts of lost workers are still open, and nobody sweeps: {typed} sweep")
     elif workers["suspect"] and not workers["alive"]:
         advice.append(f"no worker renews its lease any more: start one, or run {typed} sweep")
-    if not any(count for name, count in workers.items() if name != "blind"):
+    if not any(workers[word] for word in (*_STATES, "errors")):
         advice.append("no worker is on record: start one whose app calls crisper.install(app)")
     return advice
 
