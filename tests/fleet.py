@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from celery import Celery
+from kombu import pools
 
 from crisper.store import migrate
 from crisper.store.open import open_store
@@ -236,8 +237,15 @@ class Fleet:
                     os.kill(pid, signal.SIGCONT)
                     os.kill(pid, signal.SIGKILL)
             worker.process.wait(10)
-        self.app.pool.force_close_all(close_pool=False)  # kombu keeps them for the next app with these URLs
+        self._close_pools()
         self.app.close()
+
+    def _close_pools(self) -> None:
+        """Kombu would keep them for the next app with these URLs, whose server has closed them by then."""
+        for group in (pools.producers, pools.connections):
+            pool = group.pop(self.app.connection_for_write(), None)
+            if pool is not None:
+                pool.force_close_all()
 
 
 def _children_of(pid: int) -> list[int]:
