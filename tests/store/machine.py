@@ -1,21 +1,15 @@
-"""Every verb of a store beside the model's, step by step: both answer the same and have the same on record.
-
-The model is the memory store. Its clock and the registry's are one, which only `time_passes` and
-`the_clock_steps` move; so times are compared as everything else is.
-"""
+"""Every verb of a store, in any order, beside the model."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import initialize, precondition, rule
 
 from crisper.core.gate import UNDECIDED_MS
 from crisper.core.model import (
     ChildLost,
-    Claim,
-    Entry,
     Fence,
     Finish,
     Look,
@@ -27,16 +21,13 @@ from crisper.core.model import (
     Recovery,
     Start,
 )
-from crisper.core.states import CLOSED, MOVES, OPEN, RECOVERY_MOVES, OnLost, State, VerdictKind, may_decide
+from crisper.core.states import CLOSED, OnLost, State, VerdictKind, WorkerState, may_decide
 from crisper.core.verdict import DEAD_LETTERED, Judgement, Verdict
-from crisper.errors import Fenced
 from crisper.store.at_once import LARGEST_BODY
-from tests.store.acting import KEPT, SCOPE, TOO_LARGE, MemoryRegistry, SqlRegistry, claim, incarnation
-from tests.store.looking import differences, empty, in_memory, in_sql, set_clock
+from tests.store.acting import KEPT, TOO_LARGE, claim, incarnation
+from tests.store.beside import TASKS, WORKERS, Beside
 
-TASKS, MESSAGES = ("a", "b"), ("m1", "m2")
-#: The third worker is another app's.
-WORKERS = {"w1": SCOPE, "w2": SCOPE, "w3": "scope-2"}
+MESSAGES = ("m1", "m2")
 OUTCOMES = sorted(CLOSED - {State.LOST})
 #: Of its size, because it goes another way to PostgreSQL.
 LARGE = Message(b"x" * (LARGEST_BODY + 1), '{"headers": {}}', LARGEST_BODY + 1)
@@ -47,94 +38,71 @@ ages = st.sampled_from((0, 0, 7, UNDECIDED_MS, 61_000))
 asked = st.tuples(tasks, st.sampled_from(MESSAGES), ages, *[st.booleans()] * 4)
 
 
-class Stores(RuleBasedStateMachine):
-    """`subject` is emptied first."""
+class Machine(Beside):
+    @initialize(past=st.tuples(*[st.sampled_from(("", "claimed", "running", "failed", "lost", "held"))] * 2))
+    def a_past(self, past: tuple[str, ...]) -> None:
+        """Much must have happened before most verbs find something to do."""
+        for task, state in zip(TASKS, past, strict=True):
+            if state:
+                self.goes_as_far_as(state, task)
 
-    def __init__(self, subject: SqlRegistry) -> None:
-        super().__init__()
-        self.subject, self.model = subject, MemoryRegistry()
-        self.now = 1_800_000_000_000
-        empty(subject.store)
-        self.set_clock()
-        self.fences: dict[str, Fence] = {}
-        self.past_fences: list[Fence] = []
-        self.seqs = dict.fromkeys(WORKERS, 0)
-        self.names: dict[str, str] = {}  # of every life: its worker
-        self.claimed: list[tuple[str, Claim]] = []
-        self.taken: list[Published] = []
-        self.cases: list[Recovery] = []
-        self.reached: dict[Any, Any] = {}
-        for name in WORKERS:
-            self.enters(name, name)
-
-    def set_clock(self) -> None:
-        self.model.now = self.now
-        set_clock(self.subject.store, self.now)
-
-    def both(self, verb: str, *args: Any, **kwargs: Any) -> Any:
-        """What both answer."""
-        answers = []
-        for store in (self.model.store, self.subject.store):
-            try:
-                answers.append(getattr(store, verb)(*args, **kwargs))
-            except Fenced:
-                answers.append(Fenced)
-        assert answers[0] == answers[1], f"{verb}: the model {answers[0]}, it {answers[1]}"
-        return answers[0]
-
-    def enters(self, name: str, life: str) -> None:
-        self.fences[name] = self.both("enroll", incarnation(life, scope=WORKERS[name]))
-        self.names[life] = name
-
-    def seq(self, worker: str) -> int:
-        self.seqs[worker] += 1
-        return self.seqs[worker]
-
-    def a_fence(self, data: st.DataObject, worker: str) -> Fence:
-        """The worker's own, or sometimes one that does not hold any more."""
-        mine = [self.fences[worker]] * 5
-        return data.draw(st.sampled_from([*mine, *self.past_fences[-4:]]))
-
-    def a_life(self, data: st.DataObject) -> str:
-        return data.draw(st.sampled_from(list(self.names)))
+    def goes_as_far_as(self, state: str, task: str) -> None:
+        worker = "w1" if task == "a" else "w2"
+        one = claim(self.seq(worker), task, "m1", loss_budget=1, on_lost=OnLost.HOLD)
+        told: list[Record] = [one] if state == "claimed" else [one, Start(one.seq, task, 99, 100)]
+        if state == "failed":
+            told.append(Finish(self.seq(worker), one.seq, task, State.FAILED, "said"))
+        self.claimed.append((worker, one))
+        self.both("record", self.fences[worker], told)
+        if state in ("lost", "held"):
+            self.is_lost(self.fences[worker].incarnation)
+            self.enroll(worker)
+        if state == "held":
+            [case] = self.both("take_cases", "c1", WORKERS[worker], limit=1)
+            self.both("decide", case.recovery, VerdictKind.HOLD, "so", {}, by="c1")
 
     # -- incarnations ---------------------------------------------------------
 
-    @rule(worker=workers, data=st.data(), journal=st.booleans())
-    def renew(self, worker: str, data: st.DataObject, journal: bool) -> None:
-        self.both("renew", self.a_fence(data, worker), Pulse(11, 22, 3, {"journal": journal}))
-
-    @rule(worker=workers, data=st.data())
-    def replace_recorder(self, worker: str, data: st.DataObject) -> None:
+    @rule(worker=workers, data=st.data(), journal=st.sampled_from((None, False, True)))
+    def lives(self, worker: str, data: st.DataObject, journal: bool | None) -> None:
+        """A heartbeat, or its next recorder."""
         fence = self.a_fence(data, worker)
-        replaced = self.both("replace_recorder", fence)
-        if replaced and replaced.incarnation == self.fences[worker].incarnation:
-            self.past_fences.append(self.fences[worker])
-            self.fences[worker] = replaced
+        if journal is not None:
+            self.both("renew", fence, Pulse(11, 22, 3, {"journal": journal}))
+        else:
+            replaced = self.both("replace_recorder", fence)
+            if replaced and fence == self.fences[worker]:
+                self.past_fences.append(fence)
+                self.fences[worker] = replaced
 
-    @rule(data=st.data(), missed=st.sampled_from((0, 0, 1)))
-    def declare_lost(self, data: st.DataObject, missed: int) -> None:
-        id = self.a_life(data)
-        counter = self.model.worker(id).counter - missed
-        self.both("declare_lost", id, counter, by="sweeper", evidence={"how": "silence"})
-
-    @rule(worker=workers, data=st.data(), lost=st.booleans())
-    def its_own_end(self, worker: str, data: st.DataObject, lost: bool) -> None:
+    @rule(worker=workers, data=st.data(), how=st.sampled_from(("swept", "silence", "moved", "seen", "ends")))
+    def dies(self, worker: str, data: st.DataObject, how: str) -> None:
         fence = self.a_fence(data, worker)
-        if lost:
+        if how == "seen":
             self.both("declare_own_loss", fence, evidence={"how": "seen"})
-        else:
+        elif how == "ends":
             self.both("say_goodbye", fence, reason="stop")
-
-    @rule(worker=workers, again=st.booleans())
-    def enroll(self, worker: str, again: bool) -> None:
-        """The worker's next life, or its present one once more, as after a lost answer."""
-        life = self.fences[worker].incarnation if again else f"{worker}-{self.seq(worker)}"
-        if not again:
-            self.past_fences.append(self.fences[worker])
-            self.enters(worker, life)
+        elif how == "swept":
+            self.is_lost(fence.incarnation)
         else:
+            counter = self.model.worker(fence.incarnation).counter - (how == "moved")
+            self.both("declare_lost", fence.incarnation, counter, by="sweeper", evidence={"how": how})
+
+    def is_lost(self, id: str) -> None:
+        """Declared, and all that it held closed."""
+        self.both("declare_lost", id, self.model.worker(id).counter, by="sweeper", evidence={})
+        while self.both("close_lost", id, by="sweeper").more:
+            pass
+
+    @rule(worker=workers)
+    def enroll(self, worker: str) -> None:
+        """A dead worker's next life, or its present one once more, as after a lost answer."""
+        life = self.fences[worker].incarnation
+        if self.model.worker(life).state is WorkerState.ALIVE:
             self.both("enroll", incarnation(life, scope=WORKERS[worker]))
+        else:
+            self.past_fences.append(self.fences[worker])
+            self.enters(worker, f"{worker}-{self.seq(worker)}")
 
     @rule(data=st.data(), limit=st.integers(1, 3))
     def close_lost(self, data: st.DataObject, limit: int) -> None:
@@ -167,6 +135,14 @@ class Stores(RuleBasedStateMachine):
         if fence.incarnation in self.names and self.names[fence.incarnation] == worker:
             self.claimed += [(worker, one) for one in wanted]
             self.both("record", fence, wanted, renewing=renewing and self.lives_of(renewing))
+
+    @rule(worker=workers, task=tasks, id=st.sampled_from(MESSAGES), on_lost=st.sampled_from(OnLost))
+    def runs(self, worker: str, task: str, id: str, on_lost: OnLost) -> None:
+        """Claimed and accepted by the pool, if the gate lets it."""
+        one = claim(self.seq(worker), task, id, on_lost=on_lost, loss_budget=1, redelivered=True)
+        self.claimed.append((worker, one))
+        told = [one, Start(one.seq, task, 99, 100)]
+        self.both("record", self.fences[worker], told, renewing=None)
 
     def lives_of(self, workers: set[str]) -> set[str]:
         return {self.fences[worker].incarnation for worker in workers}
@@ -242,12 +218,6 @@ class Stores(RuleBasedStateMachine):
         told = [Finish(seq, of.seq, of.task_id, State.SUCCEEDED, "late", 3, 7)]
         self.both("record", Fence(life, 0), told, renewing=())
 
-    @precondition(lambda self: self.claimed)
-    @rule(data=st.data())
-    def left_over(self, data: st.DataObject) -> None:
-        known = [Entry(c.task_id, c.message_id, c.tag) for _, c in self.claimed[-8:]]
-        self.both("left_over", [*known, Entry("never", "seen", "tag")])
-
     # -- losses and recoveries ------------------------------------------------
 
     @rule(
@@ -260,18 +230,14 @@ class Stores(RuleBasedStateMachine):
     @precondition(lambda self: self.model.store._recoveries)
     @rule(
         data=st.data(),
-        verdict=st.sampled_from(VerdictKind),
         due=st.sampled_from((None, 0, 30_000)),
         dead_lettered=st.booleans(),
         times=st.sampled_from((1, 1, 2)),
     )
-    def decide(
-        self, data: st.DataObject, verdict: VerdictKind, due: int | None, dead_lettered: bool, times: int
-    ) -> None:
+    def decide(self, data: st.DataObject, due: int | None, dead_lettered: bool, times: int) -> None:
         """Once, or again as after a lost answer, alone or among others."""
         recovery = self.a_recovery(data)
-        if not may_decide(recovery.state, verdict):
-            return
+        verdict = data.draw(st.sampled_from([v for v in VerdictKind if may_decide(recovery.state, v)]))
         evidence = {DEAD_LETTERED: dead_lettered}
         for _ in range(times):
             if data.draw(st.booleans()):
@@ -307,48 +273,25 @@ class Stores(RuleBasedStateMachine):
         same_as_claimed = one._replace(message_id=id)
         self.both("publish", [one, same_as_claimed, one], due_in_ms=1000)
 
-    @rule(task=tasks, id=st.sampled_from(MESSAGES))
-    def retract(self, task: str, id: str) -> None:
-        self.both("retract", f"{id}-{task}")
-
-    @rule(scope=scopes)
-    def take_unclaimed(self, scope: str) -> None:
+    @rule(scope=scopes, how=st.sampled_from(("again", "vanished", "vanished", "")), missing=st.integers(0, 2))
+    def look_for(self, scope: str, how: str, missing: int) -> None:
+        """A courier takes what is due, and says what it found: of what it took lately, too."""
         first, second = (
             sorted(store.take_unclaimed(scope, limit=100)) for store in (self.model.store, self.subject.store)
         )
         assert first == second
-        self.taken += first
-
-    @precondition(lambda self: self.taken)
-    @rule(data=st.data(), missing=st.integers(0, 2), due=st.sampled_from((0, 1000)))
-    def look_again(self, data: st.DataObject, missing: int, due: int) -> None:
-        of = data.draw(st.sampled_from(self.taken[-4:]))
-        self.both("look_again", [Look(of.message_id, of.until, missing, due)])
-
-    @precondition(lambda self: self.taken)
-    @rule(due=st.sampled_from((0, 1000)))
-    def declare_vanished(self, due: int) -> None:
-        mine = list({(one.message_id, one.until): None for one in self.taken[-3:]})
-        self.both("declare_vanished", mine, by="w", evidence={"how": "looked"}, due_in_ms=due)
-
-    # -- leadership, the clock ------------------------------------------------
-
-    @rule(holder=workers, seen=st.booleans())
-    def campaign(self, holder: str, seen: bool) -> None:
-        self.both("campaign", "sweeper", holder, self.both("term", "sweeper") if seen else None)
+        self.taken = [*self.taken[-3:], *first]
+        mine = list({(one.message_id, one.until): None for one in self.taken})
+        if how == "again":
+            self.both("look_again", [Look(*one, missing, 1000 * missing) for one in mine])
+        elif how == "vanished":
+            told = {"how": "looked"}
+            self.both("declare_vanished", mine, by="w", evidence=told, due_in_ms=1000 * missing)
 
     @rule(ms=st.sampled_from((1, 1000, UNDECIDED_MS, 61_000)))
     def time_passes(self, ms: int) -> None:
         self.now += ms
         self.set_clock()
-
-    @rule(ms=st.sampled_from((-3_600_000, 3_600_000)), twice=st.booleans())
-    def the_clock_steps(self, ms: int, twice: bool) -> None:
-        self.now += ms
-        self.set_clock()
-        _, mended = self.both("clock")
-        for _ in range(1 + twice):
-            self.both("mend_clock", mended, ms)
 
     # -- a person's verbs -----------------------------------------------------
 
@@ -356,67 +299,26 @@ class Stores(RuleBasedStateMachine):
     def a_person(self, task: str, verb: str) -> None:
         self.both(verb, task, by="ann", reason="said so")
 
-    @rule(task=st.none() | tasks)
-    def note(self, task: str | None) -> None:
-        self.both("note", "noted", task, 1 if task else None, "ann", {"why": "so"})
+    @rule(
+        verb=st.sampled_from(("retract", "campaign", "note", "clock")),
+        worker=workers,
+        task=tasks,
+        so=st.booleans(),
+    )
+    def beside(self, verb: str, worker: str, task: str, so: bool) -> None:
+        if verb == "retract":
+            self.both("retract", f"m1-{task}")
+        elif verb == "campaign":
+            self.both("campaign", "sweeper", worker, self.both("term", "sweeper") if so else None)
+        elif verb == "note":
+            self.both("note", "noted", *((task, 1) if so else (None, None)), "ann", {"why": "so"})
+        else:
+            self.the_clock_steps(3_600_000 if so else -3_600_000)
 
-    # -- what holds always ----------------------------------------------------
-
-    @invariant()
-    def both_have_the_same_on_record(self) -> None:
-        one, two = in_memory(self.model), in_sql(self.subject)
-        assert one == two, differences(one, two)
-
-    @invariant()
-    def both_tell_the_same(self) -> None:
-        self.both("alive")
-        self.both("uncleared")
-        for life in list(self.names)[-4:]:
-            told = [store.running_processes(life) for store in (self.model.store, self.subject.store)]
-            assert sorted(told[0]) == sorted(told[1])
-        for place in self.model.store._recoveries:
-            self.both("case", *place)
-
-    @invariant()
-    def at_most_one_attempt_of_a_message_is_open(self) -> None:
-        for task in TASKS:
-            open_ones = [a.message_id for a in self.model.attempts(task) if a.state in OPEN]
-            assert len(open_ones) == len(set(open_ones))
-
-    @invariant()
-    def every_lost_attempt_has_one_recovery_and_no_other_but_what_was_stopped_has(self) -> None:
-        for task in TASKS:
-            lost = [a.number for a in self.model.attempts(task) if a.state is State.LOST]
-            assert lost == [r.number for r in self.model.recoveries(task) if r.cause != "stop"]
-            revoked = {a.number for a in self.model.attempts(task) if a.state is State.REVOKED}
-            assert revoked.issuperset(r.number for r in self.model.recoveries(task) if r.cause == "stop")
-
-    @invariant()
-    def a_worker_is_told_to_stop_only_what_it_holds(self) -> None:
-        for life in self.names:
-            for order in self.both("orders", life):
-                held = [a for t in TASKS for a in self.model.attempts(t) if a.incarnation == life]
-                [of] = [a for a in held if (a.seq, a.number) == (order.seq, order.number)]
-                assert of.state in OPEN
-
-    @invariant()
-    def everything_moved_along_the_tables(self) -> None:
-        for task in TASKS:
-            for attempt in self.model.attempts(task):
-                self._moved(("attempt", task, attempt.number), attempt.state, _reach(MOVES))
-            for recovery in self.model.recoveries(task):
-                self._moved(("recovery", task, recovery.number), recovery.state, _reach(RECOVERY_MOVES))
-
-    def _moved(self, what: Any, now: Any, reach: dict[Any, set[Any]]) -> None:
-        before = self.reached.setdefault(what, now)
-        assert now is before or now in reach[before], f"{what}: {before} became {now}"
-        self.reached[what] = now
-
-
-def _reach(moves: Any) -> dict[Any, set[Any]]:
-    """A batch may make several moves at once."""
-    reach = {state: set(to) for state, to in moves.items()}
-    for _ in reach:
-        for to in reach.values():
-            to |= {further for state in to.copy() for further in reach[state]}
-    return reach
+    def the_clock_steps(self, ms: int) -> None:
+        """Two see it, and one mends it."""
+        self.now += ms
+        self.set_clock()
+        _, mended = self.both("clock")
+        for _ in range(2):
+            self.both("mend_clock", mended, ms)

@@ -10,7 +10,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from tests.store.acting import SqlRegistry
 from tests.store.looking import hasten
-from tests.store.machine import Stores
+from tests.store.machine import Machine
 
 #: Runs of so many steps; more of them by `CRISPER_MACHINE_EXAMPLES`.
 EXAMPLES, STEPS = 40, 35
@@ -27,4 +27,4 @@ def test_a_store_does_as_the_model_does(shared: SqlRegistry) -> None:
         suppress_health_check=list(HealthCheck),
         print_blob=True,
     )
-    run_state_machine_as_test(lambda: Stores(shared), settings=how)
+    run_state_machine_as_test(lambda: Machine(shared), settings=how)
