@@ -12,19 +12,18 @@ from tests.store.acting import SqlRegistry
 from tests.store.looking import hasten
 from tests.store.machine import Machine
 
-#: Runs of so many steps; more of them by `CRISPER_MACHINE_EXAMPLES`.
-EXAMPLES, STEPS = 40, 35
+#: Runs of so many steps. One takes 0.05 s on SQLite, 0.35 s on MariaDB.
+EXAMPLES, STEPS = int(os.environ.get("CRISPER_MACHINE_EXAMPLES", 40)), 35
 
 
-@pytest.mark.timeout(int(os.environ.get("CRISPER_MACHINE_SECONDS", 240)))
+@pytest.mark.timeout(120 + 2 * EXAMPLES)
 def test_a_store_does_as_the_model_does(shared: SqlRegistry) -> None:
     hasten(shared.store, shared.url)
     how = settings(
-        max_examples=int(os.environ.get("CRISPER_MACHINE_EXAMPLES", EXAMPLES)),
+        max_examples=EXAMPLES,
         stateful_step_count=STEPS,
         deadline=None,
-        database=None,
-        suppress_health_check=list(HealthCheck),
         print_blob=True,
+        suppress_health_check=list(HealthCheck),
     )
     run_state_machine_as_test(lambda: Machine(shared), settings=how)
