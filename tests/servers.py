@@ -122,8 +122,16 @@ class PrivateServer:
         self._end(signal.SIGKILL)
 
     def pause(self) -> None:
-        """Every process of it stands still: connections stay open, nothing is answered."""
+        """Every process of it stands still: connections stay open, nothing is answered.
+
+        Returns once they do. One thread takes the signal and stops the others: until it has had its turn
+        on a busy machine, they still answer.
+        """
         self._signal_all(signal.SIGSTOP)
+        deadline = time.monotonic() + 10
+        while not all(_stands_still(pid) for pid in _family(self.pid)):
+            assert time.monotonic() < deadline, f"{self.name} does not stand still"
+            time.sleep(0.001)
 
     def resume(self) -> None:
         self._signal_all(signal.SIGCONT)
@@ -541,6 +549,19 @@ def _family(pid: int) -> Iterator[int]:
         for path in Path(f"/proc/{pid}/task").glob("*/children"):
             for child in path.read_text().split():
                 yield from _family(int(child))
+
+
+def _stands_still(pid: int) -> bool:
+    """Every thread of it (on Linux; elsewhere it is taken for granted), or it is over."""
+    states = [_state(thread) for thread in Path(f"/proc/{pid}/task").glob("*/stat")]
+    return not set(states) - set("TtZX")
+
+
+def _state(stat: Path) -> str:
+    try:
+        return stat.read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "X"
 
 
 _living: list[PrivateServer] = []

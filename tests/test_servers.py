@@ -11,13 +11,22 @@ import textwrap
 from pathlib import Path
 
 import psycopg
+import pymysql
 import pytest
 import redis
 from kombu import Connection
+from pymysql.constants import COMMAND
 from sqlalchemy import create_engine, make_url, text
 
 from tests import places
-from tests.servers import PrivatePostgres, PrivateRabbitMQ, PrivateRedis, PrivateServer, amqp_answers
+from tests.servers import (
+    PrivateMariaDB,
+    PrivatePostgres,
+    PrivateRabbitMQ,
+    PrivateRedis,
+    PrivateServer,
+    amqp_answers,
+)
 
 ROOT = Path(__file__).parent.parent
 
@@ -120,6 +129,19 @@ def test_a_paused_redis_answers_nothing_until_it_is_resumed(own_redis: PrivateRe
             client.get("crop")
         own_redis.resume()
         assert client.get("crop") == b"lettuce"
+
+
+def test_a_paused_mariadb_stands_still_with_every_thread_and_answers_once_it_is_resumed(
+    own_mariadb: PrivateMariaDB,
+) -> None:
+    with pymysql.connect(host="127.0.0.1", port=own_mariadb.port, user="root") as client:
+        own_mariadb.pause()
+        threads = list(Path(f"/proc/{own_mariadb.pid}/task").glob("*/stat"))
+        assert {thread.read_text().rpartition(")")[2].split()[0] for thread in threads} <= {"T"}
+        client._execute_command(COMMAND.COM_PING, "")
+        assert not readable_within(client._sock.fileno(), 0.3)
+        own_mariadb.resume()
+        assert readable_within(client._sock.fileno(), 10)
 
 
 def test_rabbitmq_delivers_a_message(rabbitmq_url: str) -> None:

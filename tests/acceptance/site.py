@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from crisper.store.migrate import upgrade
 from tests.acceptance.harm import Harm, Steady, Waits, harm_to, waits
 from tests.faults.cuts import Raw, Sql
+from tests.faults.mariadb import FaultyMariaDB
 from tests.faults.postgres import FaultyPostgres
 from tests.faults.proxy import FaultProxy
 from tests.fleet import Fleet, Worker, wait_for
@@ -26,10 +27,15 @@ class Site:
     """`to_registry` and `to_broker` are what the workers go through; the test itself goes straight."""
 
     fleet: Fleet
-    postgres: FaultyPostgres
+    server: FaultyPostgres | FaultyMariaDB
     to_registry: FaultProxy
     to_broker: FaultProxy
     sent: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def postgres(self) -> FaultyPostgres:
+        assert isinstance(self.server, FaultyPostgres)
+        return self.server
 
     def workers(self, count: int = 2, *arguments: str) -> list[Worker]:
         """So many, ready and on record."""
@@ -42,19 +48,20 @@ class Site:
 
 @contextmanager
 def site(
-    folder: Path, postgres: FaultyPostgres, *, broker: str, backend: str, **settings: Any
+    folder: Path, server: FaultyPostgres | FaultyMariaDB, *, broker: str, backend: str, **settings: Any
 ) -> Iterator[Site]:
-    upgrade(postgres.url)
-    urls = {"broker": broker, "backend": backend, "registry": postgres.owner_url}
+    upgrade(server.url)
+    urls = {"broker": broker, "backend": backend, "registry": server.owner_url}
     fleet = Fleet(folder, **urls, journal_dir=folder / "journal", **settings)
     parts = urlsplit(broker)
+    speech = Sql if isinstance(server, FaultyPostgres) else Raw
     with (
-        FaultProxy(("127.0.0.1", postgres.port), Sql) as to_registry,
+        FaultProxy(("127.0.0.1", server.port), speech) as to_registry,
         FaultProxy((str(parts.hostname), int(parts.port or 0)), Raw) as to_broker,
     ):
-        fleet.environment["CRISPER_REGISTRY_URL"] = to_registry.address_in(postgres.url)
+        fleet.environment["CRISPER_REGISTRY_URL"] = to_registry.address_in(server.url)
         fleet.environment["FLEET_BROKER"] = to_broker.address_in(broker)
-        made = Site(fleet, postgres, to_registry, to_broker)
+        made = Site(fleet, server, to_registry, to_broker)
         try:
             yield made
         except BaseException:

@@ -33,6 +33,8 @@ from crisper.store.base import Store
 from crisper.store.memory import Event, MemoryStore
 from crisper.store.open import open_store
 
+EVENTS = "SELECT at, kind, task_id, number, incarnation, seq, actor, data FROM crisper_event ORDER BY id"
+
 SCOPE = "scope-1"
 PULSE = Pulse(11, 22, 3, {"note": "fine"})
 KEPT = Message(b"exact bytes", '{"headers": {}}', 11)
@@ -158,10 +160,7 @@ class SqlRegistry(Registry):
         return [rows.as_recovery(row) for row in self.rows(columns, key(task_id))]
 
     def all_events(self) -> list[Event]:
-        columns = (
-            "SELECT at, kind, task_id, number, incarnation, seq, actor, data FROM crisper_event ORDER BY id"
-        )
-        return [Event(*row[:-1], json.loads(row[-1])) for row in self.rows(columns)]
+        return [Event(*row[:-1], json.loads(row[-1])) for row in self.rows(EVENTS)]
 
     def worker(self, id: str) -> Worker:
         [row] = self.rows(f"SELECT {rows.WORKER} FROM crisper_incarnation WHERE id = ?", id)

@@ -55,6 +55,17 @@ def test_a_step_is_mended_once_whoever_saw_it(registry: Registry) -> None:
     assert registry.recovery("t").due_at == due_at
 
 
+def test_a_verdict_on_what_was_seen_before_the_step_keeps_what_was_mended(registry: Registry) -> None:
+    me = registry.joins()
+    me.runs()
+    me.is_lost()
+    [case] = registry.take()
+    registry.store.mend_clock(0, HOUR)
+    decided = registry.store.decide(case.recovery, VerdictKind.RESEND, "because", {}, by="courier")
+    assert decided is not None
+    assert decided.created_at == registry.recovery("t").created_at == case.recovery.created_at + HOUR
+
+
 def test_what_is_done_keeps_its_times(registry: Registry) -> None:
     me, other = registry.joins(), registry.joins()
     me.runs()

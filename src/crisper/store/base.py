@@ -101,7 +101,8 @@ class Store(Protocol):
     def record(
         self, fence: Fence, records: Sequence[Record], *, renewing: Collection[str] | None = None
     ) -> list[Answer]:
-        """Apply the records in order, all or nothing, while the fence holds.
+        """Apply the records in order while the fence holds: of each task, the first of them or all. Where the
+        fence moves in between, what was written before stays, as if it had come in a batch of its own.
 
         Idempotent: a record that changed something is answered as it was then; a claim
         that was parked or put back changed nothing, and asks anew. A claim that is granted
@@ -113,8 +114,8 @@ class Store(Protocol):
         A claim that is `provisional` became an attempt, or has a rival and is answered `overlap`.
         Answers follow claims, finishes and children's losses, one each, in order.
 
-        Raises `Fenced`, having changed nothing; but finishes of an incarnation that
-        is over are kept as events.
+        Raises `Fenced` unless all was written; what was not changes nothing, but finishes of an
+        incarnation that is over are kept as events.
         """
 
     def left_over(self, entries: Sequence[Entry]) -> list[bool]:

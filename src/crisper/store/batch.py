@@ -51,6 +51,8 @@ UPDATE crisper_attempt
  WHERE task_id = ? AND incarnation = ? AND seq = ? AND {IS_OPEN}"""
 
 
+_OPEN = f"SELECT 1 FROM crisper_attempt WHERE task_id = ? AND incarnation = ? AND seq = ? AND {IS_OPEN}"
+
 #: Giving back is for what can still come again.
 _GIVE_BACK = f"{_FINISH} AND NOT copy_refused"
 
@@ -364,6 +366,7 @@ class Batch:
         """Most by one statement; those of tasks that a person may have stopped by another."""
         revoked = [f for f in finishes if f.state is State.REVOKED]
         if revoked:
+            self._hold(revoked)
             self._finish(_REVOKE, revoked)
             finishes = [f for f in finishes if f.state is not State.REVOKED]
         given_back = [f for f in finishes if f.state is State.RELEASED]
@@ -371,6 +374,12 @@ class Batch:
             self._give_back(given_back)
             finishes = [f for f in finishes if f.state is not State.RELEASED]
         self._finish(_FINISH, finishes)
+
+    def _hold(self, finishes: Sequence[Finish]) -> None:
+        """Whoever orders one of them to stop holds it meanwhile: a statement that waited for that would still
+        not see the order, which is newer than its snapshot."""
+        for finish in sorted(finishes, key=lambda finish: finish.task_id):
+            self.db.rows(_OPEN + self.db.lock, finish.task_id, self.fence.incarnation, finish.claim_seq)
 
     def _finish(self, statement: str, finishes: Sequence[Finish]) -> None:
         for finish, closed in zip(finishes, self._close(statement, finishes), strict=True):

@@ -655,8 +655,9 @@ class MemoryStore:
         return now is not None and (now.version, now.state) == (seen.version, seen.state)
 
     def _move(self, recovery: Recovery, **changes: Any) -> Recovery:
-        moved = replace(recovery, version=recovery.version + 1, **changes)
-        self._recoveries[recovery.task_id, recovery.number] = moved
+        place = recovery.task_id, recovery.number
+        moved = replace(self._recoveries[place], version=recovery.version + 1, **changes)
+        self._recoveries[place] = moved
         return moved
 
     # -- leadership -----------------------------------------------------------
