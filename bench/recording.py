@@ -1,0 +1,110 @@
+"""What a claim and an outcome cost on their way into the registry, by the size of their batch.
+
+    python bench/recording.py [--registry postgresql+psycopg://…] [--batches 200]
+
+Each batch claims so many tasks and ends those of the batch before. CPU is this process's, which is what
+a recorder spends; on PostgreSQL also that of the server's own process. Without `--registry` a private
+PostgreSQL is measured, with `crisper.store.at_once` and without it, beside a SQLite file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from bench.throughput import cpu_seconds
+from crisper.core.model import Claim, Finish, Message
+from crisper.core.states import State
+from crisper.store.at_once import NOTHING
+from crisper.store.migrate import upgrade
+from crisper.store.open import open_store
+from tests.servers import PrivatePostgres
+from tests.store.acting import claim, incarnation
+
+SIZES = (1, 4, 16, 64)
+#: As large as a usual message of a task with two arguments.
+MESSAGE = Message(
+    b"[[1, 2], {}, {}]" * 12, json.dumps({"headers": dict.fromkeys(map(str, range(25)), "value")}), 192
+)
+
+
+class Bench:
+    def __init__(self, url: str, *, row_by_row: bool = False) -> None:
+        self.store: Any = open_store(url)
+        if row_by_row:
+            self.store.db.at_once = lambda fence, records: NOTHING
+        self.fence = self.store.enroll(incarnation())
+        self.server = self._server_pid() if url.startswith("postgres") else 0
+        self.seq, self.open = 0, list[Claim]()
+
+    def _server_pid(self) -> int:
+        with self.store.db.write():
+            return int(self.store.db.rows("SELECT pg_backend_pid()")[0][0])
+
+    def write(self, size: int, batches: int) -> None:
+        for _ in range(batches):
+            claims = [self._claim() for _ in range(size)]
+            ends = [
+                Finish(self._next(), c.seq, c.task_id, State.SUCCEEDED, None, 3, pid=99) for c in self.open
+            ]
+            self.store.record(self.fence, [*claims, *ends], renewing=())
+            self.open = claims
+
+    def _claim(self) -> Claim:
+        task = str(uuid.uuid4())
+        return claim(self._next(), task, f"m{task}", message=MESSAGE)
+
+    def _next(self) -> int:
+        self.seq += 1
+        return self.seq
+
+    def measure(self, size: int, batches: int) -> tuple[float, float]:
+        """Microseconds of CPU per task, here and in the server."""
+        self.write(size, 20)
+        here, there = time.process_time(), self._there()
+        self.write(size, batches)
+        tasks = size * batches
+        return (time.process_time() - here) / tasks * 1e6, (self._there() - there) / tasks * 1e6
+
+    def _there(self) -> float:
+        return cpu_seconds(self.server) if self.server else 0.0
+
+
+@contextlib.contextmanager
+def benches(registry: str) -> Iterator[dict[str, Bench]]:
+    with contextlib.ExitStack() as stack:
+        url = registry or stack.enter_context(PrivatePostgres()).url
+        file = f"sqlite:///{stack.enter_context(tempfile.TemporaryDirectory())}/registry.db"
+        for each in (url, file):
+            upgrade(each)
+        made = {"at once": Bench(url), "row by row": Bench(url, row_by_row=True), "SQLite": Bench(file)}
+        for bench in made.values():
+            stack.callback(bench.store.close)
+        yield made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--registry", default="")
+    parser.add_argument("--batches", type=int, default=200)
+    options = parser.parse_args()
+    print(f"{'tasks in a batch':<18}{'way':<14}{'recorder':>12}{'server':>12}   µs of CPU per task")
+    with benches(options.registry) as made:
+        for size in SIZES:
+            for name, bench in made.items():
+                here, there = bench.measure(size, options.batches)
+                print(f"{size:<18}{name:<14}{here:>12.0f}{there or '':>12.6}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
