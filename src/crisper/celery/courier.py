@@ -86,6 +86,7 @@ class Courier:
         """Every verdict of the batch is committed before the first is carried out."""
         done: dict[_Place, Done] = {}
         self._taken = self._in_other_hands(cases)
+        self._look_ahead([case.attempt for case in cases])
         judged: list[tuple[Case, Judgement]] = []
         for case in cases:
             with self._delayed(case.recovery, done):
@@ -99,6 +100,12 @@ class Courier:
         # Where this comes too late, the gate saw the message first and has closed the recovery.
         self._desk.complete(carried, by=self.name)
         return [done[_place(case.recovery)] for case in cases]
+
+    def _look_ahead(self, attempts: Sequence[Attempt]) -> None:
+        try:
+            self.broker.look_ahead(attempts)
+        except Exception:  # each case finds out by itself, and is delayed for it
+            self._drop_broker()
 
     def _commit(self, judged: Sequence[tuple[Case, Judgement]]) -> list[Recovery | None]:
         """Each recovery as it stands decided; None where somebody else was first."""

@@ -43,6 +43,10 @@ class Broker:
         if isinstance(connection.transport, VirtualTransport):
             declare_exchanges(app, connection.default_channel)
 
+    def look_ahead(self, attempts: Sequence[Attempt]) -> None:
+        """Read at once what the broker still holds of these (one at least). What is handed back by it
+        must be as it was read."""
+
     def find(self, attempt: Attempt, recovery: Recovery) -> InBroker:
         """Where the message of a lost attempt is."""
         return InBroker.NEVER

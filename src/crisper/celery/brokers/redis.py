@@ -43,6 +43,12 @@ redis.call('ZREM', KEYS[2], ARGV[1])
 redis.call('RPUSH', KEYS[3], ARGV[4])
 return 1
 """
+#: KEYS: unacked, unacked_index. ARGV: tags. The entries, and their scores as Redis itself writes them.
+_LOOK_AHEAD = """
+local scores = {}
+for at, tag in ipairs(ARGV) do scores[at] = redis.call('ZSCORE', KEYS[2], tag) or '' end
+return {redis.call('HMGET', KEYS[1], unpack(ARGV)), scores}
+"""
 #: The score as Redis itself writes it, so that it compares equal.
 _SCORE = "return redis.call('ZSCORE', KEYS[1], ARGV[1]) or ''"
 
@@ -60,11 +66,18 @@ class RedisBroker(Broker):
         self.forgets_after = float(self.channel.visibility_timeout)
         self._unacked = self._name(self.channel.unacked_key)
         self._index = self._name(self.channel.unacked_index_key)
+        self._ahead: dict[str, tuple[bytes, str]] = {}  # entries and their scores, by tag
         self._looked_at: dict[bytes, Entry | None] = {}
         self._look_from = 0
 
+    def look_ahead(self, attempts: Sequence[Attempt]) -> None:
+        tags = [attempt.tag for attempt in attempts]
+        found: Any = self.client.eval(_LOOK_AHEAD, 2, self._unacked, self._index, *tags)
+        seen = zip(tags, *found, strict=True)
+        self._ahead = {tag: (entry, score.decode()) for tag, entry, score in seen if entry and score}
+
     def find(self, attempt: Attempt, recovery: Recovery) -> InBroker:
-        if self._entry(attempt.tag):
+        if attempt.tag in self._ahead or self._entry(attempt.tag):
             return InBroker.UNACKED
         return InBroker.QUEUED if self._queued(attempt) else InBroker.GONE
 
@@ -141,10 +154,10 @@ class RedisBroker(Broker):
         return self.client.hget(self._unacked, tag)
 
     def _move(self, tag: str, came_from: str = "") -> bool:
-        entry = self._entry(tag)
+        entry, score = self._ahead.pop(tag, None) or (self._entry(tag), "")
         if entry is None:
             return False
-        score = self._score(tag)
+        score = score or self._score(tag)
         payload, exchange, routing_key = loads(bytes_to_str(entry))
         payload["properties"]["delivery_tag"] = str(uuid.uuid4())
         payload.setdefault("headers", {})["redelivered"] = True
@@ -157,11 +170,11 @@ class RedisBroker(Broker):
 
     def _queue_of(self, payload: dict[str, Any], exchange: str, routing_key: str, came_from: str) -> str:
         """The key of its list. An exchange may feed several queues, and others have had their copy."""
-        bound = sorted(self.channel._lookup(exchange, routing_key))
         queues = self.app.amqp.queues
         if came_from in queues:
             queue = str(queues[came_from].name)
         else:
+            bound = sorted(self.channel._lookup(exchange, routing_key))
             ours = {declared.name for declared in queues.consume_from.values()}
             queue = next(iter([*(name for name in bound if name in ours), *bound, routing_key]))
         priority = self.channel._get_message_priority(payload, reverse=False)
