@@ -21,6 +21,9 @@ from crisper.store.sql import SqlStore
 #: docs/performance.md).
 TURN_SECONDS = 5.0
 BUSY_SECONDS = 0.01
+PAUSE_SECONDS = 0.0005, 0.004
+#: What a long snapshot made the WAL grow to is given back to the disk, down to where it is written anew.
+WAL_BYTES = 4 * 1024 * 1024
 
 
 class SqliteDatabase:
@@ -60,7 +63,7 @@ class SqliteDatabase:
                 busy = exc.sqlite_errorcode in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
                 if not busy or time.monotonic() > give_up:
                     raise trouble(self._path, exc) from exc
-            time.sleep(random.uniform(0.0005, 0.004))
+            time.sleep(random.uniform(*PAUSE_SECONDS))
 
     def _roll_back(self, connection: sqlite3.Connection) -> None:
         if connection.in_transaction:
@@ -115,6 +118,7 @@ def connect(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA busy_timeout = 2000")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
         connection.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
     except sqlite3.Error as exc:
         raise trouble(path, exc) from exc
