@@ -4,8 +4,8 @@
 for whatever this leaves: a task that is on record already, an attempt that is not open any more.
 The fence is read, and held, by the statement itself; without it nothing is written.
 
-One row costs some 10 µs of the recorder's CPU so, and 100 µs by `executemany`
-(`python bench/recording.py`); JSON is what both ends read fastest.
+It takes half of the recorder's CPU and two thirds of the server's (`python bench/recording.py`,
+docs/performance.md); JSON is what both ends read fastest.
 """
 
 from __future__ import annotations
