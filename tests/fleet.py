@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from celery import Celery
 from kombu import pools
+from kombu.utils.collections import eqhash
 
 from crisper.store import migrate
 from crisper.store.open import open_store
@@ -237,15 +238,14 @@ class Fleet:
                     os.kill(pid, signal.SIGCONT)
                     os.kill(pid, signal.SIGKILL)
             worker.process.wait(10)
-        self._close_pools()
+        self._forget_pools()
         self.app.close()
 
-    def _close_pools(self) -> None:
+    def _forget_pools(self) -> None:
         """Kombu would keep them for the next app with these URLs, whose server has closed them by then."""
+        key = eqhash(self.app.connection_for_write())  # which its `pop` does not make of a connection
         for group in (pools.producers, pools.connections):
-            pool = group.pop(self.app.connection_for_write(), None)
-            if pool is not None:
-                pool.force_close_all()
+            group.pop(key, None)
 
 
 def _children_of(pid: int) -> list[int]:

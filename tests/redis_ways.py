@@ -123,12 +123,19 @@ class Group:
         self._client = Sentinel([(HOST, self.sentinel.port)], socket_timeout=5)
 
     def is_whole(self) -> bool:
-        """Whether the replica has what the master has, and the sentinel knows it."""
-        with contextlib.suppress(redis.RedisError), redis.Redis.from_url(self.replica.url) as replica:
+        """Whether the replica follows, as the master sees it (before the first answer of a replica that says
+        "up" it is sent nothing), and the sentinel knows it."""
+        with contextlib.suppress(redis.RedisError), redis.Redis.from_url(self.master.url) as master:
             known = self._client.sentinels[0].sentinel_slaves(MASTER)
-            follows = replica.info("replication").get("master_link_status") == "up"
+            follows = master.info("replication").get("slave0", {}).get("state") == "online"
             return follows and any(not each["is_disconnected"] for each in known)
         return False
+
+    def is_replicated(self) -> bool:
+        """Whether the replica has confirmed all that the master has now."""
+        with redis.Redis.from_url(self.master.url) as master:
+            master.set("written", "last")
+            return int(master.wait(1, 1000)) == 1
 
     def leads(self) -> int:
         """The port of the master, by the sentinel."""

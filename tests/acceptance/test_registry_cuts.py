@@ -1,4 +1,4 @@
-"""The registry's connection is cut at a COMMIT, heard by the server or not: nothing is lost.
+"""The registry's connection is cut where a transaction ends, heard by the server or not: nothing is lost.
 
 So the outcome of that transaction is unknown to who sent it; it is asked or sent again, never assumed.
 """
@@ -16,19 +16,19 @@ from tests.acceptance.conftest import broker_urls
 from tests.acceptance.harm import Steady, harm_to
 from tests.acceptance.random_kills import Kill
 from tests.acceptance.site import QUICK, Site, site
-from tests.faults.cuts import at_commit
+from tests.faults.cuts import at_commit, at_statement
 from tests.faults.postgres import FaultyPostgres
 from tests.fleet import wait_for
 from tests.left_out import needs
 
 pytestmark = pytest.mark.timeout(120)
 
-#: By what their transactions contain.
+#: What one statement writes, by a word of its parameters; what takes a transaction, by a statement in it.
 RECORDING = {
-    "claim": "INSERT INTO crisper_attempt",
-    "start": "SET state = 'running'",
-    "outcome": "SET state = $1, reason = $2, runtime_ms",
-    "heartbeat": "SET counter = counter + 1, recorder_pid",
+    "claim": (at_statement, '"acks_late":'),
+    "start": (at_statement, '"pid_start":'),
+    "outcome": (at_statement, '"runtime_ms":'),
+    "heartbeat": (at_commit, "SET counter = counter + 1, recorder_pid"),
 }
 RECOVERING = {
     "declared": "UPDATE crisper_incarnation SET state =",
@@ -55,7 +55,8 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 @pytest.mark.parametrize("when", WHEN)
 @pytest.mark.parametrize("what", RECORDING)
 def test_a_cut_at_what_is_recorded_costs_no_task_and_no_record(place: Site, what: str, when: str) -> None:
-    cut = place.to_registry.cut(at_commit(RECORDING[what], heard=WHEN[when], times=2))
+    place_of, words = RECORDING[what]
+    cut = place.to_registry.cut(place_of(words, heard=WHEN[when], times=2))
     long = place.fleet.send("late", "long", 0.4).id  # whose start is written by itself
     with Steady(place.fleet, 30) as steady:
         wait_for("it was cut", lambda: cut.done == 2)
@@ -64,7 +65,7 @@ def test_a_cut_at_what_is_recorded_costs_no_task_and_no_record(place: Site, what
     place.to_registry.heal()
     place.sent |= steady.sent | {long: 0.0, more: 0.0}
     harm = harm_to(place.fleet, place.sent)
-    print(f"cut {when} the COMMIT of a {what}: {len(steady.sent)} tasks; {harm}")
+    print(f"cut {when} the end of a {what}: {len(steady.sent)} tasks; {harm}")
     assert not harm
 
 

@@ -80,6 +80,7 @@ def test_what_runs_when_sentinel_makes_a_replica_the_master_ends_once(tmp_path: 
         sent = [fleet.send("late", key, "open").id for key in range(4)]
         wait_for("two run", lambda: len(fleet.starts()) == 2)
         wait_for("all are claimed", lambda: fleet.open_attempts() == 4)
+        wait_for("the replica has it all", servers.is_replicated)
         servers.master.crash()
         wait_for("the replica leads", lambda: servers.leads() == servers.replica.port, 30)
         (fleet.folder / "open").touch()

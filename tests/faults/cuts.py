@@ -32,6 +32,11 @@ def at_commit(within: str, *, heard: bool, times: int = 1) -> Cut:
     return Cut("COMMIT", within, heard, times, reply=b"COMMIT\0")
 
 
+def at_statement(containing: str, *, heard: bool, times: int = 1) -> Cut:
+    """At one that is a transaction by itself and returns one row, with this in its text or parameters."""
+    return Cut(containing, heard=heard, times=times, reply=b"SELECT 1\0")
+
+
 class Speech(Protocol):
     """What one client says, phrase by phrase."""
 
@@ -61,11 +66,12 @@ _PROTOCOL_3 = 196608
 
 
 class Sql:
-    """PostgreSQL's protocol 3, from the client: its statements, with the text of prepared ones."""
+    """PostgreSQL's protocol 3, from the client: its statements, prepared ones too, with their parameters."""
 
     def __init__(self) -> None:
         self._buffer = b""
         self._started = False
+        self._begun = False
         self._prepared: dict[bytes, str] = {}
 
     def hear(self, chunk: bytes) -> list[str]:
@@ -76,7 +82,11 @@ class Sql:
         return said
 
     def ends(self, phrase: str) -> bool:
-        return phrase.startswith(("COMMIT", "ROLLBACK"))
+        if phrase.startswith("BEGIN"):
+            self._begun = True
+        elif phrase.startswith(("COMMIT", "ROLLBACK")):
+            self._begun = False
+        return not self._begun
 
     def _next(self) -> tuple[bytes, bytes] | None:
         """The next whole message, `(type, payload)`."""
@@ -99,6 +109,6 @@ class Sql:
             name, sql, _ = payload.split(b"\0", 2)
             self._prepared[name] = sql.decode()
         elif kind == b"B":
-            _, name, _ = payload.split(b"\0", 2)
-            return [self._prepared.get(name, "")]
+            _, name, parameters = payload.split(b"\0", 2)
+            return [self._prepared.get(name, "") + parameters.decode("latin-1")]
         return []

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from tests.faults.cuts import Cut, Raw, Sql, at_commit
+from tests.faults.cuts import Cut, Raw, Sql, at_commit, at_statement
 from tests.faults.proxy import FaultProxy, order
 from tests.fleet import ROOT, wait_for
 
@@ -189,6 +189,29 @@ def test_a_cut_at_a_commit_leaves_it_undone_or_done_and_the_client_in_the_dark(
             assert cut.done == 1
             found = own.execute("SELECT n FROM kept WHERE n = 99").fetchall()
             assert found == ([(99,)] if heard else [])
+
+
+@pytest.mark.parametrize("heard", [False, True])
+def test_a_cut_at_a_statement_knows_its_parameters_and_leaves_it_undone_or_done(
+    heard: bool, postgres_database: str
+) -> None:
+    direct = postgres_database.replace("+psycopg", "")
+    insert = "WITH new AS (INSERT INTO kept VALUES (%s) RETURNING word) SELECT word FROM new"
+    with psycopg.connect(direct, autocommit=True) as own:
+        own.execute("CREATE TABLE kept (word text)")
+        with FaultProxy(("127.0.0.1", int(own.info.port)), Sql) as proxy:
+            connection = psycopg.connect(proxy.address_in(direct), autocommit=True)
+            cut = proxy.cut(at_statement("the last", heard=heard))
+            later = proxy.cut(at_commit("INSERT INTO kept", heard=heard))
+            for n in range(8):
+                connection.execute(insert, (f"not {n}",))
+            with connection.transaction():
+                connection.execute("SELECT 1")
+            with pytest.raises(psycopg.OperationalError):
+                connection.execute(insert, ("the last",))
+            assert (cut.done, later.done) == (1, 0)
+            found = own.execute("SELECT word FROM kept WHERE word = 'the last'").fetchall()
+            assert found == ([("the last",)] if heard else [])
 
 
 def test_it_may_be_ordered_by_hand(echo: tuple[str, int]) -> None:
