@@ -42,6 +42,19 @@ def test_children_replaced_after_every_task_lose_none_and_a_kill_among_them_is_n
     assert len(fleet.ends(late)) == 1, "the child that no recorder saw being forked was stopped"
 
 
+def test_processes_that_die_in_the_same_moment_are_lost_each_and_none_of_their_tasks_runs_on_unheard(
+    fleet: Fleet,
+) -> None:
+    """Celery gives the job of a process whose acceptance it has not read to another process, and forgets it."""
+    fleet.worker("crowded", "-c", "8")
+    sent: list[str] = []
+    for _ in range(8):
+        sent += [fleet.send("dies_once", key, "_exit").id for key in range(8)]
+        wait_for("all end", lambda: {line.task_id for line in fleet.ends()} == set(sent))
+    wait_for("no attempt left open", lambda: fleet.open_attempts() == 0)
+    assert {id: fleet.attempts(id) for id in sent} == {id: [(1, "lost"), (2, "succeeded")] for id in sent}
+
+
 def test_a_pool_that_is_restarted_lets_running_tasks_finish_and_loses_none(fleet: Fleet) -> None:
     worker = fleet.worker("reloaded", "-c", "2", FLEET_RESTARTS="1")
     running = [fleet.send(name, name, "open").id for name in ("late", "early")]

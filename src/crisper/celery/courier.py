@@ -44,7 +44,7 @@ CHORD_MS = 2_000
 #: Verdicts after which nothing of the task is left to run.
 _OVER = (VerdictKind.SETTLED, VerdictKind.EXPIRED, VerdictKind.REVOKED)
 #: Cases whose verdicts are committed together: no more than are carried out within so many seconds,
-#: because others take a case over whose courier is late (`store.sql.CASE_MS`).
+#: because others take a case over whose courier is late (`store.cases.CASE_MS`).
 BATCH, BATCH_SECONDS = 50, 5.0
 #: A parent gives back a lost child's message within milliseconds. Where the broker can be asked, we look
 #: after this whether it did, or died before it could.

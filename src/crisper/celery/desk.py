@@ -19,7 +19,7 @@ from crisper.store.base import Store
 #: How long the courier waits for the registry's answer over the wire, in seconds.
 ANSWER_SECONDS = 30.0
 #: What is to be on record is said again while the registry is away: first after so many seconds, then
-#: later and later; and for less than a courier has its case to itself (`store.sql.CASE_MS`).
+#: later and later; and for less than a courier has its case to itself (`store.cases.CASE_MS`).
 SAY_AGAIN, SAY_AGAIN_MOST, INSIST_SECONDS = 0.1, 2.0, 45.0
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import os
 import socket
 import sys
 import time
@@ -313,39 +312,7 @@ class Recording:
             hub.remove_writer(fd)
             self._write_fd = -1
 
-    # -- connections and the pool ---------------------------------------------
-
-    def guard_flush(self) -> None:
-        """See `_flush`."""
-        pool = self.worker.pool
-        if getattr(pool, "flush", None) and hasattr(pool, "_pool"):
-            self._pool_flush, pool.flush = pool.flush, self._flush
-
-    def _flush(self) -> None:
-        """After a lost connection the pool discards jobs that no child has accepted, yet a child
-        that was sent one would still run it, unheard. Stop such a child; its job comes again.
-
-        Celery 5.5 may discard those that run as well (asynpool.py, flush): nobody would hear of their end."""
-        running: dict[Any, Any] = {}
-        if self.worker.pool._pool is not None:  # else a shutdown has stopped it
-            with self.deliveries.counted("flushing the pool"):
-                self._stop_unheard()
-                cache = self.worker.pool._pool._cache
-                running = {id: job for id, job in tuple(cache.items()) if job._accepted and not job.ready()}
-        self._pool_flush()
-        if running:
-            cache.update(running)
-
-    def _stop_unheard(self) -> None:
-        unheard = {held.request.id: held for held in self.deliveries.unaccepted()}
-        for job in tuple(self.worker.pool._pool._cache.values()):
-            held = unheard.get(getattr(job, "correlation_id", None))
-            if held is None or job._accepted:
-                continue
-            process = getattr(job, "_write_to", None)
-            if process is not None:
-                os.kill(process.pid, 9)
-            self.deliveries.abandon(held, "its connection was lost before it began")
+    # -- connections ----------------------------------------------------------
 
     def before_connections(self, consumer: Any) -> None:
         """RabbitMQ is told whose each connection is, so that a dead worker's can be found and closed."""
@@ -406,7 +373,9 @@ class RecordingStep(bootsteps.StartStopStep):
         return self.enabled
 
     def start(self, worker: Any) -> None:
-        worker.crisper.guard_flush()
+        from crisper.celery.pool_guard import PoolGuard
+
+        PoolGuard(worker, worker.crisper.deliveries).wrap()
         worker.crisper.await_ready()
         if worker.hub is None:
             worker.crisper.without_loop()

@@ -35,7 +35,7 @@ from crisper.recorder.cases import (
 from crisper.recorder.host import Patient, ThisHost
 from crisper.recorder.journals import adoption_told, registry_digest, replay_clock
 from crisper.store.base import Store
-from crisper.store.sql import CASE_MS
+from crisper.store.cases import CASE_MS
 
 #: Cases handed to a courier at a time.
 CASES = 50

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from crisper.core.gate import Decision, Latest, Owner, Ruling, goes_on, rule, ruled_later
@@ -21,8 +22,9 @@ from crisper.core.model import (
 )
 from crisper.core.states import HAVE_RECOVERIES, RecoveryState, State, VerdictKind
 from crisper.core.verdict import DEAD_LETTERED, stopped_by
+from crisper.store.cases import FORGET_MESSAGE, verdict_event
 from crisper.store.database import Row
-from crisper.store.rows import ATTEMPT, IS_OPEN, RECOVERY, as_attempt, as_recovery
+from crisper.store.rows import ATTEMPT, EVENT, IS_OPEN, RECOVERY, as_attempt, as_recovery
 
 if TYPE_CHECKING:
     from crisper.store.sql import SqlStore
@@ -264,7 +266,7 @@ class Batch:
         if not self.db.each(_INSERT_ATTEMPT, [self._row(claim, number)])[0]:
             return False
         if attempt is not None and attempt.state in HAVE_RECOVERIES and claim.message.body is not None:
-            self.store._forget_message(attempt.task_id, attempt.number)
+            self.db.run(FORGET_MESSAGE, attempt.task_id, attempt.number)
         followed = goes_on(claim, attempt, before)
         if followed is None:
             self._answer(claim.seq, "granted", number)
@@ -307,9 +309,8 @@ class Batch:
         )
         if won and recovery.verdict is None:
             evidence = {"claimed_by": self.fence.incarnation, **recovery.evidence}
-            self.store._verdict_event(
-                self.now, recovery.task_id, recovery.number, verdict, reason, "gate", evidence
-            )
+            told = replace(recovery, verdict=verdict, reason=reason, evidence=evidence, decided_by="gate")
+            self.db.run(EVENT, *verdict_event(self.now, told))
         return bool(won)
 
     def _regrant(self, claim: Claim, attempt: Attempt) -> bool:

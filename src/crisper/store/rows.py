@@ -27,6 +27,9 @@ WORKER = (
     " recorder_start, lease_ms, heartbeat_ms, state, counter, generation, started_at, seen_at,"
     " ended_at, cleared, evidence, about, pulse"
 )
+EVENT = """
+INSERT INTO crisper_event (at, kind, task_id, number, incarnation, seq, actor, data)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"""
 
 
 def as_attempt(row: Row) -> Attempt:

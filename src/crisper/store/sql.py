@@ -22,7 +22,6 @@ from crisper.core.model import (
     Finish,
     Incarnation,
     Look,
-    Message,
     Order,
     Published,
     Pulse,
@@ -34,40 +33,28 @@ from crisper.core.order import in_order, late_of, segments
 from crisper.core.states import (
     MAY_FOLLOW,
     OPEN,
-    STANDS,
-    VERDICT_MOVES,
     WAITS_FOR_A_PERSON,
     RecoveryState,
     State,
     VerdictKind,
     WorkerState,
-    may_decide,
     recoverable,
     stoppable,
 )
 from crisper.core.text import as_json, key, storable, storable_entry, storable_record
-from crisper.core.verdict import Judgement, Verdict, is_same_verdict, stopped_by, superseded_or_finished
+from crisper.core.verdict import Judgement, Verdict, stopped_by
 from crisper.errors import Fenced, RegistryUnreachable
-from crisper.store import publishes
+from crisper.store import cases, publishes
 from crisper.store.base import Closed, Stopped, Term
 from crisper.store.batch import Batch
 from crisper.store.database import Conflict, Database
-from crisper.store.rows import ATTEMPT, IS_OPEN, RECOVERY, WORKER, as_attempt, as_recovery, as_worker
+from crisper.store.rows import ATTEMPT, EVENT, IS_OPEN, RECOVERY, WORKER, as_attempt, as_recovery, as_worker
 
 #: How often a transaction is tried that the database refuses as a deadlock's victim.
 TRIES = 5
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-#: How long a courier has a case to itself before another may take it, in ms of
-#: the registry's clock. A crash gives it back sooner: the courier's incarnation
-#: is then not alive any more. Longer than any publish that is going to succeed.
-CASE_MS = 60_000
-
-_EVENT = """
-INSERT INTO crisper_event (at, kind, task_id, number, incarnation, seq, actor, data)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"""
 
 _LOSE = f"""
 UPDATE crisper_attempt
@@ -418,65 +405,18 @@ class SqlStore:
         )
         for task_id, number, by, reason in ordered:
             recovery = self._recovery_of(task_id, number)
-            self._decide(now, recovery, Verdict(VerdictKind.REVOKED, reason, recovery.evidence), 0, by)
+            verdict = Verdict(VerdictKind.REVOKED, reason, recovery.evidence)
+            cases.decide(self, [Judgement(recovery, verdict, 0)], by=by)
             self.db.run(CLOSE_ORDER, now, task_id, number)
 
     @_verb
     def take_cases(self, courier: str, scope: str, *, limit: int, again: bool = False) -> list[Case]:
         with self.db.write():
-            now = self.now()
-            picked = self.db.rows(
-                f"SELECT {RECOVERY} FROM crisper_recovery r WHERE scope = ? AND ("
-                "   state IN ('pending', 'decided', 'waiting') AND (due_at IS NULL OR due_at <= ?)"
-                "   OR state IN ('pending', 'decided') AND (courier = ? OR EXISTS ("
-                "      SELECT 1 FROM crisper_incarnation i"
-                "       WHERE i.id = r.courier AND i.state <> 'alive')))"
-                f" ORDER BY created_at, task_id, number LIMIT ?{self.db.skip}",
-                *(scope, now, courier if again else "", limit),
-            )
-            taken = [as_recovery(row) for row in picked]
-            self.db.each(
-                "UPDATE crisper_recovery SET courier = ?, version = version + 1, due_at = ?"
-                " WHERE task_id = ? AND number = ? AND version = ?",
-                [(courier, now + CASE_MS, r.task_id, r.number, r.version) for r in taken],
-            )
-            return [case for r in taken if (case := self._case(r.task_id, r.number))]
+            return cases.take(self, courier, scope, limit, again)
 
     def case(self, task_id: str, number: int) -> Case | None:
         with self.db.write():
-            return self._case(key(task_id), number)
-
-    def _case(self, task_id: str, number: int) -> Case | None:
-        recoveries = self.db.rows(
-            f"SELECT {RECOVERY} FROM crisper_recovery WHERE task_id = ? AND number = ?",
-            *(task_id, number),
-        )
-        attempts = self.db.rows(
-            f"SELECT {ATTEMPT}, body, envelope FROM crisper_attempt WHERE task_id = ? AND number = ?",
-            *(task_id, number),
-        )
-        if not (recoveries and attempts):
-            return None
-        attempt, recovery = as_attempt(attempts[0]), as_recovery(recoveries[0])
-        body, envelope = attempts[0][-2:]
-        message = Message(
-            bytes(body) if body is not None else None,
-            envelope or "{}",
-            attempt.message_size,
-            attempt.why_not_kept,
-        )
-        superseded, finished = self._others(attempt)
-        return Case(recovery, attempt, message, superseded, finished, recovery.state is RecoveryState.WAITING)
-
-    def _others(self, attempt: Attempt) -> tuple[bool, bool]:
-        """Whether the task's own retry is on record, and whether it ever stored a result before."""
-        rows = self.db.rows(
-            "SELECT a.number, a.retries, a.state, r.verdict FROM crisper_attempt a"
-            " LEFT JOIN crisper_recovery r ON r.task_id = a.task_id AND r.number = a.number"
-            " WHERE a.task_id = ?",
-            attempt.task_id,
-        )
-        return superseded_or_finished(attempt.number, attempt.retries, rows)
+            return cases.case(self, key(task_id), number)
 
     @_verb
     def decide(
@@ -489,93 +429,29 @@ class SqlStore:
         by: str,
         due_in_ms: int | None = None,
     ) -> Recovery | None:
+        judgement = Judgement(recovery, Verdict(verdict, reason, evidence), due_in_ms)
         with self.db.write():
-            return self._decide(self.now(), recovery, Verdict(verdict, reason, evidence), due_in_ms, by)
+            return cases.decide(self, [judgement], by=by)[0]
 
     @_verb
     def decide_all(self, judgements: Sequence[Judgement], *, by: str) -> list[Recovery | None]:
         with self.db.write():
-            now = self.now()
-            return [self._decide(now, *judgement, by) for judgement in judgements]
-
-    def _decide(
-        self, now: int, recovery: Recovery, verdict: Verdict, due_in_ms: int | None, by: str
-    ) -> Recovery | None:
-        kind, reason, evidence = verdict
-        state, reason, by = VERDICT_MOVES[kind], storable(reason), storable(by)
-        if not may_decide(recovery.state, kind):
-            raise ValueError(f"a recovery that is {recovery.state} cannot be decided as {kind}")
-        won = self.db.run(
-            "UPDATE crisper_recovery SET state = ?, verdict = ?, reason = ?, evidence = ?,"
-            " decided_by = ?, decided_at = ?, due_at = ?, done_at = ?, version = version + 1"
-            " WHERE task_id = ? AND number = ? AND version = ? AND state = ?",
-            *(state, kind, reason, as_json(evidence), by, now),
-            now + (CASE_MS if due_in_ms is None else due_in_ms),
-            now if state is RecoveryState.DONE else None,
-            *(recovery.task_id, recovery.number, recovery.version, recovery.state),
-        )
-        if not won:
-            stands = self._recovery_of(recovery.task_id, recovery.number)
-            return stands if is_same_verdict(recovery, stands, kind, by) else None
-        self._verdict_event(now, recovery.task_id, recovery.number, kind, reason, by, evidence)
-        if state is RecoveryState.DONE and kind is not VerdictKind.DISCARD:
-            self._forget_message(recovery.task_id, recovery.number)
-        return self._recovery_of(recovery.task_id, recovery.number)
+            return cases.decide(self, judgements, by=by)
 
     @_verb
     def complete(self, recovery: Recovery, *, by: str, data: dict[str, Any]) -> bool:
         with self.db.write():
-            return self._complete(self.now(), recovery, by, data)
+            return cases.complete(self, [(recovery, data)], by=by)[0]
 
     @_verb
     def complete_all(self, recoveries: Sequence[Recovery], *, by: str) -> list[bool]:
         with self.db.write():
-            now = self.now()
-            return [self._complete(now, one, by, {"reason": one.reason}) for one in recoveries]
-
-    def _complete(self, now: int, recovery: Recovery, by: str, data: dict[str, Any]) -> bool:
-        won = self.db.run(
-            "UPDATE crisper_recovery SET state = 'done', sent_at = ?, done_at = ?,"
-            " version = version + 1"
-            " WHERE task_id = ? AND number = ? AND version = ? AND state = 'decided'",
-            *(now, now, recovery.task_id, recovery.number, recovery.version),
-        )
-        if won:
-            self._event(
-                now,
-                "recovered",
-                task_id=recovery.task_id,
-                number=recovery.number,
-                actor=by,
-                data={"action": recovery.verdict, **data},
-            )
-        return bool(won)
+            return cases.complete(self, [(one, {"reason": one.reason}) for one in recoveries], by=by)
 
     @_verb
     def give_up_case(self, recovery: Recovery, *, by: str, why: str, due_in_ms: int) -> bool:
         with self.db.write():
-            now = self.now()
-            again = (
-                ""
-                if recovery.state is not RecoveryState.DECIDED or recovery.verdict in STANDS
-                else ", state = 'pending', verdict = NULL, decided_by = NULL, decided_at = NULL"
-            )
-            won = self.db.run(
-                f"UPDATE crisper_recovery SET courier = NULL, due_at = ?, version = version + 1{again}"
-                " WHERE task_id = ? AND number = ? AND version = ? AND state = ?",
-                now + due_in_ms,
-                *(recovery.task_id, recovery.number, recovery.version, recovery.state),
-            )
-            if won:
-                self._event(
-                    now,
-                    "recovery_delayed",
-                    task_id=recovery.task_id,
-                    number=recovery.number,
-                    actor=by,
-                    data={"why": why},
-                )
-        return bool(won)
+            return cases.give_up(self, recovery, by, why, due_in_ms)
 
     # -- publishing on record -------------------------------------------------
 
@@ -727,7 +603,7 @@ class SqlStore:
             if not stoppable(recovery.state, recovery.verdict):
                 return None
             verdict = Verdict(VerdictKind.REVOKED, reason, {"was": recovery.state})
-            decided = self._decide(now, recovery, verdict, None, by)
+            [decided] = cases.decide(self, [Judgement(recovery, verdict)], by=by)
             return None if decided is None else Stopped(attempt.number, attempt.state, decided)
         if attempt.state not in OPEN | MAY_FOLLOW:
             return None
@@ -796,27 +672,7 @@ class SqlStore:
         data: dict[str, Any] | None = None,
     ) -> None:
         self.db.run(
-            _EVENT, *(at, kind, task_id, number, incarnation, seq, storable(actor), as_json(data or {}))
-        )
-
-    def _verdict_event(
-        self,
-        now: int,
-        task_id: str,
-        number: int,
-        verdict: VerdictKind,
-        reason: str,
-        by: str,
-        evidence: dict[str, Any],
-    ) -> None:
-        data = {"verdict": verdict, "reason": reason, "evidence": evidence}
-        self._event(now, "verdict", task_id=task_id, number=number, actor=by, data=data)
-
-    def _forget_message(self, task_id: str, number: int) -> None:
-        self.db.run(
-            "UPDATE crisper_attempt SET body = NULL, envelope = NULL"
-            " WHERE task_id = ? AND number = ? AND state IN ('lost', 'revoked')",
-            *(task_id, number),
+            EVENT, *(at, kind, task_id, number, incarnation, seq, storable(actor), as_json(data or {}))
         )
 
     def _recovery_of(self, task_id: str, number: int) -> Recovery:

@@ -12,7 +12,7 @@ from crisper.engine.journal import Journal
 from crisper.engine.replay import Clock
 from crisper.engine.sweeper import Sweeper, Swept
 from crisper.errors import RegistryUnreachable
-from crisper.store.sql import CASE_MS
+from crisper.store.cases import CASE_MS
 from crisper.testing.simulate.place import Host, Neighbours
 from crisper.testing.simulate.plan import SETTINGS
 from crisper.testing.simulate.world import Thread, World

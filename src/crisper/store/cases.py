@@ -1,0 +1,207 @@
+"""Recoveries in SQL: taken, decided and completed by the batch, in a few statements whatever its size."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from crisper.core.model import Case, Message, Recovery
+from crisper.core.states import STANDS, VERDICT_MOVES, RecoveryState, VerdictKind, may_decide
+from crisper.core.text import as_json, storable
+from crisper.core.verdict import Judgement, is_same_verdict, superseded_or_finished
+from crisper.store.database import Row
+from crisper.store.rows import ATTEMPT, EVENT, RECOVERY, as_attempt, as_recovery
+
+if TYPE_CHECKING:
+    from crisper.store.sql import SqlStore
+
+#: How long a courier has a case to itself before another may take it, in ms of
+#: the registry's clock. A crash gives it back sooner: the courier's incarnation
+#: is then not alive any more. Longer than any publish that is going to succeed.
+CASE_MS = 60_000
+
+_TAKE = (
+    "UPDATE crisper_recovery SET courier = ?, version = version + 1, due_at = ?"
+    " WHERE task_id = ? AND number = ? AND version = ?"
+)
+_DECIDE = (
+    "UPDATE crisper_recovery SET state = ?, verdict = ?, reason = ?, evidence = ?,"
+    " decided_by = ?, decided_at = ?, due_at = ?, done_at = ?, version = version + 1"
+    " WHERE task_id = ? AND number = ? AND version = ? AND state = ?"
+)
+_COMPLETE = (
+    "UPDATE crisper_recovery SET state = 'done', sent_at = ?, done_at = ?, version = version + 1"
+    " WHERE task_id = ? AND number = ? AND version = ? AND state = 'decided'"
+)
+FORGET_MESSAGE = (
+    "UPDATE crisper_attempt SET body = NULL, envelope = NULL"
+    " WHERE task_id = ? AND number = ? AND state IN ('lost', 'revoked')"
+)
+
+
+def take(store: SqlStore, courier: str, scope: str, limit: int, again: bool) -> list[Case]:
+    now = store.now()
+    picked = store.db.rows(
+        f"SELECT {RECOVERY} FROM crisper_recovery r WHERE scope = ? AND ("
+        "   state IN ('pending', 'decided', 'waiting') AND (due_at IS NULL OR due_at <= ?)"
+        "   OR state IN ('pending', 'decided') AND (courier = ? OR EXISTS ("
+        "      SELECT 1 FROM crisper_incarnation i"
+        "       WHERE i.id = r.courier AND i.state <> 'alive')))"
+        f" ORDER BY created_at, task_id, number LIMIT ?{store.db.skip}",
+        *(scope, now, courier if again else "", limit),
+    )
+    seen = [as_recovery(row) for row in picked]
+    due = now + CASE_MS
+    store.db.each(_TAKE, [(courier, due, r.task_id, r.number, r.version) for r in seen])
+    return _whole(store, [replace(r, courier=courier, due_at=due, version=r.version + 1) for r in seen])
+
+
+def case(store: SqlStore, task_id: str, number: int) -> Case | None:
+    rows = store.db.rows(
+        f"SELECT {RECOVERY} FROM crisper_recovery WHERE task_id = ? AND number = ?", task_id, number
+    )
+    return next(iter(_whole(store, [as_recovery(row) for row in rows])), None)
+
+
+def _whole(store: SqlStore, recoveries: Sequence[Recovery]) -> list[Case]:
+    """Each with its attempt, its message, and what became of the task's other attempts."""
+    if not recoveries:
+        return []
+    tasks = sorted({one.task_id for one in recoveries})
+    others = _recoveries(store, tasks)
+    attempts: dict[str, dict[int, Row]] = {task_id: {} for task_id in tasks}
+    for row in store.db.rows(
+        f"SELECT {ATTEMPT}, body, envelope FROM crisper_attempt WHERE task_id IN ({_places(tasks)})", *tasks
+    ):
+        attempts[row[0]][row[1]] = row
+    cases = []
+    for recovery in recoveries:
+        of_task = attempts[recovery.task_id]
+        if recovery.number not in of_task:
+            continue
+        *_, body, envelope = row = of_task[recovery.number]
+        attempt = as_attempt(row)
+        message = Message(
+            bytes(body) if body is not None else None,
+            envelope or "{}",
+            attempt.message_size,
+            attempt.why_not_kept,
+        )
+        superseded, finished = superseded_or_finished(
+            attempt.number,
+            attempt.retries,
+            [
+                (number, other[_RETRIES], other[_STATE], lost.verdict if lost else None)
+                for number, other in of_task.items()
+                for lost in [others.get((recovery.task_id, number))]
+            ],
+        )
+        waited = recovery.state is RecoveryState.WAITING
+        cases.append(Case(recovery, attempt, message, superseded, finished, waited))
+    return cases
+
+
+def _recoveries(store: SqlStore, tasks: Sequence[str]) -> dict[tuple[str, int], Recovery]:
+    """Every recovery of these tasks, by task and number."""
+    found = store.db.rows(
+        f"SELECT {RECOVERY} FROM crisper_recovery WHERE task_id IN ({_places(tasks)})", *tasks
+    )
+    return {(one.task_id, one.number): one for one in map(as_recovery, found)}
+
+
+def _places(values: Sequence[str]) -> str:
+    return ", ".join("?" * len(values))
+
+
+_NAMES = ATTEMPT.split(", ")
+_RETRIES, _STATE = _NAMES.index("retries"), _NAMES.index("state")
+
+
+def decide(store: SqlStore, judgements: Sequence[Judgement], *, by: str) -> list[Recovery | None]:
+    if not judgements:
+        return []
+    now, by = store.now(), storable(by)
+    decided = [_as_decided(now, one, by) for one in judgements]
+    changed = store.db.each(
+        _DECIDE,
+        [
+            (new.state, new.verdict, new.reason, as_json(new.evidence), by, now, new.due_at, new.done_at,
+             old.task_id, old.number, old.version, old.state)
+            for (old, _, _), new in zip(judgements, decided, strict=True)
+        ],
+    )  # fmt: skip
+    won = [new for new, count in zip(decided, changed, strict=True) if count]
+    store.db.each(EVENT, [verdict_event(now, one) for one in won])
+    over = (one for one in won if one.state is RecoveryState.DONE and one.verdict is not VerdictKind.DISCARD)
+    store.db.each(FORGET_MESSAGE, [(one.task_id, one.number) for one in over])
+    stand = _recoveries(
+        store, [old.task_id for old, _, _ in judgements]
+    )  # a mended clock has moved what was seen
+    answers = []
+    for (old, verdict, _), count in zip(judgements, changed, strict=True):
+        one = stand[old.task_id, old.number]
+        answers.append(one if count or is_same_verdict(old, one, verdict.kind, by) else None)
+    return answers
+
+
+def _as_decided(now: int, judgement: Judgement, by: str) -> Recovery:
+    recovery, (kind, reason, evidence), due_in_ms = judgement
+    if not may_decide(recovery.state, kind):
+        raise ValueError(f"a recovery that is {recovery.state} cannot be decided as {kind}")
+    state = VERDICT_MOVES[kind]
+    return replace(
+        recovery,
+        state=state,
+        version=recovery.version + 1,
+        verdict=kind,
+        reason=storable(reason),
+        evidence=json.loads(as_json(evidence)),
+        decided_by=by,
+        decided_at=now,
+        due_at=now + (CASE_MS if due_in_ms is None else due_in_ms),
+        done_at=now if state is RecoveryState.DONE else None,
+    )
+
+
+def verdict_event(now: int, decided: Recovery) -> Row:
+    """For `EVENT`."""
+    data = {"verdict": decided.verdict, "reason": decided.reason, "evidence": decided.evidence}
+    return (now, "verdict", decided.task_id, decided.number, None, None, decided.decided_by, as_json(data))
+
+
+def complete(
+    store: SqlStore, recoveries: Sequence[tuple[Recovery, dict[str, Any]]], *, by: str
+) -> list[bool]:
+    """Each with what its event shall tell."""
+    now, by = store.now(), storable(by)
+    changed = store.db.each(
+        _COMPLETE, [(now, now, one.task_id, one.number, one.version) for one, _ in recoveries]
+    )
+    events: list[Row] = [
+        (now, "recovered", one.task_id, one.number, None, None, by, as_json({"action": one.verdict, **told}))
+        for (one, told), count in zip(recoveries, changed, strict=True)
+        if count
+    ]
+    store.db.each(EVENT, events)
+    return [bool(count) for count in changed]
+
+
+def give_up(store: SqlStore, recovery: Recovery, by: str, why: str, due_in_ms: int) -> bool:
+    now = store.now()
+    again = (
+        ""
+        if recovery.state is not RecoveryState.DECIDED or recovery.verdict in STANDS
+        else ", state = 'pending', verdict = NULL, decided_by = NULL, decided_at = NULL"
+    )
+    won = store.db.run(
+        f"UPDATE crisper_recovery SET courier = NULL, due_at = ?, version = version + 1{again}"
+        " WHERE task_id = ? AND number = ? AND version = ? AND state = ?",
+        now + due_in_ms,
+        *(recovery.task_id, recovery.number, recovery.version, recovery.state),
+    )
+    if won:
+        delayed = (now, "recovery_delayed", recovery.task_id, recovery.number, None, None, storable(by))
+        store.db.run(EVENT, *delayed, as_json({"why": why}))
+    return bool(won)
