@@ -45,12 +45,12 @@ def test_children_replaced_after_every_task_lose_none_and_a_kill_among_them_is_n
 def test_processes_that_die_in_the_same_moment_are_lost_each_and_none_of_their_tasks_runs_on_unheard(
     fleet: Fleet,
 ) -> None:
-    """Celery gives the job of a process whose acceptance it has not read to another process, and forgets it."""
+    """Celery gives a job to another process whose own has died and was not heard to accept it."""
     fleet.worker("crowded", "-c", "8")
-    sent: list[str] = []
+    sent: set[str] = set()
     for _ in range(8):
-        sent += [fleet.send("dies_once", key, "_exit").id for key in range(8)]
-        wait_for("all end", lambda: {line.task_id for line in fleet.ends()} == set(sent))
+        sent.update(fleet.send("dies_once", key, "_exit").id for key in range(8))
+        wait_for("all end", lambda: {line.task_id for line in fleet.ends()} == sent)
     wait_for("no attempt left open", lambda: fleet.open_attempts() == 0)
     assert {id: fleet.attempts(id) for id in sent} == {id: [(1, "lost"), (2, "succeeded")] for id in sent}
 
