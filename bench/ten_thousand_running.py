@@ -11,6 +11,7 @@ its processes are gone, and silence has to decide. On a Redis and a PostgreSQL o
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
@@ -75,6 +76,27 @@ def begun(place: Site) -> int:
     return (place.fleet.folder / "ledger").read_bytes().count(b"start ")
 
 
+KINDS = {
+    "crisper.recorder": "recorders",
+    "celery": "parents",
+    "postgres": "PostgreSQL",
+    "redis-server": "Redis",
+}
+
+
+def cpu_by_kind() -> dict[str, float]:
+    """Seconds that the processes now alive have had, since they began."""
+    spent: Counter[str] = Counter()
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            fields = (process / "stat").read_text().rpartition(")")[2].split()
+            kind = next((kind for word, kind in KINDS.items() if word in command), None)
+            if kind is not None:
+                spent[kind] += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return dict(spent)
+
+
 def killed_and_started(place: Site, options: argparse.Namespace) -> bool:
     fleet, count = place.fleet, options.workers * options.each
     (fleet.folder / "ledger").touch()
@@ -107,6 +129,8 @@ def killed_and_started(place: Site, options: argparse.Namespace) -> bool:
     print(f"proof on the same host                {'off' if options.no_proof else 'on'}")
     for what, seconds in marks.items():
         print(f"{what:<37} {seconds:.1f} s")
+    for kind, seconds in cpu_by_kind().items():
+        print(f"CPU of {kind:<30} {seconds:.1f} s, {seconds / count * 1000:.2f} ms a task")
     print(f"ran once, twice, more often           {[sum(n == k for n in runs.values()) for k in (1, 2)]},"
           f" {sum(n > 2 for n in runs.values())}")  # fmt: skip
     return set(runs.values()) == {2} and len(runs) == count

@@ -26,11 +26,13 @@ from tests.fleet import Fleet, Worker, wait_for
 QUEUE = "bench"
 
 
-def measure(fleet: Fleet, worker: Worker, client: redis.Redis, tasks: int) -> tuple[float, float]:
-    """Tasks per second, and CPU milliseconds of the parent per task."""
+def measure(
+    fleet: Fleet, worker: Worker, client: redis.Redis, tasks: int, sleeps: float = 0.0
+) -> tuple[float, float]:
+    """Tasks per second, and CPU milliseconds of the parent per task. `sleeps`: each, in seconds."""
     with fleet.app.producer_pool.acquire() as producer:
         for key in range(tasks):
-            fleet.send("noop", key, queue=QUEUE, producer=producer)
+            fleet.send("nap" if sleeps else "noop", sleeps or key, queue=QUEUE, producer=producer)
     before, began = cpu_seconds(worker.pid), time.perf_counter()
     fleet.app.control.add_consumer(QUEUE, destination=[f"{worker.name}@test"])
     wait_for("all consumed", lambda: not client.llen(QUEUE) and not client.hlen("unacked"), 120)

@@ -154,6 +154,9 @@ def _tasks(app: Celery, ledger: Path) -> None:
     def noop(self: Task, key: Any = 0) -> Any:
         return key
 
+    def nap(self: Task, seconds: float) -> None:
+        time.sleep(seconds)
+
     def boom(self: Task, key: Any = 0, seconds: float | str = 0) -> None:
         with entry(self, key):
             spend(seconds)
@@ -236,6 +239,7 @@ def _tasks(app: Celery, ledger: Path) -> None:
     register(poison_worker, acks_late=True)
     register(lock, acks_late=True)
     register(noop, acks_late=True)
+    register(nap, acks_late=True)
     register(eats, acks_late=True)
     register(boom, acks_late=True)
     register(retry_once, acks_late=True)

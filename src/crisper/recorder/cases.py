@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from crisper.core.model import Attempt, Case, Message, Recovery
@@ -13,14 +12,22 @@ from crisper.recorder import wire
 
 def case_to_wire(case: Case) -> dict[str, Any]:
     """A case in plain types."""
-    whole: dict[str, Any] = wire.plain(asdict(case))
-    whole["message"] = tuple(case.message)
-    return whole
+    return {
+        "recovery": recovery_to_wire(case.recovery),
+        "attempt": _fields(case.attempt),
+        "message": tuple(case.message),
+        "superseded": case.superseded,
+        "finished_before": case.finished_before,
+        "overdue": case.overdue,
+    }
 
 
 def recovery_to_wire(recovery: Recovery) -> dict[str, Any]:
-    whole: dict[str, Any] = wire.plain(asdict(recovery))
-    return whole
+    return _fields(recovery)
+
+
+def _fields(value: Attempt | Recovery) -> dict[str, Any]:
+    return {name: wire.plain(getattr(value, name)) for name in value.__slots__}
 
 
 def recovery_from_wire(plain: dict[str, Any]) -> Recovery:

@@ -24,7 +24,7 @@ from crisper.core.states import HAVE_RECOVERIES, RecoveryState, State, VerdictKi
 from crisper.core.verdict import DEAD_LETTERED, stopped_by
 from crisper.store.cases import FORGET_MESSAGE, verdict_event
 from crisper.store.database import Row
-from crisper.store.rows import ATTEMPT, EVENT, IS_OPEN, RECOVERY, as_attempt, as_recovery
+from crisper.store.rows import ATTEMPT, EVENT, IS_OPEN, RECOVERY, among, as_attempt, as_recovery
 
 if TYPE_CHECKING:
     from crisper.store.sql import SqlStore
@@ -120,14 +120,18 @@ class Batch:
         ordered = sorted((c for c in first.values() if c.seq not in doubted), key=lambda c: c.task_id)
         done = self.db.each(_INSERT_ATTEMPT, [self._row(claim, 1) for claim in ordered])
         granted = {c.seq for c, inserted in zip(ordered, done, strict=True) if inserted}
-        refused = self._refused_before([c.seq for c in claims if c.seq not in granted])
-        for claim in sorted(claims, key=lambda claim: claim.task_id):  # against deadlocks
+        for claim in ordered:
             if claim.seq in granted:
                 self._answer(claim.seq, "granted", 1)
-            elif claim.seq in refused:
+        left = sorted((c for c in claims if c.seq not in granted), key=lambda c: c.task_id)
+        refused = self._refused_before([c.seq for c in left])
+        known = self._known({c.task_id for c in left})
+        for claim in left:
+            if claim.seq in refused:
                 self._answer(claim.seq, *refused[claim.seq])
             else:
-                self._claim_known(claim, doubted=claim.seq in doubted)
+                # Another claim of this task may have changed what was read: only the first may rely on it.
+                self._claim_known(claim, known.pop(claim.task_id, None), doubted=claim.seq in doubted)
 
     def _doubted(self, claims: Sequence[Claim]) -> set[int]:
         """Redelivered ones, while a worker that nobody hears of, or that has a journal to replay, may have
@@ -166,10 +170,10 @@ class Batch:
             *(claim.message.envelope, claim.message.body),
         )
 
-    def _claim_known(self, claim: Claim, *, doubted: bool = False) -> None:
+    def _claim_known(self, claim: Claim, seen: list[Known] | None, *, doubted: bool) -> None:
         """The task is on record: ask the gate, and again if its facts moved under the answer."""
         for _ in range(3):
-            known = self._known(claim.task_id)
+            known, seen = seen if seen is not None else self._known({claim.task_id})[claim.task_id], None
             mine = [k.attempt for k in known if self._is(k.attempt, claim.seq)]
             if mine:
                 return self._answer_granted(claim, mine[0].number)
@@ -194,21 +198,28 @@ class Batch:
                 return None
         self._answer(claim.seq, "parked", 0, "its registry rows keep moving")
 
-    def _known(self, task_id: str) -> list[Known]:
+    def _known(self, tasks: Collection[str]) -> dict[str, list[Known]]:
+        """All that is on record of each task, in order; its recoveries stay as they are until commit."""
+        known: dict[str, list[Known]] = {task_id: [] for task_id in tasks}
+        if not tasks:
+            return known
+        these, ids = among(sorted(tasks))
         attempts = self.db.rows(
-            f"SELECT {ATTEMPT}, body IS NOT NULL FROM crisper_attempt WHERE task_id = ? ORDER BY number",
-            task_id,
+            f"SELECT {ATTEMPT}, body IS NOT NULL FROM crisper_attempt WHERE task_id {these}"
+            " ORDER BY task_id, number",
+            *ids,
         )
-        if not attempts:
-            return []
         recoveries = {
-            row[1]: as_recovery(row)
+            (row[0], row[1]): as_recovery(row)
             for row in self.db.rows(
-                f"SELECT {RECOVERY} FROM crisper_recovery WHERE task_id = ? ORDER BY number{self.db.lock}",
-                task_id,
+                f"SELECT {RECOVERY} FROM crisper_recovery WHERE task_id {these}"
+                f" ORDER BY task_id, number{self.db.lock}",
+                *ids,
             )
         }
-        return [Known(as_attempt(row), recoveries.get(row[1]), bool(row[-1])) for row in attempts]
+        for row in attempts:
+            known[row[0]].append(Known(as_attempt(row), recoveries.get((row[0], row[1])), bool(row[-1])))
+        return known
 
     def _is(self, attempt: Attempt, seq: int) -> bool:
         return attempt.incarnation == self.fence.incarnation and attempt.seq == seq

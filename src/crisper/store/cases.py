@@ -12,7 +12,7 @@ from crisper.core.states import STANDS, VERDICT_MOVES, RecoveryState, VerdictKin
 from crisper.core.text import as_json, storable
 from crisper.core.verdict import Judgement, is_same_verdict, superseded_or_finished
 from crisper.store.database import Row
-from crisper.store.rows import ATTEMPT, EVENT, RECOVERY, as_attempt, as_recovery
+from crisper.store.rows import ATTEMPT, EVENT, RECOVERY, among, as_attempt, as_recovery
 
 if TYPE_CHECKING:
     from crisper.store.sql import SqlStore
@@ -72,8 +72,9 @@ def _whole(store: SqlStore, recoveries: Sequence[Recovery]) -> list[Case]:
     tasks = sorted({one.task_id for one in recoveries})
     others = _recoveries(store, tasks)
     attempts: dict[str, dict[int, Row]] = {task_id: {} for task_id in tasks}
+    these, ids = among(tasks)
     for row in store.db.rows(
-        f"SELECT {ATTEMPT}, body, envelope FROM crisper_attempt WHERE task_id IN ({_places(tasks)})", *tasks
+        f"SELECT {ATTEMPT}, body, envelope FROM crisper_attempt WHERE task_id {these}", *ids
     ):
         attempts[row[0]][row[1]] = row
     cases = []
@@ -105,14 +106,9 @@ def _whole(store: SqlStore, recoveries: Sequence[Recovery]) -> list[Case]:
 
 def _recoveries(store: SqlStore, tasks: Sequence[str]) -> dict[tuple[str, int], Recovery]:
     """Every recovery of these tasks, by task and number."""
-    found = store.db.rows(
-        f"SELECT {RECOVERY} FROM crisper_recovery WHERE task_id IN ({_places(tasks)})", *tasks
-    )
+    these, ids = among(tasks)
+    found = store.db.rows(f"SELECT {RECOVERY} FROM crisper_recovery WHERE task_id {these}", *ids)
     return {(one.task_id, one.number): one for one in map(as_recovery, found)}
-
-
-def _places(values: Sequence[str]) -> str:
-    return ", ".join("?" * len(values))
 
 
 _NAMES = ATTEMPT.split(", ")
@@ -123,27 +119,35 @@ def decide(store: SqlStore, judgements: Sequence[Judgement], *, by: str) -> list
     if not judgements:
         return []
     now, by = store.now(), storable(by)
-    decided = [_as_decided(now, one, by) for one in judgements]
+    ordered = sorted(judgements, key=lambda one: _place(one.recovery))  # against deadlocks
+    decided = [_as_decided(now, one, by) for one in ordered]
     changed = store.db.each(
         _DECIDE,
         [
             (new.state, new.verdict, new.reason, as_json(new.evidence), by, now, new.due_at, new.done_at,
-             old.task_id, old.number, old.version, old.state)
-            for (old, _, _), new in zip(judgements, decided, strict=True)
+             *_place(old), old.version, old.state)
+            for (old, _, _), new in zip(ordered, decided, strict=True)
         ],
     )  # fmt: skip
-    won = [new for new, count in zip(decided, changed, strict=True) if count]
-    store.db.each(EVENT, [verdict_event(now, one) for one in won])
-    over = (one for one in won if one.state is RecoveryState.DONE and one.verdict is not VerdictKind.DISCARD)
-    store.db.each(FORGET_MESSAGE, [(one.task_id, one.number) for one in over])
-    stand = _recoveries(
-        store, [old.task_id for old, _, _ in judgements]
-    )  # a mended clock has moved what was seen
-    answers = []
-    for (old, verdict, _), count in zip(judgements, changed, strict=True):
-        one = stand[old.task_id, old.number]
-        answers.append(one if count or is_same_verdict(old, one, verdict.kind, by) else None)
-    return answers
+    won = {_place(new): new for new, count in zip(decided, changed, strict=True) if count}
+    store.db.each(EVENT, [verdict_event(now, one) for one in won.values()])
+    over = (
+        place
+        for place, one in won.items()
+        if one.state is RecoveryState.DONE and one.verdict is not VerdictKind.DISCARD
+    )
+    store.db.each(FORGET_MESSAGE, list(over))
+    # A mended clock may have moved what was seen.
+    stand = _recoveries(store, [old.task_id for old, _, _ in judgements])
+    return [
+        one if _place(old) in won or is_same_verdict(old, one, verdict.kind, by) else None
+        for old, verdict, _ in judgements
+        for one in [stand[_place(old)]]
+    ]
+
+
+def _place(recovery: Recovery) -> tuple[str, int]:
+    return recovery.task_id, recovery.number
 
 
 def _as_decided(now: int, judgement: Judgement, by: str) -> Recovery:
@@ -176,16 +180,16 @@ def complete(
 ) -> list[bool]:
     """Each with what its event shall tell."""
     now, by = store.now(), storable(by)
-    changed = store.db.each(
-        _COMPLETE, [(now, now, one.task_id, one.number, one.version) for one, _ in recoveries]
-    )
+    ordered = sorted(recoveries, key=lambda pair: _place(pair[0]))  # against deadlocks
+    changed = store.db.each(_COMPLETE, [(now, now, *_place(one), one.version) for one, _ in ordered])
+    done = {_place(one) for (one, _), count in zip(ordered, changed, strict=True) if count}
     events: list[Row] = [
-        (now, "recovered", one.task_id, one.number, None, None, by, as_json({"action": one.verdict, **told}))
-        for (one, told), count in zip(recoveries, changed, strict=True)
-        if count
+        (now, "recovered", *_place(one), None, None, by, as_json({"action": one.verdict, **told}))
+        for one, told in ordered
+        if _place(one) in done
     ]
     store.db.each(EVENT, events)
-    return [bool(count) for count in changed]
+    return [_place(one) in done for one, _ in recoveries]
 
 
 def give_up(store: SqlStore, recovery: Recovery, by: str, why: str, due_in_ms: int) -> bool:

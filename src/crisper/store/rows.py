@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from crisper.core.model import Attempt, Recovery, Worker
@@ -30,6 +31,12 @@ WORKER = (
 EVENT = """
 INSERT INTO crisper_event (at, kind, task_id, number, incarnation, seq, actor, data)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"""
+
+
+def among(values: Sequence[str]) -> tuple[str, list[str]]:
+    """`IN (…)` and its parameters: repeated up to a power of two, so that few statements are prepared."""
+    size = 1 << max(0, len(values) - 1).bit_length()
+    return f"IN ({', '.join('?' * size)})", [*values, *[values[-1]] * (size - len(values))]
 
 
 def as_attempt(row: Row) -> Attempt:
