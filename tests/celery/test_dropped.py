@@ -54,15 +54,30 @@ def test_a_claim_that_another_recorder_parks_after_it_was_taken_back_is_taken_ba
     assert (item[0], item[3], item[5]) == (wire.CHILD_LOST, held.seq, False)  # uncounted: a courier's
 
 
-def test_once_a_later_record_is_confirmed_no_grant_is_waited_for() -> None:
+def test_a_claim_that_was_taken_back_is_asked_for_anew_of_every_recorder_until_one_has_heard_of_it() -> None:
+    """One that dies with the grant of it, and its end, in its hands would leave it claimed for good."""
     deliveries, link, held = deliveries_with_one()
     deliveries._asking.clear()
     held.stage = Stage.PARKED
+    link.keep_standing(held.seq, (wire.CLAIM_AGAIN, "the claim"))
     deliveries.new_connection()
-    assert deliveries._dropped
+    assert link._standing == {held.seq: (wire.CLAIM_AGAIN, "the claim")}
     deliveries.note("something", None, {})
     deliveries._answers(link.last, [])
-    assert not deliveries._dropped
+    assert not link._standing
+    assert not deliveries._dropped  # no grant is on its way any more
+
+
+def test_what_is_claimed_anew_is_not_lost_by_the_late_grant_of_its_earlier_claim() -> None:
+    deliveries, link, held = deliveries_with_one()
+    deliveries._asking.clear()
+    earlier, held.stage = held.seq, Stage.PARKED
+    deliveries._drop_claim(held)
+    deliveries._forget(held)
+    held.seq = link.number()
+    deliveries._answer(earlier, "granted", 2, "")
+    [(_, item)] = link._unconfirmed
+    assert (item[0], item[3]) == (wire.CHILD_LOST, earlier)
 
 
 @pytest.mark.parametrize("connections", [1, 2])

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from copy import copy
 from itertools import takewhile
 from typing import Any
 
@@ -441,6 +442,7 @@ class Deliveries:
         if held.stage is Stage.PARKED:
             return  # another recorder was asked, or another incarnation asks
         if held.stage is not Stage.ASKED:
+            self._keep_asking(held)
             self._drop_claim(held)
             self._forget(held)
             return
@@ -512,7 +514,8 @@ class Deliveries:
         self._forget(held)
 
     def _forget(self, held: Held) -> None:
-        self.link.sit(held.seq)
+        if held.seq not in self._dropped:
+            self.link.sit(held.seq)
         self._by_seq.pop(held.seq, None)
         if self._by_message.get(held.message_id) is held:
             self._next_holder(held)
@@ -613,13 +616,15 @@ class Deliveries:
     def _drop_claim(
         self, held: Held, state: State = State.RELEASED, reason: str | None = "its delivery was gone"
     ) -> None:
-        """A parked claim is taken back. It may have been granted meanwhile: then it closes as this."""
+        """A parked claim is taken back. It may have been granted meanwhile: then it closes as this. Should
+        this recorder die before it hears of it, the next one is asked what became of the claim."""
         self.link.send((wire.DROP, held.seq))
-        self._dropped[held.seq] = (self.link.last, held, state, reason)
+        self._dropped[held.seq] = (self.link.last, copy(held), state, reason)  # it may be claimed anew
 
     def _forget_dropped(self, durable: int) -> None:
         """What was said after the claim was taken back is confirmed: no grant is on its way any more."""
         for seq in [seq for seq, (last, *_) in self._dropped.items() if last < durable]:
+            self.link.sit(seq)
             del self._dropped[seq]
 
     def _granted_in_vain(self, seq: int, kind: str, number: int) -> None:
@@ -630,6 +635,8 @@ class Deliveries:
         _, held, state, reason = dropped
         if kind == "parked":
             self._drop_claim(held, state, reason)
+            return
+        self.link.sit(seq)
         if kind not in ("granted", "stopped"):
             return
         if state is State.RELEASED:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 from crisper.celery.held import Stage
@@ -73,15 +74,19 @@ class Answers:
         for seq in [seq for seq in self.lost if seq <= durable]:
             self._answer(seq, "closed", 0)
         for seq in [seq for seq, (last, _) in self.dropped.items() if last < durable]:
+            self.link.sit(seq)
             del self.dropped[seq]
 
     def drop_claim(self, held: Held) -> None:
-        """A parked claim is taken back; it may have been granted meanwhile, unheard."""
+        """A parked claim is taken back; it may have been granted meanwhile, unheard. Should this recorder die
+        first, the next one finds out."""
         self.link.send(["drop", 0, held.seq])
-        self.dropped[held.seq] = (self.link.seq, held)
+        self.link.standing[held.seq] = ["again", self.host.ms(), held.claim()]
+        self.dropped[held.seq] = (self.link.seq, copy(held))
 
     def _granted_in_vain(self, seq: int, kind: str, number: int) -> None:
         _, held = self.dropped.pop(seq, (0, None))
+        self.link.sit(seq)
         if held is not None and kind == "parked":
             self.drop_claim(held)
         if held is not None and kind == "granted":

@@ -9,6 +9,7 @@ from crisper.testing.simulate.world import Process
 
 if TYPE_CHECKING:
     from crisper.testing.simulate.life import Life, Node, Site
+    from crisper.testing.simulate.place import Host
     from crisper.testing.simulate.sweepers import Standing
 
 
@@ -93,15 +94,22 @@ class Faults:
     # -- the registry ----------------------------------------------------------
 
     def _cut_registry(self) -> None:
-        self._cut(self._node(), self._long())
+        self._cut(self._node().host, self._long())
 
-    def _cut(self, node: Node, ms: int) -> None:
-        node.host.cut = True
-        self._world.after(ms, None, lambda: setattr(node.host, "cut", False))
+    def _cut(self, host: Host, ms: int) -> None:
+        host.cut = True
+        self._world.after(ms, None, lambda: setattr(host, "cut", False))
+
+    def _cut_off(self) -> None:
+        """From the registry, and soon from the broker: what it runs by its journal comes to others."""
+        life = self._life()
+        if life is not None and life.parent is not None:
+            self._cut(life.host, self._long())
+            self._world.after(self._world.rng.randrange(1_500), None, self._lose_connection, life)
 
     def _mass_silence(self) -> None:
         for node in self._site.nodes:
-            self._cut(node, self._world.rng.randrange(4_000, 9_000))
+            self._cut(node.host, self._world.rng.randrange(4_000, 9_000))
 
     def _registry_outage(self) -> None:
         self._site.registry.away = True
@@ -121,7 +129,11 @@ class Faults:
 
     def _cut_connection(self) -> None:
         life = self._life()
-        if life is not None and life.parent is not None and not life.parent.closing:
+        if life is not None:
+            self._lose_connection(life)
+
+    def _lose_connection(self, life: Life) -> None:
+        if life.process.alive and life.parent is not None and not life.parent.closing:
             life.parent.loses_connection(restores=self._world.rng.random() < 0.6)
 
     def _duplicate(self) -> None:

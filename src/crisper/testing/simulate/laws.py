@@ -19,6 +19,7 @@ from crisper.core.states import (
     WorkerState,
 )
 from crisper.engine.adoption import AFTERLIFE
+from crisper.store.batch import has_journal
 
 if TYPE_CHECKING:
     from crisper.testing.simulate.registry import Registry
@@ -71,6 +72,8 @@ def grants(registry: Registry, me: str, claim: Claim) -> None:
             _broken(registry, "I2", f"{claim.message_id} is granted to {me}, and {_name(attempt)} is open")
         if attempt.state in CLOSED_FOR_GOOD:
             _broken(registry, "I9", f"{claim.message_id} is granted to {me}, and was {attempt.state}")
+    if not same and claim.redelivered and not claim.provisional:
+        _ended_by_a_journal(registry, me, claim)
     recovery = registry.recovery_of(same[-1]) if same else None
     if recovery is None:
         return
@@ -79,6 +82,17 @@ def grants(registry: Registry, me: str, claim: Claim) -> None:
     ):
         _broken(registry, "I9", f"{claim.message_id} is granted to {me}, and its recovery is"
                 f" {recovery.state} by {recovery.verdict}")  # fmt: skip
+
+
+def _ended_by_a_journal(registry: Registry, me: str, claim: Claim) -> None:
+    """I9, of what is not on record yet: its worker lives, and has said that it has a journal to replay."""
+    for body in registry.world.history.bodies.get(claim.message_id, ()):
+        worker = registry._workers.get(body.incarnation)
+        if worker is None or worker.id == me or worker.state is not WorkerState.ALIVE:
+            continue
+        if body.outcome in CLOSED_FOR_GOOD and has_journal(worker.pulse):
+            _broken(registry, "I9", f"{claim.message_id} is granted to {me}, and the journal of"
+                    f" {body.process} tells that it {body.outcome}")  # fmt: skip
 
 
 def refuses(registry: Registry, claim: Claim) -> None:

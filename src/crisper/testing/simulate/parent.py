@@ -277,7 +277,8 @@ class Parent(Answers, Errands):
         )
 
     def forget(self, held: Held) -> None:
-        self.link.sit(held.seq)
+        if held.seq not in self.dropped:
+            self.link.sit(held.seq)
         self.held.pop(held.seq, None)
         if self.by_message.get(held.message_id) is held:
             del self.by_message[held.message_id]

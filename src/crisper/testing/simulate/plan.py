@@ -32,6 +32,7 @@ FAULTS = (
     "kill_parent", "kill_parent", "kill_recorder", "kill_both", "lose_host", "pause_parent", "pause_recorder",
     "pause_host", "cut_registry", "registry_outage", "clock_step", "broker_outage", "cut_connection",
     "cut_connection", "kill_child", "warm_stop", "cold_stop", "duplicate", "pause_sweeper", "mass_silence",
+    "cut_off", "cut_off",
 )  # fmt: skip
 
 
@@ -68,7 +69,7 @@ def draw(rng: Random) -> Plan:
         crash_at_step=rng.choice((0.0, 0.001, 0.004)),
         unknown=calls * rng.random(),
         refused=calls * rng.random(),
-        slow=rng.choice((0.0, 0.01)),
+        slow=rng.choice((0.0, 0.01, 0.08)),
         pauses=rng.choice((0.0, 0.05, 0.3)),
         publish_trouble=rng.choice((0.0, 0.2)),
     )

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Collection, Sequence
 from typing import Any
 
 from crisper.core.model import Answer, Attempt, Claim, Fence, Finish, Record, Recovery
 from crisper.core.states import State, VerdictKind, WorkerState
-from crisper.errors import RegistryUnreachable
+from crisper.errors import CrisperError, RegistryUnreachable
 from crisper.store.memory import MemoryStore
 from crisper.testing.simulate import laws
 from crisper.testing.simulate.place import Host
 from crisper.testing.simulate.plan import Plan
-from crisper.testing.simulate.world import Thread, World
+from crisper.testing.simulate.world import Killed, Thread, World
 
 
 class Registry(MemoryStore):
@@ -154,6 +155,13 @@ class Registry(MemoryStore):
         return [attempt.state for attempt in self._attempts.get(task_id, ())]
 
 
+#: Where a sweeper may stand still, or die.
+BETWEEN = {
+    "declare_lost": "between looking and declaring",
+    "close_lost": "between declaring and closing",
+}
+
+
 class Line:
     """One connection to the registry, of one thread on one host. It has every verb of a store."""
 
@@ -178,8 +186,8 @@ class Line:
     def _call(self, verb: str, do: Any, *args: Any, **kwargs: Any) -> Any:
         world = self._world
         self.calls += 1
-        if verb == "close_lost" and not world.healed and world.rng.random() < self._pauses:
-            world.risk(self._thread.process, "between declaring and closing")
+        if verb in BETWEEN and not world.healed and world.rng.random() < self._pauses:
+            world.risk(self._thread.process, BETWEEN[verb])
             world.meanwhile(self._thread, world.rng.randrange(5, 2_500))
         if self._registry.away or self._host.cut:
             self._fail(verb)
@@ -208,10 +216,18 @@ class Line:
         raise RegistryUnreachable("the reply was lost")
 
     def _slowly(self, verb: str, do: Any, args: Any, kwargs: Any) -> Any:
-        """Some calls take long before their commit, some behind it."""
+        """Some calls take long before their commit, some behind it; who dies meanwhile may have said all that
+        the registry needs to commit."""
         early, ms = self._world.rng.random() < 0.5, self._world.rng.randrange(20, 1_200)
         if early:
-            self._world.meanwhile(self._thread, ms)
+            try:
+                self._world.meanwhile(self._thread, ms)
+            except Killed:
+                if not (self._registry.away or self._host.cut) and self._world.rng.random() < 0.5:
+                    self._world.history.seen("a commit of who had died")
+                    with contextlib.suppress(CrisperError):
+                        do(*args, **kwargs)
+                raise
             if self._registry.away or self._host.cut:
                 self._fail(verb)
         answer = do(*args, **kwargs)

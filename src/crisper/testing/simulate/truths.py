@@ -107,8 +107,19 @@ def is_over(registry: Registry, message: Message) -> bool:
         return message.vanished and same[-1].state not in OPEN
     if recovery.state in WAITS_FOR_A_PERSON:
         return True
-    done = recovery.state is RecoveryState.DONE
-    return done and (recovery.verdict not in BRINGS_BACK or message.vanished)
+    if recovery.state is not RecoveryState.DONE:
+        return False
+    return recovery.verdict not in BRINGS_BACK or message.vanished or _ended_late(registry, same[-1])
+
+
+def _ended_late(registry: Registry, lost: Attempt) -> bool:
+    """Its worker had not heard that it was declared, adopted what was handed back, and ended it."""
+    return any(
+        event.kind == "late_finish"
+        and (event.task_id, event.incarnation) == (lost.task_id, lost.incarnation)
+        and event.data.get("state") in CLOSED_FOR_GOOD
+        for event in registry._events
+    )
 
 
 def unfinished(site: Site) -> list[str]:
