@@ -35,6 +35,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "journal_max_bytes": (4 * 2**20, 2**50),
     "failover_window": (0, 86_400),
     "preview_bytes": (256, 2**20),
+    "retention_days": (0, 36_500),
 }
 
 #: What Kubernetes calls the variables that it puts beside every service, behind the service's own name.
@@ -114,6 +115,11 @@ class Settings:
         16 * 2**20, "larger messages are tracked, but not kept for re-sending", unit="bytes"
     )
     preview_bytes: int = _setting(4096, "of arguments, as people see them", unit="bytes")
+    retention_days: float = _setting(
+        30.0,
+        "how long what is over stays on record, and its message is refused if it comes again; 0: for ever",
+        unit="days",
+    )
     redact: tuple[str, ...] = _setting(DEFAULT_REDACT, "parts of argument names whose values are never shown")
 
     @property
@@ -146,6 +152,12 @@ def _problems(settings: Settings) -> list[str]:
         problems.append(  # without its value, which may hold a password
             "crisper_rabbitmq_management_url is no address of an HTTP API. Set it to"
             " http://user:password@host:15672 or https://…, or leave it out."
+        )
+    if 0 < settings.retention_days < 1:
+        problems.append(
+            f"crisper_retention_days = {settings.retention_days:g} is less than a day: what has finished is"
+            " refused only as long as it is on record, and brokers deliver again after hours. Set it to 1 or"
+            " more, or to 0 to keep everything."
         )
     problems += _lease_problems(settings)
     return problems + _out_of_bounds(settings)

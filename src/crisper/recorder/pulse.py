@@ -22,6 +22,7 @@ from crisper.engine.adoption import Adopter
 from crisper.engine.circuit import Circuit
 from crisper.engine.clockwatch import ClockWatch
 from crisper.engine.heartbeat import Beat, Heartbeat
+from crisper.engine.pruner import Pruner
 from crisper.engine.sweeper import Sweeper
 from crisper.engine.window import forget_windows
 from crisper.errors import CrisperError, RegistryMoved, RegistryUnreachable
@@ -106,6 +107,7 @@ class PulseThread(threading.Thread):
             host=Patient(self._adopters),
             warn=lambda sentence: tell((wire.LOG, "warning", sentence)),
         )
+        self._pruner = Pruner(store, hello["retention_days"])
         self._asks: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()
         self._in_hand, self._handed_at = 0, 0.0
         self._unheard = False  # cases may have been given to us that we do not know of
@@ -215,6 +217,8 @@ class PulseThread(threading.Thread):
         now = time.monotonic()
         swept = self._sweeper.tick(now)
         self._watch_clock(swept.leads)
+        if swept.leads:
+            self._guarded(self._prune)
         self.renewing = self._sweeper.renewing(now)
         for judged in swept.declared:
             self._tell((wire.LOG, "warning", f"declared {judged.worker} lost: {judged.how}"))
@@ -222,6 +226,9 @@ class PulseThread(threading.Thread):
         overdue = now - self._handed_at > CASE_MS / 1000
         if self._wants_cases and (self._in_hand == 0 or overdue):
             self._hand_over()
+
+    def _prune(self) -> None:
+        self._pruner.tick(time.monotonic())
 
     def _watch_clock(self, leads: bool) -> None:
         if not leads:

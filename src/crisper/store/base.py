@@ -53,6 +53,23 @@ class Stopped(NamedTuple):
     recovery: Recovery | None  # of a lost one: decided, and not yet carried out
 
 
+class Mark(NamedTuple):
+    """How far a pass over what is old has come."""
+
+    received_at: int = -(2**62)
+    task_id: str = ""
+
+
+START = Mark()
+
+
+class Pruned(NamedTuple):
+    """What one batch of a pass forgot."""
+
+    tasks: int
+    mark: Mark | None  # where the pass goes on; None: it is at its end
+
+
 class Store(Protocol):
     """The registry, as the engine sees it."""
 
@@ -246,3 +263,15 @@ class Store(Protocol):
 
     def case(self, task_id: str, number: int) -> Case | None:
         """The case of one recovery, without taking it."""
+
+    # -- retention ------------------------------------------------------------
+
+    def prune_tasks(
+        self, before: int, after: Mark = START, *, limit: int, only_count: bool = False
+    ) -> Pruned:
+        """Forget tasks all of whose attempts were received and closed before that time of the registry's
+        clock, looking at so many attempts at most. A task stays if any of it is open, waits for a person or
+        a courier, or an order to stop it stands."""
+
+    def prune_rest(self, before: int, *, limit: int) -> int:
+        """Forget events and incarnations as old as that which belong to no task on record; how many rows."""

@@ -44,8 +44,8 @@ from crisper.core.states import (
 from crisper.core.text import as_json, key, storable, storable_entry, storable_record
 from crisper.core.verdict import Judgement, Verdict, stopped_by
 from crisper.errors import Fenced, RegistryUnreachable
-from crisper.store import cases, publishes
-from crisper.store.base import Closed, Stopped, Term
+from crisper.store import cases, prune, publishes
+from crisper.store.base import START, Closed, Mark, Pruned, Stopped, Term
 from crisper.store.batch import Batch
 from crisper.store.database import Conflict, Database
 from crisper.store.rows import ATTEMPT, EVENT, IS_OPEN, RECOVERY, WORKER, as_attempt, as_recovery, as_worker
@@ -635,6 +635,20 @@ class SqlStore:
                 task_id,
             )
         return as_recovery(rows[0]) if rows else None
+
+    # -- retention ------------------------------------------------------------
+
+    @_verb
+    def prune_tasks(
+        self, before: int, after: Mark = START, *, limit: int, only_count: bool = False
+    ) -> Pruned:
+        with self.db.write():
+            return prune.tasks(self, before, after, limit, only_count)
+
+    @_verb
+    def prune_rest(self, before: int, *, limit: int) -> int:
+        with self.db.write():
+            return prune.rest(self, before, limit)
 
     # -- parts ----------------------------------------------------------------
 

@@ -27,6 +27,7 @@ COMMANDS = {
     "recover": "crisper.faces.cli.decide:recover",
     "discard": "crisper.faces.cli.decide:discard",
     "stop": "crisper.faces.cli.decide:stop",
+    "prune": "crisper.faces.cli.prune:prune",
 }
 
 _BEFORE_THE_COMMAND = ("-A", "--app", "--registry", "-C", "--no-color", "--traceback")
