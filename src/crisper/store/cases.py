@@ -119,31 +119,37 @@ def decide(store: SqlStore, judgements: Sequence[Judgement], *, by: str) -> list
     if not judgements:
         return []
     now, by = store.now(), storable(by)
-    ordered = sorted(judgements, key=lambda one: _place(one.recovery))  # against deadlocks
-    decided = [_as_decided(now, one, by) for one in ordered]
-    changed = store.db.each(
+    decided = [_as_decided(now, one, by) for one in judgements]
+    won = _in_order(
+        store,
         _DECIDE,
         [
             (new.state, new.verdict, new.reason, as_json(new.evidence), by, now, new.due_at, new.done_at,
              *_place(old), old.version, old.state)
-            for (old, _, _), new in zip(ordered, decided, strict=True)
+            for (old, _, _), new in zip(judgements, decided, strict=True)
         ],
+        [old for old, _, _ in judgements],
     )  # fmt: skip
-    won = {_place(new): new for new, count in zip(decided, changed, strict=True) if count}
-    store.db.each(EVENT, [verdict_event(now, one) for one in won.values()])
-    over = (
-        place
-        for place, one in won.items()
-        if one.state is RecoveryState.DONE and one.verdict is not VerdictKind.DISCARD
-    )
-    store.db.each(FORGET_MESSAGE, list(over))
+    moved = [new for new, did in zip(decided, won, strict=True) if did]
+    store.db.each(EVENT, [verdict_event(now, one) for one in moved])
+    over = [
+        one for one in moved if one.state is RecoveryState.DONE and one.verdict is not VerdictKind.DISCARD
+    ]
+    store.db.each(FORGET_MESSAGE, [_place(one) for one in over])
     # A mended clock may have moved what was seen.
     stand = _recoveries(store, [old.task_id for old, _, _ in judgements])
     return [
-        one if _place(old) in won or is_same_verdict(old, one, verdict.kind, by) else None
-        for old, verdict, _ in judgements
+        one if did or is_same_verdict(old, one, verdict.kind, by) else None
+        for (old, verdict, _), did in zip(judgements, won, strict=True)
         for one in [stand[_place(old)]]
     ]
+
+
+def _in_order(store: SqlStore, sql: str, rows: Sequence[Row], of: Sequence[Recovery]) -> list[bool]:
+    """Which of the rows changed something. They are written by task, against deadlocks."""
+    order = sorted(range(len(rows)), key=lambda at: _place(of[at]))
+    changed = dict(zip(order, store.db.each(sql, [rows[at] for at in order]), strict=True))
+    return [bool(changed[at]) for at in range(len(rows))]
 
 
 def _place(recovery: Recovery) -> tuple[str, int]:
@@ -180,16 +186,15 @@ def complete(
 ) -> list[bool]:
     """Each with what its event shall tell."""
     now, by = store.now(), storable(by)
-    ordered = sorted(recoveries, key=lambda pair: _place(pair[0]))  # against deadlocks
-    changed = store.db.each(_COMPLETE, [(now, now, *_place(one), one.version) for one, _ in ordered])
-    done = {_place(one) for (one, _), count in zip(ordered, changed, strict=True) if count}
+    seen = [one for one, _ in recoveries]
+    done = _in_order(store, _COMPLETE, [(now, now, *_place(one), one.version) for one in seen], seen)
     events: list[Row] = [
         (now, "recovered", *_place(one), None, None, by, as_json({"action": one.verdict, **told}))
-        for one, told in ordered
-        if _place(one) in done
+        for (one, told), did in zip(recoveries, done, strict=True)
+        if did
     ]
     store.db.each(EVENT, events)
-    return [_place(one) in done for one, _ in recoveries]
+    return done
 
 
 def give_up(store: SqlStore, recovery: Recovery, by: str, why: str, due_in_ms: int) -> bool:
