@@ -403,6 +403,27 @@ def test_what_was_granted_unheard_is_a_couriers_when_its_delivery_is_gone(
     assert away.recovery("t", 2).losses == 0
 
 
+def test_what_a_writer_before_was_granted_unheard_is_a_couriers_too(away: AwayRegistry) -> None:
+    """The next writer is told of the claim, and that it is gone, while the registry is away."""
+    rival, me = away.joins(), away.joins()
+    held = rival.claims("t", "m")
+    parked = me.wants("t", "m", redelivered=True)
+    before = Writer(away.store, me.fence)
+    before.add(FIRST, parked)
+    before.write(FIRST)
+    rival.finishes(held, State.RELEASED)
+    before.write(FIRST + PARKED_MS)
+    assert away.states("t") == [State.RELEASED, State.CLAIMED]
+    writer = Writer(away.store, me.fence)
+    writer.add(FIRST, parked, again=True)
+    away.store.away = True
+    assert kinds(writer.journal(FIRST, lambda batch: None).answers) == [(parked.seq, "parked")]
+    away.store.away = False
+    writer.drop(parked.seq)
+    writer.write(FIRST + 3 * PARKED_MS)
+    assert away.states("t") == [State.RELEASED, State.LOST]
+
+
 def test_a_parked_claim_that_is_dropped_and_was_not_granted_leaves_nothing(away: AwayRegistry) -> None:
     rival, me = away.joins(), away.joins()
     rival.claims("t", "m")

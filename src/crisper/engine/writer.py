@@ -80,6 +80,7 @@ class Writer:
         """A record that happened at `at`; `again`: a claim that a writer before us had parked."""
         if again and isinstance(record, Claim):
             self._again.add(record.seq)
+            self._unsure.add(record.seq)  # that writer may have asked, and died before it heard
         if isinstance(record, Start):
             self._starts[record.claim_seq] = (at, record)
             return
