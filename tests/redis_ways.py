@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -136,6 +137,12 @@ class Group:
         with redis.Redis.from_url(self.master.url) as master:
             master.set("written", "last")
             return int(master.wait(1, 1000)) == 1
+
+    def since_renewal(self) -> float:
+        """Seconds since the latest renewal of what the replica keeps as unacknowledged."""
+        with redis.Redis.from_url(self.replica.url) as replica:
+            scores = [score for _, score in replica.zrange("unacked_index", 0, -1, withscores=True)]
+        return time.time() - max(scores, default=0.0)
 
     def leads(self) -> int:
         """The port of the master, by the sentinel."""

@@ -43,7 +43,7 @@ def test_a_body_that_holds_the_interpreter_lock_for_three_leases_is_not_lost_in_
     for worker in quick.workers:
         worker.send_signal(signal.SIGTERM)
     assert [worker.process.wait(30) for worker in quick.workers] == [0] * len(POOLS)
-    assert set(map(tuple, quick.incarnations().values())) == {("gone",)}
+    wait_for("all said goodbye", lambda: set(map(tuple, quick.incarnations().values())) == {("gone",)})
 
 
 def test_a_worker_with_options_and_a_strategy_of_its_own_records_as_any_other(quick: Fleet) -> None:
