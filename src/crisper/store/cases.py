@@ -139,9 +139,9 @@ def decide(store: SqlStore, judgements: Sequence[Judgement], *, by: str) -> list
     # A mended clock may have moved what was seen.
     stand = _recoveries(store, [old.task_id for old, _, _ in judgements])
     return [
-        one if did or is_same_verdict(old, one, verdict.kind, by) else None
+        one if one is not None and (did or is_same_verdict(old, one, verdict.kind, by)) else None
         for (old, verdict, _), did in zip(judgements, won, strict=True)
-        for one in [stand[_place(old)]]
+        for one in [stand.get(_place(old))]  # forgotten, by now, if it was over for so long
     ]
 
 
