@@ -22,6 +22,7 @@ import tempfile
 import xml.etree.ElementTree as xml
 from collections import Counter
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import celery
@@ -66,12 +67,20 @@ def _same_version(checkout: Path) -> None:
 
 
 def both_ways(options: argparse.Namespace, tests: list[str], log: str = "all") -> dict[str, Outcomes]:
-    return {
-        side: run(
-            options, tests, side == "with Crisper", options.logs / f"suite-{log}-{side.split()[-1]}.log"
-        )
-        for side in ("Celery alone", "with Crisper")
-    }
+    """Beside each other: they wait more than they compute."""
+    sides = ("Celery alone", "with Crisper")
+    with ThreadPoolExecutor() as both:
+        runs = [
+            both.submit(
+                run,
+                options,
+                tests,
+                side == "with Crisper",
+                options.logs / f"suite-{log}-{side.split()[-1]}.log",
+            )
+            for side in sides
+        ]
+        return {side: one.result() for side, one in zip(sides, runs, strict=True)}
 
 
 def run(options: argparse.Namespace, tests: list[str], recorded: bool, log: Path) -> Outcomes:
