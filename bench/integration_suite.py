@@ -7,7 +7,8 @@ distribution. Its tests run unchanged, against a Redis of their own as broker an
 that the suite starts itself (prefork, in the process of the tests). Crisper comes in by the file of settings
 that the suite reads: `imports` gets `crisper.autoload`, nothing else. Tests that end differently are run
 once more on both sides. Ends with 1 if some differ again. Besides the development requirements it wants
-those of the suite: pytest-rerunfailures, pytest-subtests, pytest-order, freezegun, tblib, cryptography, pydantic.
+those of the suite: pytest-rerunfailures, pytest-subtests, pytest-order, freezegun, tblib, cryptography,
+pydantic.
 """
 
 from __future__ import annotations
