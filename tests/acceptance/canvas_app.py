@@ -113,8 +113,25 @@ def die_uncounted(folder: Path) -> None:
     RedisBackend.on_chord_part_return = die_or_count
 
 
+def die_with_the_body(folder: Path) -> None:
+    """Where the test leaves a file `die-with-the-body`, the process dies once it has claimed to send a
+    chord's body (Celery 5.7)."""
+    send = RedisBackend._chord_publish_claim_expires
+
+    def die_or_send(self: RedisBackend, *args: Any, **kwargs: Any) -> Any:
+        try:
+            os.rename(folder / "die-with-the-body", folder / "died")  # noqa: PTH104
+        except FileNotFoundError:
+            return send(self, *args, **kwargs)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    RedisBackend._chord_publish_claim_expires = die_or_send
+
+
 if "FLEET_FOLDER" in os.environ:
     from tests.fleet_app import app
 
     die_uncounted(Path(os.environ["FLEET_FOLDER"]))
+    if hasattr(RedisBackend, "_chord_publish_claim_expires"):
+        die_with_the_body(Path(os.environ["FLEET_FOLDER"]))
     draw_on(app, Path(os.environ["FLEET_FOLDER"]))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from celery import chord
+from celery.backends.redis import RedisBackend
 
 from tests.acceptance.canvas_app import NAME, draw_on, let_go_of_results
 from tests.acceptance.conftest import broker_urls
@@ -38,6 +39,32 @@ def test_a_chord_completes_where_a_worker_died_between_the_result_and_its_count(
         wait_for("nothing open", lambda: fleet.open_attempts() == 0)
         assert fleet.recoveries(stored) == [(1, "done", "settled")]
         assert len(fleet.starts(stored)) == 1
+        assert fleet.errors() == []
+    finally:
+        let_go_of_results(fleet.app)
+        fleet.close()
+
+
+@pytest.mark.skipif(
+    not hasattr(RedisBackend, "_chord_publish_claim_expires"), reason="Celery before 5.7 claims no body"
+)
+def test_a_chord_completes_where_a_worker_died_with_its_body_in_its_hands(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """All are counted; Celery lets the dead process' claim on sending the body expire, and nobody looks."""
+    fleet = Fleet(tmp_path, **broker_urls("redis", request))
+    fleet.module = "tests.acceptance.canvas_app"
+    draw_on(fleet.app, tmp_path)
+    (tmp_path / "die-with-the-body").touch()
+    try:
+        first = fleet.worker("first", "-P", "threads", "-c", "1", FLEET_PREFETCH="1")
+        waits, add_up = (fleet.app.tasks[NAME + name] for name in ("late_waits", "late_add_up"))
+        sent = chord([waits.s(1, ""), waits.s(2, "")], add_up.s()).apply_async()
+        first.process.wait(20)
+        fleet.worker("second", "-P", "threads", "-c", "2")
+        assert sent.get(timeout=40) == 3
+        wait_for("nothing open", lambda: fleet.open_attempts() == 0)
+        assert fleet.run_twice() == []
         assert fleet.errors() == []
     finally:
         let_go_of_results(fleet.app)

@@ -41,7 +41,8 @@ def _backend(app: Celery, name: str) -> Any:
 
 def complete_chord(app: Celery, case: Case, kept: Any) -> None:
     """Count a lost attempt, whose result is stored, in its chord: Celery does so after storing it, and
-    its process may have been killed in between. Doing it twice changes nothing.
+    its process may have been killed in between, or before it sent the body that this was the last count
+    for. Doing it twice changes nothing.
 
     Only for Redis, which knows whom it has counted; other backends count calls, or have a task of Celery's
     that looks at the results. Raises `ChordTaken` while the chord's body is in the hands of another
@@ -54,15 +55,24 @@ def complete_chord(app: Celery, case: Case, kept: Any) -> None:
     context = _context(app, case, kept)
     if not context.chord or not context.group:
         return
-    if not _is_counted(backend, context):
+    if not _is_counted(backend, context) or (_claims(backend) and _claim(backend, context) is None):
         meta = backend._get_task_meta_for(case.attempt.task_id)
         backend.on_chord_part_return(context, meta["status"], meta["result"])
-    keys = (".s", ".c")
-    size, claim = (backend.client.get(backend.get_key_for_group(context.group, key)) for key in keys)
-    if size is not None and claim not in (None, b"done", "done"):
+    size = backend.client.get(backend.get_key_for_group(context.group, ".s"))
+    if size is not None and _claim(backend, context) not in (None, b"done", "done"):
         raise ChordTaken(
             "another process has claimed to send the body of its chord, and may have been killed"
         )
+
+
+def _claims(backend: Any) -> bool:
+    """Whether who sends a chord's body claims that first, so that whoever counts a member again, once the
+    claim of a killed process has expired, sends it (Celery 5.7)."""
+    return hasattr(backend, "_chord_claim_extend_script")
+
+
+def _claim(backend: Any, context: Context) -> Any:
+    return backend.client.get(backend.get_key_for_group(context.group, ".c"))
 
 
 def _is_redis(backend: Any) -> bool:
