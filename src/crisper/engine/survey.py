@@ -54,7 +54,7 @@ STORY_MOST = 1000
 #: A prefix of a task id shorter than this names nothing.
 SHORTEST_PREFIX = 6
 
-_NOW = {
+NOW = {
     "postgresql": "(extract(epoch FROM clock_timestamp()) * 1000)::bigint",
     "mysql": "CAST(UNIX_TIMESTAMP(SYSDATE(3)) * 1000 AS SIGNED)",
     # The file is used by one host, so the host's clock is the registry's.
@@ -263,7 +263,7 @@ class Survey:
     # -- parts ----------------------------------------------------------------
 
     def _now(self, connection: Connection) -> int:
-        return int(connection.execute(select(literal_column(_NOW[self._reading.dialect]))).scalar_one())
+        return int(connection.execute(select(literal_column(NOW[self._reading.dialect]))).scalar_one())
 
     def _registry(self, connection: Connection, now: int) -> dict[str, Any]:
         known = {row.key: row.value for row in connection.execute(select(registry))}

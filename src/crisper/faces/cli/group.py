@@ -27,6 +27,7 @@ COMMANDS = {
     "recover": "crisper.faces.cli.decide:recover",
     "discard": "crisper.faces.cli.decide:discard",
     "stop": "crisper.faces.cli.decide:stop",
+    "doctor": "crisper.faces.cli.doctor:doctor",
     "prune": "crisper.faces.cli.prune:prune",
 }
 

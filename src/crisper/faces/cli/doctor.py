@@ -1,0 +1,149 @@
+"""`crisper doctor`."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import click
+
+from crisper.errors import RegistryError, RegistryUnreachable, SettingsError
+from crisper.faces.cli.output import console, emit, hanging, json_option, lines
+from crisper.faces.cli.place import Place
+from crisper.faces.cli.text import clean, plural
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from crisper.engine.doctor.facts import App, Broker, Facts, Host, Registry, Trouble
+    from crisper.engine.doctor.finding import Finding
+
+HEALTHY = "healthy"
+_STYLES = {"error": "red", "warning": "yellow"}
+_MOST = 1000
+
+
+@click.command()
+@click.option(
+    "--grace",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    envvar="TERMINATION_GRACE_PERIOD_SECONDS",
+    show_envvar=True,
+    help="How long a worker has from SIGTERM to SIGKILL.",
+)
+@json_option
+@click.pass_context
+def doctor(ctx: click.Context, grace: float | None, as_json: bool) -> None:
+    """Every hazard in the app's settings, tasks, broker and registry.
+
+    Each with why, how bad it is, and the line that cures it. It changes
+    nothing, asks every server under a deadline, and says nothing without
+    evidence: where there is no history of a task, its time limit counts.
+
+    Exit code 1 if there is an error or a warning, 0 if there is none.
+
+    \b
+    Examples:
+      crisper -A proj doctor
+      crisper -A proj doctor --grace 300
+      crisper -A proj doctor --json | jq '.findings[] | select(.level=="error")'
+    """
+    from crisper.engine.doctor.catalogue import examine
+    from crisper.engine.doctor.finding import Level
+
+    place: Place = ctx.obj
+    findings = examine(_facts(place, grace))
+    hazards = [finding for finding in findings if finding.level is not Level.OK]
+    if as_json:
+        emit({"findings": [finding._asdict() for finding in findings]})
+    else:
+        _print(console(place), hazards)
+    if hazards:
+        ctx.exit(1)
+
+
+# -- facts -------------------------------------------------------------------
+
+
+def _facts(place: Place, grace: float | None) -> Facts:
+    """Broker and registry are asked at the same time; either may be out of reach."""
+    from crisper.engine.doctor.facts import Facts
+
+    if place.app is None:
+        raise SettingsError("which app? doctor reads its settings and tasks: name it with -A before doctor")
+    settings, app = place.settings, _app(place)
+    with ThreadPoolExecutor(thread_name_prefix="crisper-doctor") as pool:
+        at_the_broker, on_record = pool.submit(_broker, place), pool.submit(_registry, place)
+        host, of_host = _host(place, grace)
+        broker, of_broker = at_the_broker.result()
+        registry, of_registry = on_record.result()
+    return Facts(settings, app, host, broker, registry, (*of_broker, *of_registry, *of_host))
+
+
+def _app(place: Place) -> App:
+    """An app's modules may print; stdout is kept for what we have to say."""
+    from crisper.celery.doctor.app import ask
+
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            return ask(place.app, place.settings)
+    except SettingsError:
+        raise
+    except (Exception, SystemExit) as exc:
+        raise SettingsError(f"the app's tasks cannot be loaded: {type(exc).__name__}: {exc}") from exc
+
+
+def _host(place: Place, grace: float | None) -> tuple[Host, list[Trouble]]:
+    from crisper.engine.doctor.facts import Host, Trouble
+    from crisper.engine.doctor.host import ask
+
+    try:
+        return ask(place.settings, grace), []
+    except OSError as exc:
+        fix = "set crisper_journal_dir to a folder that this user may look into"
+        return Host(grace=grace), [Trouble("host", str(exc), fix)]
+
+
+def _registry(place: Place) -> tuple[Registry | None, list[Trouble]]:
+    from crisper.engine.doctor.facts import Trouble
+    from crisper.engine.doctor.registry import ask
+
+    try:
+        return ask(place.settings.registry_url), []
+    except RegistryUnreachable as exc:
+        return None, [Trouble("registry", str(exc), "app.conf.crisper_registry_url, and its server")]
+    except SettingsError:
+        raise
+    except RegistryError as exc:
+        source = "schema" if "Schema" in type(exc).__name__ else "registry"
+        return None, [Trouble(source, str(exc), f"{place.typed} migrate")]
+
+
+def _broker(place: Place) -> tuple[Broker | None, list[Trouble]]:
+    from crisper.celery.doctor.broker import BrokerSilent, ask
+    from crisper.engine.doctor.facts import Trouble
+
+    try:
+        broker, troubles = ask(place.app, place.settings)
+        return broker, list(troubles)
+    except BrokerSilent as exc:
+        return None, [Trouble("broker", str(exc), "app.conf.broker_url, and its server")]
+
+
+# -- what people read --------------------------------------------------------
+
+
+def _print(out: Console, hazards: list[Finding]) -> None:
+    if not hazards:
+        return lines(out, HEALTHY)
+    for finding in hazards:
+        head = f"{finding.level.value}: {clean(finding.title, most=_MOST)} [{finding.id}]"
+        lines(out, head, style=_STYLES[finding.level.value])
+        hanging(out, "  why  ", clean(finding.why, most=_MOST))
+        hanging(out, "  fix  ", clean(finding.fix, most=_MOST))
+    counts = Counter(finding.level.value for finding in hazards)
+    return lines(out, ", ".join(plural(count, level) for level, count in counts.items()))
