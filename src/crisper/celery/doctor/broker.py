@@ -19,7 +19,7 @@ from crisper.engine.doctor.facts import Broker, Queue, Trouble
 from crisper.settings import Settings
 
 #: For all questions together, and to connect.
-ANSWER_SECONDS = 10.0
+ANSWER_SECONDS = 6.0
 CONNECT_SECONDS = 3.0
 
 T = TypeVar("T")

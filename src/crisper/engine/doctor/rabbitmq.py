@@ -14,7 +14,7 @@ def consumer_timeout(facts: Facts) -> Sequence[Said] | None:
     held = {t.name: facts.may_be_held(t) for t in facts.app.tasks if t.acks_late}
     known = {name: known for name, known in held.items() if known}
     for name, ahead in (facts.registry.countdowns if facts.registry is not None else {}).items():
-        known[name] = max(known.get(name, (0.0, "")), (ahead, "has an ETA ahead of"))
+        known[name] = max(known.get(name, (0.0, "")), (ahead, "waits for its ETA for"))
     if not queues or not known:
         return None
     tightest = min(queues, key=lambda queue: queue.consumer_timeout)
@@ -30,6 +30,8 @@ def consumer_timeout(facts: Facts) -> Sequence[Said] | None:
     fix = f'Queue("{tightest.name}", queue_arguments={{"x-consumer-timeout": {wanted}}})'
     if facts.broker is not None and facts.broker.version < (3, 12):  # which knows no such argument
         fix = f"consumer_timeout = {wanted} in rabbitmq.conf"
+    if facts.registry is not None and longer.keys() & facts.registry.countdowns.keys():
+        fix += ", or shorter countdowns"
     return [Said("messages are held for longer than RabbitMQ allows", why, fix)]
 
 

@@ -20,7 +20,7 @@ def visibility_plain(facts: Facts) -> Sequence[Said] | None:
     longer = {name: known for name, known in held.items() if known and known[0] > broker.visibility_timeout}
     for name, ahead in (facts.registry.countdowns if facts.registry is not None else {}).items():
         if ahead > broker.visibility_timeout:
-            longer[name] = max(longer.get(name, (0.0, "")), (ahead, "has an ETA ahead of"))
+            longer[name] = max(longer.get(name, (0.0, "")), (ahead, "waits for its ETA for"))
     if not longer:
         return [] if any(held.values()) else None
     why = (

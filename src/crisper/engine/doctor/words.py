@@ -12,8 +12,15 @@ def span(seconds: float) -> str:
     """`45 s`, `12 min`, `3 h`, `2 days`."""
     for size, unit in ((172_800, "days"), (7200, "h"), (120, "min")):
         if seconds >= size:
-            return f"{seconds / {'days': 86_400, 'h': 3600, 'min': 60}[unit]:.3g} {unit}"
-    return f"{seconds:.3g} s"
+            return f"{_short(seconds / _ONE[unit])} {unit}"
+    return f"{_short(seconds)} s"
+
+
+_ONE = {"days": 86_400, "h": 3600, "min": 60}
+
+
+def _short(value: float) -> str:
+    return f"{value:.3g}" if value < 100 else f"{value:,.0f}"
 
 
 def named(names: Iterable[str]) -> str:
