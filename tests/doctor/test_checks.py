@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import tomllib
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from crisper.engine.doctor.catalogue import CHECKS, SOURCES, examine
 from crisper.engine.doctor.facts import Address, Connections, Facts, NotKept, Pause, Trouble
 from crisper.engine.doctor.finding import Level
+from crisper.engine.doctor.fleet import CELERY, PYTHON
+from crisper.engine.doctor.words import version
 from tests.doctor.facts import (
     HEALTHY,
     ON_RABBITMQ,
@@ -48,14 +52,18 @@ BAD: dict[str, list[tuple[Facts, set[str]]]] = {
     "early-acks": [
         (with_task(seen(60.0), acks_late=False), LONG),
         (with_task(with_registry(longest={}), acks_late=False, time_limit=60.0), LONG),
+        (
+            with_task(with_settings(seen(60.0), enabled=False), acks_late=False, on_lost="fail"),
+            LONG | {"no-record"},
+        ),
     ],
     "unlimited-requeue": [
         (plain(), BLIND),
         (with_task(loss_budget=101), set()),
     ],
     "ignored-results": [
-        (with_app(has_backend=False), set()),
-        (with_app(with_registry(**MEMBERS), has_backend=False), set()),
+        (with_app(no_chords="result_backend is not set"), set()),
+        (with_app(with_registry(**MEMBERS), no_chords="it is not set"), set()),
         (
             with_task(
                 with_app(backend_counts_ignored=False), makes_chords_of=("proj.add",), ignore_result=True
@@ -80,6 +88,7 @@ BAD: dict[str, list[tuple[Facts, set[str]]]] = {
     "visibility-timeout": [
         (plain(seen(3601.0)), BLIND | LONG),
         (with_task(plain(), time_limit=3601.0), BLIND),
+        (with_app(plain(seen(901.0)), prefetch_multiplier=4), BLIND | LONG | {"prefetch"}),
         (with_registry(plain(), countdowns={"proj.add": 3601.0}), BLIND),
         (with_app(with_registry(plain(), longest={}), time_limit=7200.0), BLIND),
     ],
@@ -90,6 +99,8 @@ BAD: dict[str, list[tuple[Facts, set[str]]]] = {
         (seen(1801.0, ON_RABBITMQ), LONG),
         (with_task(ON_RABBITMQ, time_limit=1801.0), set()),
         (with_registry(ON_RABBITMQ, countdowns={"proj.add": 1801.0}), set()),
+        (with_task(seen(1801.0, ON_RABBITMQ), acks_late=False, on_lost="fail"), LONG),
+        (with_app(seen(451.0, ON_RABBITMQ), prefetch_multiplier=4), LONG | {"prefetch"}),
         (seen(13.0, with_queue(consumer_timeout=12.0, timeout_is_assumed=False)), set()),
     ],
     "quorum-qos": [
@@ -172,7 +183,7 @@ GOOD: dict[str, list[Facts]] = {
     "ignored-results": [
         HEALTHY,
         with_task(with_registry(**MEMBERS), ignore_result=True),  # Redis counts them
-        with_app(with_task(makes_chords_of=()), has_backend=False),
+        with_app(with_task(makes_chords_of=()), no_chords="it is not set"),
         with_task(  # the chord's body alone may be the one that ignores its result
             with_app(backend_counts_ignored=False),
             makes_chords_of=("proj.add", "proj.sum"),
@@ -184,6 +195,7 @@ GOOD: dict[str, list[Facts]] = {
     "broker-version": [with_broker(version=(7, 0)), with_broker(ON_RABBITMQ, version=(3, 10))],
     "visibility-timeout": [
         plain(seen(3600.0)),
+        with_app(plain(seen(900.0)), prefetch_multiplier=4),
         seen(7200.0),  # renewed
         with_registry(countdowns={"proj.add": 86_400.0}),
         with_app(plain(), time_limit=7200.0),  # its history says that it is short
@@ -192,11 +204,14 @@ GOOD: dict[str, list[Facts]] = {
     "visibility-timeout-long": [
         with_broker(visibility_timeout=21_600.0),
         with_broker(with_settings(track_publish="async"), visibility_timeout=86_400.0),
+        with_broker(plain(), visibility_timeout=86_400.0),  # it needs that
     ],
     "redis-evicts": [HEALTHY, with_broker(eviction="volatile-lru"), with_broker(eviction=None)],
     "consumer-timeout": [
         seen(1800.0, ON_RABBITMQ),
-        with_task(seen(3600.0, ON_RABBITMQ), acks_late=False),  # acknowledged when it begins
+        with_task(  # acknowledged when it begins, and none waits behind it
+            with_app(seen(3600.0, ON_RABBITMQ), disables_prefetch=True), acks_late=False
+        ),
         with_app(ON_RABBITMQ, time_limit=7200.0),
     ],
     "quorum-qos": [
@@ -205,7 +220,11 @@ GOOD: dict[str, list[Facts]] = {
         with_broker(with_app(ON_RABBITMQ, detects_quorum_queues=False), version=(4, 0)),
     ],
     "dead-letters": [ON_RABBITMQ, with_queue(delivery_limit=None, dead_letter_exchange=None)],
-    "workers-without-crisper": [HEALTHY, with_broker(nodes=None)],
+    "workers-without-crisper": [
+        HEALTHY,
+        with_broker(nodes=None),
+        with_registry(plain(), just_ended=frozenset({"celery@plain"})),
+    ],
     "publishers-without-crisper": [HEALTHY],
     "versions": [
         HEALTHY,
@@ -301,3 +320,12 @@ def test_the_worst_comes_first() -> None:
     levels = [finding.level for finding in examine(facts)]
     assert levels == sorted(levels, key=["error", "warning", "ok"].index)
     assert levels[:3] == ["error", "warning", "warning"]
+
+
+def test_the_versions_are_those_that_an_installation_asks_for() -> None:
+    project = tomllib.loads((Path(__file__).resolve().parents[2] / "pyproject.toml").read_text())["project"]
+    (least, below), (python, _) = (tuple(map(version, one)) for one in (CELERY, PYTHON))
+    assert f"celery>={least},<{below}" in project["dependencies"]
+    assert project["requires-python"] == f">={python}"
+    assert f"Programming Language :: Python :: 3.{PYTHON[1][1] - 1}" in project["classifiers"]
+    assert f"Programming Language :: Python :: 3.{PYTHON[1][1]}" not in project["classifiers"]

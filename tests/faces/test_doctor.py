@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,12 @@ import pytest
 import redis
 
 from crisper.engine.doctor import registry
-from crisper.engine.doctor.catalogue import CHECKS
+from crisper.engine.doctor.catalogue import CHECKS, examine
+from crisper.faces.cli.doctor import show
+from crisper.faces.cli.output import console
+from crisper.faces.cli.place import Place
 from crisper.store.open import open_store
+from tests.doctor.facts import QUICK, seen, with_app, with_registry
 from tests.faces.doctored import (
     BAD_ON_RABBITMQ,
     BAD_ON_REDIS,
@@ -27,6 +32,7 @@ from tests.faces.doctored import (
     good_history,
     worker,
 )
+from tests.faces.scene import HOSTILE
 from tests.faces.test_cli import assert_plain
 from tests.left_out import needs
 from tests.servers import PrivatePostgres, PrivateRedis
@@ -91,7 +97,7 @@ def test_of_the_recommended_app_on_rabbitmq_too(
 ) -> None:
     from kombu import Connection, Exchange
 
-    places |= {"PROJ_BROKER": rabbitmq_vhost, "PROJ_BACKEND": "rpc://"}
+    places |= {"PROJ_BROKER": rabbitmq_vhost, "PROJ_BACKEND": places["PROJ_BROKER"]}
     with Connection(rabbitmq_vhost) as connection:
         Exchange("dead", type="fanout")(connection.default_channel).declare()
     with worker(project, "proj", **places):
@@ -145,7 +151,7 @@ def test_of_a_bad_app_on_redis_it_finds_every_hazard(
         *("journal-writable", "retention-for-ever", "pickle", "pickled-results", "no-password"),
     }, (found, result.stderr)
     assert "proj.slow took 90 s" in found["early-acks"]
-    assert "proj.limited may take 10 min" in found["visibility-timeout"]
+    assert "proj.limited may keep others waiting for 40 min" in found["visibility-timeout"]
     assert "plain@test" in found["workers-without-crisper"]
     assert "1 of the newest 4 messages" in found["publishers-without-crisper"]
     assert "celery@paused" in found["pauses"]
@@ -180,10 +186,8 @@ def test_of_a_bad_app_on_rabbitmq_it_finds_every_hazard(
         *("consumer-timeout", "quorum-qos", "dead-letters", "sqlite-shared"),
     }, (found, result.stderr)
     assert "proj.add waits for its ETA for" in found["consumer-timeout"]
-    assert (
-        "proj.killer may take 10 min; consumer_timeout is 60 s, of the queue proj"
-        in found["consumer-timeout"]
-    )
+    assert "proj.killer may keep others waiting for 40 min" in found["consumer-timeout"]
+    assert "consumer_timeout is 60 s, of the queue proj" in found["consumer-timeout"]
     assert "the queue proj has a delivery limit of 3 and no dead-letter" in found["dead-letters"]
     assert "'nowhere' does not exist" in found["dead-letters"]
     assert "result_backend is not set" in found["ignored-results"]
@@ -196,6 +200,36 @@ def test_a_broker_that_delivers_again_after_the_retention_is_told(
     (project / "proj.py").write_text(RECOMMENDED + late)
     result = doctor(project, "--grace", "1200", "--json", **places, CRISPER_RETENTION_DAYS="1")
     assert {"retention-short", "visibility-timeout-long"} <= set(hazards(result))
+
+
+@pytest.fixture(params=["sqlite", "postgres", "mariadb"])
+def any_registry(request: pytest.FixtureRequest, sqlite_url: str) -> str:
+    if request.param == "sqlite":
+        return sqlite_url
+    url: str = request.getfixturevalue(f"{request.param}_database")
+    return url
+
+
+def test_every_registry_tells_the_same(any_registry: str) -> None:
+    bad_history(any_registry)
+    told = registry.ask(any_registry)
+    assert told.longest["proj.slow"] == 90.0
+    assert told.countdowns["proj.add"] > 10 * 365 * 86_400
+    assert told.chord_members == {"proj.add"}
+    assert (told.received, told.unnamed) == (4, 1)
+    assert [(one.count, one.largest) for one in told.not_kept] == [(1, 99_999_999)]
+    assert {w.hostname: w.crisper for w in told.workers} == {
+        "celery@one": "0.1.0",
+        "celery@two": "0.0.9",
+        "celery@paused": None,
+    }
+    assert [pause.hostname for pause in told.pauses] == ["celery@paused"]
+    assert told.just_ended == {"celery@paused"}
+    assert told.version >= (3,)
+    if told.connections is not None:
+        assert told.connections.others >= 0
+        assert told.connections.most > 50
+    assert (told.connections is None) is (told.database == "sqlite")
 
 
 @pytest.mark.parametrize(("step", "told"), [(60.0, True), (-60.0, True), (2.0, False)])
@@ -284,6 +318,32 @@ def test_an_app_that_prints_does_not_break_the_json(project: Path, places: dict[
 def test_the_grace_period_may_stand_in_the_environment(project: Path, places: dict[str, str]) -> None:
     result = doctor(project, "--json", **places, TERMINATION_GRACE_PERIOD_SECONDS="10")
     assert "worker_soft_shutdown_timeout is 20 s, the grace period 10 s" in hazards(result)["grace"]
+
+
+def test_what_names_hold_is_shown_and_not_obeyed(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in HOSTILE:
+        facts = with_app(seen(90.0), tasks=(replace(QUICK, name=name, acks_late=False, time_limit=90.0),))
+        found = [finding for finding in examine(with_registry(facts, longest={})) if finding.why]
+        assert {finding.id for finding in found} == {"early-acks", "grace"}
+        show(console(Place("proj", None, None, False)), found)
+        assert_plain(capsys.readouterr().out)
+
+
+def test_an_app_that_installs_crisper_by_its_imports_keeps_a_record(
+    project: Path, places: dict[str, str]
+) -> None:
+    with_autoload = RECOMMENDED.replace("crisper.install(app)", "app.conf.imports = ('crisper.autoload',)")
+    (project / "proj.py").write_text(with_autoload)
+    assert findings(doctor(project, "--json", **places))["no-record"][0]["level"] == "ok"
+
+
+@pytest.mark.parametrize(("backend", "why"), [("rpc://", "takes no chords"), ("redis://localhost/0", "")])
+def test_a_backend_that_takes_no_chord_is_told(
+    project: Path, places: dict[str, str], backend: str, why: str
+) -> None:
+    found = hazards(doctor(project, "--json", **places, PROJ_BACKEND=backend))
+    assert why in found.get("ignored-results", "")
+    assert ("ignored-results" in found) is bool(why)
 
 
 # -- the reference -----------------------------------------------------------

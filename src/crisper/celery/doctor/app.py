@@ -38,7 +38,7 @@ _VERSION = 2
 
 
 def ask(app: Celery, settings: Settings) -> App:
-    """Raises `SettingsError` for a task whose policy makes no sense."""
+    """Raises `SettingsError` for a task whose policy makes no sense; `load` goes before."""
     conf = app.conf
     accepts = tuple(conf.accept_content or ())
     backend = _backend(app)
@@ -52,18 +52,35 @@ def ask(app: Celery, settings: Settings) -> App:
         soft_shutdown=_seconds(conf.get("worker_soft_shutdown_timeout")) or 0.0,
         accepts=accepts,
         accepts_results=tuple(conf.result_accept_content or accepts),
-        has_backend=not isinstance(backend, DisabledBackend),
-        backend_counts_ignored=isinstance(backend, RedisBackend),
+        no_chords=_no_chords(backend),
+        backend_counts_ignored=backend is None or isinstance(backend, RedisBackend),
         addresses=tuple(_addresses(app)),
         celery=_numbers(celery.__version__),
         python=_numbers(platform.python_version()),
     )
 
 
+def load(app: Celery) -> None:
+    """Its tasks, as a worker loads them. Raises whatever its modules do."""
+    app.loader.import_default_modules()
+    app.finalize(auto=True)
+
+
 def _backend(app: Celery) -> Any:
     """None if it cannot be made: then nothing is known of it."""
     with contextlib.suppress(Exception):
         return app.backend
+    return None
+
+
+def _no_chords(backend: Any) -> str | None:
+    if isinstance(backend, DisabledBackend):
+        return "result_backend is not set"
+    try:
+        if backend is not None:
+            backend.ensure_chords_allowed()
+    except NotImplementedError:
+        return f"{type(backend).__name__} takes no chords"
     return None
 
 
@@ -79,8 +96,6 @@ def _seconds(value: Any) -> float | None:
 
 
 def _tasks(app: Celery, settings: Settings) -> Iterator[Task]:
-    app.loader.import_default_modules()
-    app.finalize(auto=True)
     for name, task in sorted(app.tasks.items()):
         if name.startswith("celery."):
             continue
@@ -92,11 +107,17 @@ def _tasks(app: Celery, settings: Settings) -> Iterator[Task]:
             acks_late=bool(task.acks_late),
             reject_on_worker_lost=bool(task.reject_on_worker_lost),
             ignore_result=bool(task.ignore_result),
-            time_limit=_seconds(task.time_limit) or _seconds(task.soft_time_limit),
+            time_limit=_own(task.time_limit, app.conf.task_time_limit)
+            or _own(task.soft_time_limit, app.conf.task_soft_time_limit),
             on_lost=None if on_lost == "auto" else str(on_lost),
             loss_budget=int(own.get("loss_budget", settings.loss_budget)),
             makes_chords_of=_makes_chords_of(task),
         )
+
+
+def _own(limit: Any, of_all: Any) -> float | None:
+    """A task without a limit of its own has the app's, from Celery 5.6 on."""
+    return None if limit == of_all else _seconds(limit)
 
 
 def _makes_chords_of(task: CeleryTask) -> tuple[str, ...]:
@@ -105,8 +126,13 @@ def _makes_chords_of(task: CeleryTask) -> tuple[str, ...]:
     function = getattr(function, "__func__", function)
     if not isinstance(function, types.FunctionType):
         return ()
-    known = [function.__globals__.get(name) for name in function.__code__.co_names]
-    if not any(one is canvas.chord for one in known):
+    names = function.__code__.co_names
+    known = [function.__globals__.get(name) for name in names]
+    modules = [one for one in known if isinstance(one, types.ModuleType)]
+    here = any(one is canvas.chord for one in known)
+    there = "chord" in names and any(getattr(one, "chord", None) is canvas.chord for one in modules)
+    imported = {"celery", "chord"} <= {*names}  # by the body itself
+    if not (here or there or imported):
         return ()
     return tuple(sorted(name for one in known if (name := _name_of(one))))
 
@@ -127,7 +153,7 @@ def _addresses(app: Celery) -> Iterator[Address]:
     if not _has_certificate(app.conf.broker_use_ssl):
         seen = set()
         for setting in ("broker_url", "broker_read_url", "broker_write_url"):
-            for url in _urls(app.conf.get(setting)):
+            for url in _urls(getattr(app.conf, setting)):
                 if url not in seen and (address := _address(setting, url)):
                     seen.add(url)
                     yield address

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from crisper.settings import Settings
 
+WAITING = "may keep others waiting for"
+
 #: A task that takes so long is a long one, in seconds.
 LONG_SECONDS = 60.0
 
@@ -46,7 +48,7 @@ class App:
     soft_shutdown: float = 0.0  # seconds
     accepts: tuple[str, ...] = ("json",)
     accepts_results: tuple[str, ...] = ("json",)
-    has_backend: bool = True
+    no_chords: str | None = None  # why the result backend takes no chord at all
     backend_counts_ignored: bool = True  # whether a chord may have members that ignore their results
     addresses: tuple[Address, ...] = ()
     celery: tuple[int, ...] = (5, 5)
@@ -122,6 +124,7 @@ class Registry:
     unnamed: int = 0  # of these, from publishers without Crisper
     not_kept: tuple[NotKept, ...] = ()
     workers: tuple[Worker, ...] = ()
+    just_ended: frozenset[str] = frozenset()  # hostnames of workers that ended in the last minute
     pauses: tuple[Pause, ...] = ()
     connections: Connections | None = None
 
@@ -171,7 +174,7 @@ class Facts:
         """Nodes that answer at the broker and are not on record; None if that cannot be told."""
         if self.broker is None or self.broker.nodes is None or self.registry is None:
             return None
-        known = {worker.hostname for worker in self.registry.workers}
+        known = {worker.hostname for worker in self.registry.workers} | self.registry.just_ended
         return tuple(node for node in self.broker.nodes if node not in known)
 
     @property
@@ -194,6 +197,22 @@ class Facts:
         limit = task.time_limit or (self.app.time_limit if takes is None else None)
         known = [known for known in (takes, limit and (limit, "may take")) if known]
         return max(known) if known else None
+
+    def held(self) -> dict[str, tuple[float, str]]:
+        """How long a message may be unacknowledged for its task's sake: while it runs, if it is acknowledged
+        late; behind others of its kind in the prefetch; until its ETA."""
+        found = {}
+        rounds = 0 if self.app.disables_prefetch else max(1, self.app.prefetch_multiplier)
+        for task in self.app.tasks:
+            known = self.may_be_held(task)
+            if known is None:
+                continue
+            here = [known] if task.acks_late else []
+            waits = known[0] * rounds, WAITING
+            found[task.name] = max([waits, *here], key=lambda one: (one[0], one[1] != WAITING))
+        for name, ahead in (self.registry.countdowns if self.registry is not None else {}).items():
+            found[name] = max(found.get(name, (0.0, "")), (ahead, "waits for its ETA for"))
+        return found
 
     def long_tasks(self) -> dict[Task, tuple[float, str]]:
         found = {task: self.takes(task) for task in self.app.tasks}

@@ -14,7 +14,8 @@ _FOLDER = 'app.conf.crisper_journal_dir = "/var/lib/crisper"'
 
 
 def _journal(facts: Facts) -> Journal | None:
-    return facts.host.journal if facts.settings.on_registry_down == "journal" else None
+    wanted = facts.records and facts.settings.on_registry_down == "journal"
+    return facts.host.journal if wanted else None
 
 
 def journal_writable(facts: Facts) -> Sequence[Said] | None:

@@ -28,13 +28,14 @@ def early_acks(facts: Facts) -> Sequence[Said] | None:
     long = {
         task.name: takes
         for task, takes in facts.long_tasks().items()
-        if not task.acks_late and task.on_lost is None
+        if not task.acks_late and (task.on_lost is None or not facts.records)
     }
     if not long:
         return []
+    fate = "fail with TaskLost, and wait for crisper recover" if facts.records else "are gone"
     why = (
         f"{tasks(long)}. Acknowledged before they run, they are not run again when their worker dies: they"
-        " fail with TaskLost, and wait for crisper recover."
+        f" {fate}."
     )
     fix = '@app.task(acks_late=True) if it may run twice, else @app.task(crisper={"on_lost": "fail"})'
     return [Said("long tasks are acknowledged before they run", why, fix)]
@@ -70,9 +71,9 @@ def ignored_results(facts: Facts) -> Sequence[Said] | None:
     if not members and not makers:
         return None
     fix = '@app.task(ignore_result=False), or app.conf.result_backend = "redis://…"'
-    if not facts.app.has_backend:
+    if facts.app.no_chords is not None:
         who = named(sorted(members) or [task.name for task in makers])
-        why = f"{who}: a chord counts its members in the result backend, and result_backend is not set."
+        why = f"{who}: a chord counts its members in the result backend, and {facts.app.no_chords}."
         return [Said("a chord has no result backend", why, 'app.conf.result_backend = "redis://…"')]
     waiting = sorted(members & ignored)
     if not waiting or facts.app.backend_counts_ignored:
@@ -136,8 +137,8 @@ CHECKS = (
     Check(
         "ignored-results",
         Level.ERROR,
-        "a chord without a result backend, or with members that ignore their results on a backend that counts"
-        " stored results (all but Redis)",
+        "a chord without a result backend (`rpc://` takes none), or with members that ignore their results on"
+        " a backend that counts stored results (all but Redis)",
         "`result_backend`, `ignore_result=False`",
         ignored_results,
     ),

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from crisper.engine.doctor.facts import Broker, Facts, Queue
+from crisper.engine.doctor.facts import WAITING, Broker, Facts, Queue
 from crisper.engine.doctor.finding import Check, Level, Said
 from crisper.engine.doctor.words import named, round_up, span, tasks
 
 
 def consumer_timeout(facts: Facts) -> Sequence[Said] | None:
     queues = _rabbit(facts.broker)
-    held = {t.name: facts.may_be_held(t) for t in facts.app.tasks if t.acks_late}
-    known = {name: known for name, known in held.items() if known}
-    for name, ahead in (facts.registry.countdowns if facts.registry is not None else {}).items():
-        known[name] = max(known.get(name, (0.0, "")), (ahead, "waits for its ETA for"))
+    known = facts.held()
     if not queues or not known:
         return None
     tightest = min(queues, key=lambda queue: queue.consumer_timeout)
@@ -27,6 +24,9 @@ def consumer_timeout(facts: Facts) -> Sequence[Said] | None:
         " closes the worker's channel and gives all that it holds to others."
     )
     wanted = round_up(max(seconds for seconds, _ in longer.values())) * 1000
+    if facts.app.prefetch_multiplier != 1 and {how for _, how in longer.values()} == {WAITING}:
+        fix = "app.conf.worker_prefetch_multiplier = 1"
+        return [Said("messages are held for longer than RabbitMQ allows", why, fix)]
     fix = f'Queue("{tightest.name}", queue_arguments={{"x-consumer-timeout": {wanted}}})'
     if facts.broker is not None and facts.broker.version < (3, 12):  # which knows no such argument
         fix = f"consumer_timeout = {wanted} in rabbitmq.conf"

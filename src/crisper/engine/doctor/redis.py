@@ -16,16 +16,13 @@ def visibility_plain(facts: Facts) -> Sequence[Said] | None:
     broker = facts.broker
     if broker is None or broker.visibility_timeout is None or facts.plain is None:
         return None
-    held = {task.name: facts.may_be_held(task) for task in facts.app.tasks}
-    longer = {name: known for name, known in held.items() if known and known[0] > broker.visibility_timeout}
-    for name, ahead in (facts.registry.countdowns if facts.registry is not None else {}).items():
-        if ahead > broker.visibility_timeout:
-            longer[name] = max(longer.get(name, (0.0, "")), (ahead, "waits for its ETA for"))
+    held = facts.held()
+    longer = {name: known for name, known in held.items() if known[0] > broker.visibility_timeout}
     if not longer:
-        return [] if any(held.values()) else None
+        return [] if held else None
     why = (
         f"{tasks(longer)}; visibility_timeout is {span(broker.visibility_timeout)}, and {facts.plain}. Nobody"
-        " renews what these hold, so Redis delivers it again while it runs or waits."
+        " renews what they hold, so Redis delivers it again while the first copy runs or waits."
     )
     fix = _visibility(round_up(max(seconds for seconds, _ in longer.values())))
     return [Said("Redis gives messages to a second worker", why, fix)]
@@ -47,7 +44,9 @@ def visibility_short(facts: Facts) -> Sequence[Said] | None:
 
 def visibility_long(facts: Facts) -> Sequence[Said] | None:
     broker = facts.broker
-    if broker is None or broker.visibility_timeout is None or facts.settings.track_publish != "off":
+    if broker is None or broker.visibility_timeout is None or facts.plain is not None:
+        return None
+    if facts.settings.track_publish != "off":
         return None
     if broker.visibility_timeout <= LONG_VISIBILITY:
         return []

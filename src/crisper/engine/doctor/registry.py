@@ -20,8 +20,8 @@ from crisper.engine.survey import NOW
 from crisper.errors import MessageDamaged
 from crisper.store.schema import attempt, incarnation
 
-DAY_MS = 86_400_000
-#: The newest attempts that durations and publishers are told by: an index gives them in some 50 ms.
+DAY_MS, MINUTE_MS = 86_400_000, 60_000
+#: The newest attempts that durations and publishers are told by.
 NEWEST = 20_000
 #: Open attempts whose messages are looked into for ETAs and chords, and how large one may be.
 LOOKED_INTO, LOOKED_INTO_BYTES = 200, 65_536
@@ -58,6 +58,9 @@ def ask(url: str) -> Registry:
             unnamed=unnamed,
             not_kept=_not_kept(connection, recent, now),
             workers=workers,
+            just_ended=frozenset(
+                life.hostname for life in lives if life.ended_at and life.ended_at > now - MINUTE_MS
+            ),
             pauses=tuple(_pauses(lives)),
             connections=_connections(connection, reading.dialect, len(workers)),
         )
@@ -175,7 +178,12 @@ def _lives(connection: Connection, now: int) -> Sequence[Any]:
     question = (
         select(
             *(incarnation.c.id, incarnation.c.hostname, incarnation.c.host, incarnation.c.state),
-            *(incarnation.c.lease_ms, incarnation.c.started_at, incarnation.c.seen_at),
+            *(
+                incarnation.c.lease_ms,
+                incarnation.c.started_at,
+                incarnation.c.seen_at,
+                incarnation.c.ended_at,
+            ),
             *(incarnation.c.evidence, incarnation.c.about),
         )
         .where(or_(alive, incarnation.c.ended_at > now - 7 * DAY_MS))
@@ -235,8 +243,8 @@ def _connections(connection: Connection, dialect: str, workers: int) -> Connecti
         most, used, ours = connection.execute(text(_POSTGRES_CONNECTIONS)).one()
         return Connections(int(most), int(used) - int(ours))
     if dialect == "mysql":
-        most, used = connection.execute(text(_MARIADB_CONNECTIONS)).one()
-        return Connections(int(most), max(0, int(used) - 2 * workers - _OURS))
+        most, used = (int(connection.execute(text(asked)).one()[1]) for asked in _MARIADB_CONNECTIONS)
+        return Connections(most, max(0, used - 2 * workers - _OURS))
     return None
 
 
@@ -247,6 +255,8 @@ SELECT current_setting('max_connections')::int - current_setting('superuser_rese
        count(*), count(*) FILTER (WHERE application_name LIKE 'crisper%')
   FROM pg_stat_activity WHERE datname IS NOT NULL"""
 
-_MARIADB_CONNECTIONS = """
-SELECT @@max_connections, VARIABLE_VALUE FROM information_schema.GLOBAL_STATUS
- WHERE VARIABLE_NAME = 'THREADS_CONNECTED'"""
+#: Either name and value.
+_MARIADB_CONNECTIONS = (
+    "SHOW GLOBAL VARIABLES WHERE Variable_name = 'max_connections'",
+    "SHOW GLOBAL STATUS WHERE Variable_name = 'Threads_connected'",
+)

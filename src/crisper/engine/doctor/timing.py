@@ -100,7 +100,8 @@ def grace(facts: Facts) -> Sequence[Said] | None:
             " seen from here: say it with --grace"
         )
     why = (
-        f"{tasks(longer)}; {whose}. A deploy throws their work away, and fails those that were acknowledged."
+        f"{tasks(longer)}; {whose}. A deploy throws their work away; what was acknowledged early is not run"
+        " again."
     )
     fix = _grace(round_up(max(seconds for seconds, _ in longer.values())))
     return [Said("deploys kill tasks that run", why, f"{fix}, or worker_soft_shutdown_timeout below it")]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,8 +17,9 @@ from crisper.faces.cli.text import clean, plural
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from crisper.engine.doctor.facts import App, Broker, Facts, Host, Registry, Trouble
+    from crisper.engine.doctor.facts import Broker, Facts, Host, Registry, Trouble
     from crisper.engine.doctor.finding import Finding
+    from crisper.settings import Settings
 
 HEALTHY = "healthy"
 _STYLES = {"error": "red", "warning": "yellow"}
@@ -61,7 +61,7 @@ def doctor(ctx: click.Context, grace: float | None, as_json: bool) -> None:
     if as_json:
         emit({"findings": [finding._asdict() for finding in findings]})
     else:
-        _print(console(place), hazards)
+        show(console(place), hazards)
     if hazards:
         ctx.exit(1)
 
@@ -70,39 +70,39 @@ def doctor(ctx: click.Context, grace: float | None, as_json: bool) -> None:
 
 
 def _facts(place: Place, grace: float | None) -> Facts:
-    """Broker and registry are asked at the same time; either may be out of reach."""
+    """Any of them may be out of reach. The registry is asked after the broker: a worker that has answered
+    there is on record by then, or was a moment ago."""
+    from crisper.celery.doctor.app import ask
     from crisper.engine.doctor.facts import Facts
 
     if place.app is None:
         raise SettingsError("which app? doctor reads its settings and tasks: name it with -A before doctor")
-    settings, app = place.settings, _app(place)
-    with ThreadPoolExecutor(thread_name_prefix="crisper-doctor") as pool:
-        at_the_broker, on_record = pool.submit(_broker, place), pool.submit(_registry, place)
-        host, of_host = _host(place, grace)
-        broker, of_broker = at_the_broker.result()
-        registry, of_registry = on_record.result()
+    _load(place.app)
+    settings = place.settings
+    app = ask(place.app, settings)
+    host, of_host = _host(settings, grace)
+    broker, of_broker = _broker(place)
+    registry, of_registry = _registry(place)
     return Facts(settings, app, host, broker, registry, (*of_broker, *of_registry, *of_host))
 
 
-def _app(place: Place) -> App:
+def _load(app: Any) -> None:
     """An app's modules may print; stdout is kept for what we have to say."""
-    from crisper.celery.doctor.app import ask
+    from crisper.celery.doctor.app import load
 
     try:
         with contextlib.redirect_stdout(sys.stderr):
-            return ask(place.app, place.settings)
-    except SettingsError:
-        raise
+            load(app)
     except (Exception, SystemExit) as exc:
         raise SettingsError(f"the app's tasks cannot be loaded: {type(exc).__name__}: {exc}") from exc
 
 
-def _host(place: Place, grace: float | None) -> tuple[Host, list[Trouble]]:
+def _host(settings: Settings, grace: float | None) -> tuple[Host, list[Trouble]]:
     from crisper.engine.doctor.facts import Host, Trouble
     from crisper.engine.doctor.host import ask
 
     try:
-        return ask(place.settings, grace), []
+        return ask(settings, grace), []
     except OSError as exc:
         fix = "set crisper_journal_dir to a folder that this user may look into"
         return Host(grace=grace), [Trouble("host", str(exc), fix)]
@@ -137,7 +137,7 @@ def _broker(place: Place) -> tuple[Broker | None, list[Trouble]]:
 # -- what people read --------------------------------------------------------
 
 
-def _print(out: Console, hazards: list[Finding]) -> None:
+def show(out: Console, hazards: list[Finding]) -> None:
     if not hazards:
         return lines(out, HEALTHY)
     for finding in hazards:
