@@ -22,12 +22,13 @@ from crisper.settings import Settings
 
 GiB = 2**30
 
-WORKER = Worker("celery@one", "one", "0.1.0", "5.7.0", 20.0)
+WORKER = Worker("celery@one", "one", "boot-1", "proj", "0.1.0", "5.7.0", 20.0)
 QUICK = Task("proj.add", acks_late=True, reject_on_worker_lost=True, makes_chords_of=("proj.sum",))
 
 HEALTHY = Facts(
     settings=Settings(registry_url="sqlite:////r.db"),
     app=App(
+        name="proj",
         tasks=(QUICK,),
         addresses=(Address("broker_url", "redis.example", loopback=False, has_password=True),),
         soft_shutdown=20.0,

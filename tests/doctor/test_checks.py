@@ -147,7 +147,10 @@ BAD: dict[str, list[tuple[Facts, set[str]]]] = {
         (with_journal(filesystem="overlay"), set()),
     ],
     "sqlite-shared": [
-        (with_registry(database="sqlite", workers=(WORKER, replace(WORKER, host="two"))), set()),
+        (
+            with_registry(database="sqlite", workers=(WORKER, replace(WORKER, host="two", machine="boot-2"))),
+            set(),
+        ),
     ],
     "retention-for-ever": [(with_settings(retention_days=0.0), set())],
     "retention-short": [
@@ -242,7 +245,10 @@ GOOD: dict[str, list[Facts]] = {
         with_app(seen(3600.0), prefetch_multiplier=4, disables_prefetch=True),
     ],
     "lease-short": [HEALTHY, with_settings(heartbeat_interval=2.0, lease=7.5)],
-    "leases-differ": [HEALTHY],
+    "leases-differ": [
+        HEALTHY,
+        with_registry(workers=(WORKER, replace(WORKER, app="another", lease=30.0))),
+    ],
     "pauses": [HEALTHY],
     "clock": [with_registry(offset=5.0), with_registry(offset=None)],
     "grace": [
@@ -256,7 +262,10 @@ GOOD: dict[str, list[Facts]] = {
     ],
     "journal-room": [with_journal(free=GiB)],
     "journal-ephemeral": [HEALTHY, with_journal(filesystem="")],
-    "sqlite-shared": [HEALTHY, with_registry(database="sqlite", workers=(WORKER, WORKER))],
+    "sqlite-shared": [
+        HEALTHY,
+        with_registry(database="sqlite", workers=(WORKER, replace(WORKER, host="another-container"))),
+    ],
     "retention-for-ever": [HEALTHY],
     "retention-short": [HEALTHY, with_broker(with_settings(retention_days=1.0), visibility_timeout=86_399.0)],
     "pickle": [HEALTHY, with_app(accepts=("json", "yaml", "msgpack"))],

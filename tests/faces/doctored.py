@@ -182,8 +182,10 @@ def bad_history(url: str) -> None:
     """Long tasks, messages that were not kept or have no id, a pause, and a worker of another version."""
     migrate.upgrade(url)
     with closing(open_store(url)) as store:
-        one = Actor(store, hostname="celery@one", about={"crisper": "0.1.0", "celery": "5.4.0"})
-        Actor(store, hostname="celery@two", host="two", about={"crisper": "0.0.9", "celery": "5.7.0"})
+        about = {"app": "proj", "crisper": "0.1.0", "celery": "5.4.0"}
+        one = Actor(store, hostname="celery@one", about=about)
+        about = {"app": "proj", "crisper": "0.0.9", "celery": "5.7.0"}
+        Actor(store, hostname="celery@two", host="two", boot_id="boot-2", about=about)
         one.ends("slow", "m1", State.SUCCEEDED, name="proj.slow", acks_late=False)
         one.ends("large", "m2", State.SUCCEEDED, name="proj.add", message=TOO_LARGE)
         one.ends("unnamed", "~unnamed/0/00000000", State.SUCCEEDED, name="proj.add")

@@ -43,6 +43,7 @@ def ask(app: Celery, settings: Settings) -> App:
     accepts = tuple(conf.accept_content or ())
     backend = _backend(app)
     return App(
+        name=app.main,
         installed=bool(getattr(app, "_crisper_installed", False)),
         tasks=tuple(_tasks(app, settings)),
         time_limit=_seconds(conf.task_time_limit) or _seconds(conf.task_soft_time_limit),
@@ -116,7 +117,7 @@ def _tasks(app: Celery, settings: Settings) -> Iterator[Task]:
 
 
 def _own(limit: Any, of_all: Any) -> float | None:
-    """A task without a limit of its own has the app's, from Celery 5.6 on."""
+    """In Celery 5.7 a task without a limit of its own has the app's."""
     return None if limit == of_all else _seconds(limit)
 
 

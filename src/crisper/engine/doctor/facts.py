@@ -39,6 +39,7 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class App:
+    name: str | None = None
     installed: bool = True
     tasks: tuple[Task, ...] = ()
     time_limit: float | None = None  # of all tasks, in seconds
@@ -86,6 +87,8 @@ class Worker:
 
     hostname: str
     host: str
+    machine: str = ""  # the boot id: containers of one machine share it
+    app: str | None = None
     crisper: str | None = None
     celery: str | None = None
     lease: float = 20.0

@@ -64,12 +64,12 @@ def sqlite_shared(facts: Facts) -> Sequence[Said] | None:
     registry = facts.registry
     if registry is None or registry.database != "sqlite" or not registry.workers:
         return None
-    hosts = sorted({worker.host for worker in registry.workers})
-    if len(hosts) < 2:
+    if len({worker.machine for worker in registry.workers}) < 2:
         return []
-    why = f"{named(hosts)} write to it. SQLite's locks do not hold across hosts."
+    hosts = sorted({worker.host for worker in registry.workers})
+    why = f"{named(hosts)} write to it. SQLite's locks do not hold across machines."
     fix = 'app.conf.crisper_registry_url = "postgresql://…"'
-    return [Said("several hosts share a SQLite registry", why, fix)]
+    return [Said("several machines share a SQLite registry", why, fix)]
 
 
 def retention_for_ever(facts: Facts) -> Sequence[Said]:
@@ -114,7 +114,7 @@ CHECKS = (
     ),
     Check(
         "sqlite-shared", Level.ERROR,
-        "workers of several hosts are alive in one SQLite registry", "PostgreSQL or MariaDB", sqlite_shared,
+        "workers of several machines are alive in one SQLite registry", "PostgreSQL or MariaDB", sqlite_shared,
     ),
     Check(
         "retention-for-ever", Level.WARNING,

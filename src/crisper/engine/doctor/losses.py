@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from crisper.engine.doctor.facts import Facts
+from crisper.engine.doctor.facts import Facts, NotKept
 from crisper.engine.doctor.finding import Check, Level, Said
 from crisper.engine.doctor.words import named, tasks
 
@@ -91,16 +91,20 @@ def not_resendable(facts: Facts) -> Sequence[Said] | None:
         return None
     return [
         Said(
-            f"{one.count} messages could not be sent again",
-            f"they are not kept: {one.reason}. If they are lost, they wait for a person and stay lost.",
-            _limit(one.largest)
-            if "packet" not in one.reason and " > " in one.reason
-            else "max_allowed_packet of the registry's server above twice the largest message"
-            if "packet" in one.reason
-            else "publish what is large by reference, and headers that JSON can hold",
+            f"{one.count} messages of the last week could not be sent again",
+            f"they are not kept: {one.reason}. One that is lost cannot be brought back.",
+            _keep(one),
         )
         for one in facts.registry.not_kept
     ]
+
+
+def _keep(one: NotKept) -> str:
+    if "packet" in one.reason:
+        return "max_allowed_packet of the registry's server above twice the largest message"
+    if " > " not in one.reason:
+        return "publish with headers that JSON can hold"
+    return _limit(one.largest)
 
 
 def _limit(largest: int) -> str:

@@ -32,7 +32,8 @@ def lease_short(facts: Facts) -> Sequence[Said]:
 
 
 def leases_differ(facts: Facts) -> Sequence[Said] | None:
-    workers = facts.registry.workers if facts.registry is not None else ()
+    everybody = facts.registry.workers if facts.registry is not None else ()
+    workers = [worker for worker in everybody if worker.app == facts.app.name]
     if not workers:
         return None
     other = [worker for worker in workers if abs(worker.lease - facts.settings.lease) > 0.001]
