@@ -331,6 +331,28 @@ def test_the_worst_comes_first() -> None:
     assert levels[:3] == ["error", "warning", "warning"]
 
 
+@pytest.mark.parametrize(
+    ("facts", "cure"),
+    [
+        (
+            with_task(ON_RABBITMQ, time_limit=1801.0),
+            'Queue("celery", queue_arguments={"x-consumer-timeout": 3600000})',
+        ),
+        (
+            with_task(with_broker(ON_RABBITMQ, version=(3, 10)), time_limit=1801.0),
+            "consumer_timeout = 3600000 in rabbitmq.conf",
+        ),
+        (
+            with_app(seen(451.0, ON_RABBITMQ), prefetch_multiplier=4),
+            "app.conf.worker_prefetch_multiplier = 1",
+        ),
+        (with_registry(ON_RABBITMQ, countdowns={"proj.add": 1801.0}), "countdowns below 30 min"),
+    ],
+)
+def test_what_is_held_for_too_long_is_cured_by_why_it_is_held(facts: Facts, cure: str) -> None:
+    assert [finding.fix for finding in examine(facts) if finding.id == "consumer-timeout"] == [cure]
+
+
 def test_the_versions_are_those_that_an_installation_asks_for() -> None:
     project = tomllib.loads((Path(__file__).resolve().parents[2] / "pyproject.toml").read_text())["project"]
     (least, below), (python, _) = (tuple(map(version, one)) for one in (CELERY, PYTHON))

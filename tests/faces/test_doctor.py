@@ -35,6 +35,7 @@ from tests.faces.doctored import (
 from tests.faces.scene import HOSTILE
 from tests.faces.test_cli import assert_plain
 from tests.left_out import needs
+from tests.schema import set_revision
 from tests.servers import PrivatePostgres, PrivateRedis
 
 
@@ -282,6 +283,19 @@ def test_a_registry_that_is_missing_says_what_to_run(project: Path, places: dict
     assert findings(result)["schema"][0]["fix"] == "crisper -A proj migrate"
     assert result.returncode == 1
     assert not (project / "none.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("revision", "fix"),
+    [("0001", "crisper -A proj migrate"), ("9999", "pip install --upgrade celery-crisper")],
+)
+def test_a_registry_of_another_version_says_what_to_run(
+    project: Path, places: dict[str, str], revision: str, fix: str
+) -> None:
+    set_revision(places["PROJ_REGISTRY"], revision)
+    result = doctor(project, "--json", **places)
+    assert findings(result)["schema"][0]["fix"] == fix
+    assert result.returncode == 1
 
 
 @pytest.mark.parametrize(

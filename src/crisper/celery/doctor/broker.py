@@ -24,6 +24,7 @@ CONNECT_SECONDS = 3.0
 
 T = TypeVar("T")
 
+MANAGEMENT_FIX = 'app.conf.crisper_rabbitmq_management_url = "http://user:password@host:15672"'
 SUPPORTED = ("redis", "amqp", "filesystem")
 
 
@@ -107,7 +108,7 @@ def _queues(
             shown = None if api is None else api.queue(name)
         except ManagementTrouble as exc:
             api = None
-            troubles.append(Trouble("management", str(exc), "app.conf.crisper_rabbitmq_management_url"))
+            troubles.append(Trouble("management", str(exc), MANAGEMENT_FIX))
         yield _queue(app, connection, name, version, api, shown)
 
 

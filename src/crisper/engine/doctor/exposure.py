@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from crisper.engine.doctor.facts import Facts
+from crisper.engine.doctor.facts import Address, Facts
 from crisper.engine.doctor.finding import Check, Level, Said
 
 _PICKLE = frozenset({"pickle", "application/x-python-serialize"})
@@ -28,6 +28,10 @@ def pickled_results(facts: Facts) -> Sequence[Said]:
     return [Said("pickled results are accepted from anyone", why, fix)]
 
 
+def _title(address: Address) -> str:
+    return f"{address.setting} names {'a well-known' if address.is_guest else 'no'} password"
+
+
 def no_password(facts: Facts) -> Sequence[Said] | None:
     remote = [address for address in facts.app.addresses if not address.loopback]
     if not remote:
@@ -43,7 +47,7 @@ def no_password(facts: Facts) -> Sequence[Said] | None:
             " messages or results."
         )
         fix = f'app.conf.{address.setting} = "…://user:password@{address.host}/…"'
-        said.append(Said(f"{address.setting} asks for no password", why, fix))
+        said.append(Said(_title(address), why, fix))
     return said
 
 

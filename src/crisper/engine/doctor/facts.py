@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from crisper.settings import Settings
 
-WAITING = "may keep others waiting for"
+WAITING, FOR_ITS_ETA = "may keep others waiting for", "waits for its ETA for"
 
 #: A task that takes so long is a long one, in seconds.
 LONG_SECONDS = 60.0
@@ -185,7 +185,10 @@ class Facts:
         """Who runs this app's tasks without a record; None if nobody is known to."""
         if not self.records:
             return "this app's workers keep no record"
-        return f"{len(self.blind)} of its workers keep no record" if self.blind else None
+        if not self.blind:
+            return None
+        keep = "worker keeps" if len(self.blind) == 1 else "workers keep"
+        return f"{len(self.blind)} {keep} no record"
 
     def takes(self, task: Task) -> tuple[float, str] | None:
         """How long it takes, and by what we know: its history, else its own time limit."""
@@ -214,7 +217,7 @@ class Facts:
             waits = known[0] * rounds, WAITING
             found[task.name] = max([waits, *here], key=lambda one: (one[0], one[1] != WAITING))
         for name, ahead in (self.registry.countdowns if self.registry is not None else {}).items():
-            found[name] = max(found.get(name, (0.0, "")), (ahead, "waits for its ETA for"))
+            found[name] = max(found.get(name, (0.0, "")), (ahead, FOR_ITS_ETA))
         return found
 
     def long_tasks(self) -> dict[Task, tuple[float, str]]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from crisper.engine.doctor.facts import Facts
 from crisper.engine.doctor.finding import Check, Level, Said
-from crisper.engine.doctor.words import named, tasks, version
+from crisper.engine.doctor.words import named, plural, tasks, version
 
 #: Each worker's recorder has two; a person's command, `crisper serve` and one to spare.
 OF_A_WORKER, BESIDE_THEM = 2, 3
@@ -61,7 +61,9 @@ def _elsewhere(facts: Facts) -> Iterator[Said]:
     found = Counter(w.celery for w in (facts.registry.workers if facts.registry else ()) if w.celery)
     for celery, count in sorted(found.items()):
         if not least <= _parsed(celery) < below:
-            yield _outside(f"Celery of {count} live workers", celery, version(least), version(below))
+            yield _outside(
+                f"Celery of {plural(count, 'live worker')}", celery, version(least), version(below)
+            )
 
 
 def _outside(what: str, found: str, least: str, below: str) -> Said:
@@ -109,8 +111,8 @@ def connections(facts: Facts) -> Sequence[Said] | None:
     if need + others <= most:
         return []
     why = (
-        f"{workers} workers x {OF_A_WORKER} + {BESIDE_THEM} for people and serve are {need}; others have"
-        f" {others} of the {most} that the server gives. A worker that gets none works by its journal."
+        f"{plural(workers, 'worker')} x {OF_A_WORKER} + {BESIDE_THEM} for people and serve are {need}; others"
+        f" have {others} of the {most} that the server gives. A worker that gets none works by its journal."
     )
     return [Said("the registry has too few connections", why, f"max_connections = {_enough(need + others)}")]
 

@@ -114,7 +114,8 @@ CHECKS = (
     ),
     Check(
         "sqlite-shared", Level.ERROR,
-        "workers of several machines are alive in one SQLite registry", "PostgreSQL or MariaDB", sqlite_shared,
+        "workers of several machines are alive in one SQLite registry", "PostgreSQL or MariaDB",
+        sqlite_shared,
     ),
     Check(
         "retention-for-ever", Level.WARNING,

@@ -60,7 +60,8 @@ def pauses(lives: Iterable[Any]) -> Iterator[Pause]:
             continue
         again = [one for one in lives[at + 1 :] if one.id[_PROCESS] == life.id[_PROCESS]]
         if again:
-            yield Pause(life.hostname, (again[0].started_at - life.seen_at) / 1000)
+            silent = max(again[0].started_at - life.seen_at, life.lease_ms)  # it was observed for that long
+            yield Pause(life.hostname, silent / 1000)
 
 
 def _read(text: str | None) -> dict[str, Any]:

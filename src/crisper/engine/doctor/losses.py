@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from crisper.engine.doctor.facts import Facts, NotKept
 from crisper.engine.doctor.finding import Check, Level, Said
-from crisper.engine.doctor.words import named, tasks
+from crisper.engine.doctor.words import named, plural, tasks
 
 #: A budget beyond this limits nothing that anybody would wait for.
 MANY_LOSSES = 100
@@ -91,7 +91,7 @@ def not_resendable(facts: Facts) -> Sequence[Said] | None:
         return None
     return [
         Said(
-            f"{one.count} messages of the last week could not be sent again",
+            f"{plural(one.count, 'message')} of the last week could not be sent again",
             f"they are not kept: {one.reason}. One that is lost cannot be brought back.",
             _keep(one),
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from crisper.engine.doctor.facts import WAITING, Broker, Facts, Queue
+from crisper.engine.doctor.facts import FOR_ITS_ETA, WAITING, Broker, Facts, Queue
 from crisper.engine.doctor.finding import Check, Level, Said
 from crisper.engine.doctor.words import named, round_up, span, tasks
 
@@ -23,16 +23,26 @@ def consumer_timeout(facts: Facts) -> Sequence[Said] | None:
         f"{tasks(longer)}; consumer_timeout is {span(tightest.consumer_timeout)}, {whose}. After it RabbitMQ"
         " closes the worker's channel and gives all that it holds to others."
     )
-    wanted = round_up(max(seconds for seconds, _ in longer.values())) * 1000
-    if facts.app.prefetch_multiplier != 1 and {how for _, how in longer.values()} == {WAITING}:
-        fix = "app.conf.worker_prefetch_multiplier = 1"
-        return [Said("messages are held for longer than RabbitMQ allows", why, fix)]
-    fix = f'Queue("{tightest.name}", queue_arguments={{"x-consumer-timeout": {wanted}}})'
-    if facts.broker is not None and facts.broker.version < (3, 12):  # which knows no such argument
-        fix = f"consumer_timeout = {wanted} in rabbitmq.conf"
-    if facts.registry is not None and longer.keys() & facts.registry.countdowns.keys():
-        fix += ", or shorter countdowns"
-    return [Said("messages are held for longer than RabbitMQ allows", why, fix)]
+    title = "messages are held for longer than RabbitMQ allows"
+    return [Said(title, why, _longer(facts, tightest, set(longer.values())))]
+
+
+def _longer(facts: Facts, queue: Queue, known: set[tuple[float, str]]) -> str:
+    """The cure: of what waits by its nature, of what waits behind others, of what runs."""
+    cures = []
+    if any(how == FOR_ITS_ETA for _, how in known):
+        cures.append(f"countdowns below {span(queue.consumer_timeout)}")
+    rest = [(seconds, how) for seconds, how in known if how != FOR_ITS_ETA]
+    if rest and facts.app.prefetch_multiplier != 1 and {how for _, how in rest} == {WAITING}:
+        cures.append("app.conf.worker_prefetch_multiplier = 1")
+    elif rest:
+        wanted = round_up(max(seconds for seconds, _ in rest)) * 1000
+        argument = f'queue_arguments={{"x-consumer-timeout": {wanted}}}'
+        old = facts.broker is not None and facts.broker.version < (3, 12)  # it knows no such argument
+        cures.append(
+            f"consumer_timeout = {wanted} in rabbitmq.conf" if old else f'Queue("{queue.name}", {argument})'
+        )
+    return ", and ".join(cures)
 
 
 def quorum_qos(facts: Facts) -> Sequence[Said] | None:

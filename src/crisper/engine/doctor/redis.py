@@ -24,7 +24,8 @@ def visibility_plain(facts: Facts) -> Sequence[Said] | None:
         f"{tasks(longer)}; visibility_timeout is {span(broker.visibility_timeout)}, and {facts.plain}. Nobody"
         " renews what they hold, so Redis delivers it again while the first copy runs or waits."
     )
-    fix = _visibility(round_up(max(seconds for seconds, _ in longer.values())))
+    enough = _visibility(round_up(max(seconds for seconds, _ in longer.values())))
+    fix = f"crisper.install(app) on every worker, or {enough}"
     return [Said("Redis gives messages to a second worker", why, fix)]
 
 

@@ -43,6 +43,10 @@ def size(count: int) -> str:
     return f"{count} bytes"
 
 
+def plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def round_up(seconds: float, steps: Sequence[int] = (60, 300, 900, 1800, 3600)) -> int:
     """Somewhat more than that, as a person would write it."""
     wanted = seconds * 1.5

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from crisper.errors import RegistryError, RegistryUnreachable, SettingsError
+from crisper.errors import (
+    RegistryError,
+    RegistryUnreachable,
+    SchemaMissing,
+    SchemaOutdated,
+    SchemaTooNew,
+    SettingsError,
+)
 from crisper.faces.cli.output import console, emit, hanging, json_option, lines
 from crisper.faces.cli.place import Place
 from crisper.faces.cli.text import clean, plural
@@ -114,13 +121,18 @@ def _registry(place: Place) -> tuple[Registry | None, list[Trouble]]:
 
     try:
         return ask(place.settings.registry_url), []
-    except RegistryUnreachable as exc:
-        return None, [Trouble("registry", str(exc), "app.conf.crisper_registry_url, and its server")]
     except SettingsError:
         raise
-    except RegistryError as exc:
-        source = "schema" if "Schema" in type(exc).__name__ else "registry"
-        return None, [Trouble(source, str(exc), f"{place.typed} migrate")]
+    except (SchemaMissing, SchemaOutdated) as exc:
+        return None, [Trouble("schema", str(exc), f"{place.typed} migrate")]
+    except SchemaTooNew as exc:
+        return None, [Trouble("schema", str(exc), "pip install --upgrade celery-crisper")]
+    except RegistryUnreachable as exc:
+        fix = 'start its server, or app.conf.crisper_registry_url = "…"'
+        return None, [Trouble("registry", str(exc), fix)]
+    except RegistryError:
+        why = "its server is there, and did not answer the questions in time."
+        return None, [Trouble("registry", why, f"{place.typed} doctor, when it is less busy")]
 
 
 def _broker(place: Place) -> tuple[Broker | None, list[Trouble]]:
@@ -131,7 +143,7 @@ def _broker(place: Place) -> tuple[Broker | None, list[Trouble]]:
         broker, troubles = ask(place.app, place.settings)
         return broker, list(troubles)
     except BrokerSilent as exc:
-        return None, [Trouble("broker", str(exc), "app.conf.broker_url, and its server")]
+        return None, [Trouble("broker", str(exc), 'start its server, or app.conf.broker_url = "…"')]
 
 
 # -- what people read --------------------------------------------------------
