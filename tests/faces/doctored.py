@@ -129,10 +129,10 @@ def start():
 
 
 def doctor(
-    folder: Path, *arguments: str, before: tuple[str, ...] = (), **environment: str
+    folder: Path, *arguments: str, by: tuple[str, ...] = (CRISPER, "-A", "proj"), **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """The command as users type it; `proj.py` is in the folder."""
-    command = [CRISPER, "-A", "proj", *before, "doctor", *arguments]
+    command = [*by, "doctor", *arguments]
     return subprocess.run(
         command, cwd=folder, env=_environment(environment), capture_output=True, text=True, timeout=50,
         check=False,

@@ -25,6 +25,7 @@ from tests.doctor.facts import QUICK, seen, with_app, with_registry
 from tests.faces.doctored import (
     BAD_ON_RABBITMQ,
     BAD_ON_REDIS,
+    CELERY,
     PLAIN,
     RECOMMENDED,
     bad_history,
@@ -315,6 +316,18 @@ def test_input_that_makes_no_sense_is_usage(
     assert result.returncode == 2
     assert sentence in " ".join(result.stderr.split())
     assert "Traceback" not in result.stderr
+
+
+def test_the_embedded_broker_is_known_and_the_other_door_leads_here_too(
+    project: Path, places: dict[str, str]
+) -> None:
+    folders = "dict.fromkeys(('data_folder_in', 'data_folder_out', 'control_folder'), 'queue')"
+    embedded = f"{RECOMMENDED}\napp.conf.broker_transport_options = {folders}\n"
+    (project / "proj.py").write_text(embedded)
+    (project / "queue").mkdir()
+    places |= {"PROJ_BROKER": "filesystem://", "PROJ_BACKEND": f"file://{project}"}
+    result = doctor(project, "--grace", "1200", "--json", by=(CELERY, "-A", "proj", "crisper"), **places)
+    assert (result.returncode, hazards(result)) == (0, {}), result.stderr
 
 
 def test_it_needs_an_app(run: Any, sqlite_url: str) -> None:
