@@ -27,6 +27,7 @@ COMMANDS = {
     "recover": "crisper.faces.cli.decide:recover",
     "discard": "crisper.faces.cli.decide:discard",
     "stop": "crisper.faces.cli.decide:stop",
+    "export": "crisper.faces.cli.export:export",
     "prune": "crisper.faces.cli.prune:prune",
 }
 
