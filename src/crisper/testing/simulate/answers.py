@@ -7,7 +7,6 @@ from copy import copy
 from typing import TYPE_CHECKING, Any
 
 from crisper.celery.held import Stage
-from crisper.core.states import State
 from crisper.testing.simulate.held import Held
 
 if TYPE_CHECKING:
@@ -96,7 +95,7 @@ class Answers:
     def _release_late(self, held: Held) -> None:
         """Granted when its delivery was gone: its message may have been run meanwhile, by another."""
         if held.number <= 1:
-            self.finish(held, State.RELEASED, self.host.ms())
+            self.release(held)
         else:
             self.lose(held, counted=False)
 
@@ -172,7 +171,7 @@ class Answers:
             self.drop_claim(held)
             self.forget(held)
             return
-        held.stage = Stage.PARKED
+        held.stage, held.waited = Stage.PARKED, True
         self.link.standing[held.seq] = ["again", self.host.ms(), held.claim()]
         if held.has_slot:
             held.wants_to_run, held.has_slot = True, False
@@ -193,7 +192,7 @@ class Answers:
         """Return the delivery to the broker, once its release is durable."""
         was, held.stage, held.has_slot = held.stage, Stage.DROPPED, False
         if was is Stage.GRANTED:
-            self.finish(held, State.RELEASED, self.host.ms())
+            self.release(held)
             held.stage = Stage.CLOSED
         elif was is Stage.PARKED:
             self.drop_claim(held)
@@ -214,8 +213,7 @@ class Answers:
         def acknowledge(self, held: Held) -> None: ...
         def requeue(self, held: Held) -> None: ...
         def forget_delivery(self, held: Held) -> None: ...
-        def finish(self, held: Held, state: State, at: int) -> None: ...
-
+        def release(self, held: Held) -> None: ...
         def lose(self, held: Held, *, counted: bool) -> None: ...
         def forget(self, held: Held) -> None: ...
         def to_pool(self, held: Held) -> None: ...
