@@ -1,11 +1,12 @@
 """No-op tasks per second with Crisper and with what people use instead, each against plain Celery beside it.
 
-    python bench/side_by_side.py [--rounds 5] [--tasks 4000] [--seconds 0] [--only NAME …]
+    python bench/side_by_side.py [--rounds 5] [--tasks 4000] [--seconds 0] [--commit-ms 0] [--only NAME …]
 
 One prefork worker of two processes, late acks, on a Redis of its own; registries, results and tables of
 the others on one PostgreSQL of its own, with its defaults. In each round every way has its turn, plain Celery
 first. The queue is filled while nobody consumes it; the clock runs from the moment the worker is told to
-consume until queue and `unacked` are empty. `--seconds`: how long each task sleeps. CPU is of the worker's
+consume until queue and `unacked` are empty. `--seconds`: how long each task sleeps; `--commit-ms`: how much
+longer each commit takes on the disk; the worker's prefetch is 4 times its processes. CPU is of the worker's
 parent. django-celery-results is left out where it is not installed (`uv sync --group bench`).
 """
 
@@ -19,7 +20,7 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,8 +34,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench.throughput import measure
 from crisper.store.migrate import upgrade
+from tests.faults.postgres import FaultyPostgres
 from tests.fleet import ROOT, Fleet, wait_for
-from tests.servers import PrivatePostgres, PrivateRedis
+from tests.servers import PrivateRedis
 
 
 @dataclass(frozen=True)
@@ -71,16 +73,16 @@ class Figures(NamedTuple):
 
 
 @contextmanager
-def database(server: PrivatePostgres) -> Iterator[str]:
+def database(server: FaultyPostgres) -> Iterator[str]:
     """An empty one; its URL."""
     name = f"bench_{uuid.uuid4().hex[:8]}"
-    with psycopg.connect(server.url.replace("+psycopg", ""), autocommit=True) as connection:
+    with psycopg.connect(server.owner_url.replace("+psycopg", ""), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
-        yield urlunsplit(urlsplit(server.url)._replace(path=f"/{name}"))
+        yield urlunsplit(urlsplit(server.owner_url)._replace(path=f"/{name}"))
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-def turn(way: Way, postgres: PrivatePostgres, server: PrivateRedis, options: argparse.Namespace) -> Figures:
+def turn(way: Way, postgres: FaultyPostgres, server: PrivateRedis, options: argparse.Namespace) -> Figures:
     broker, results = server.url, server.url.removesuffix("/0") + "/1"
     with (
         database(postgres) as url,
@@ -116,13 +118,19 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tasks", type=int, default=4000)
     parser.add_argument("--seconds", type=float, default=0.0)
+    parser.add_argument("--commit-ms", type=int, default=0)
     parser.add_argument("--only", nargs="+", choices=[*WAYS], default=[*WAYS], metavar="NAME")
     options = parser.parse_args()
     ways = [name for name in WAYS if name == PLAIN or name in options.only]
     if find_spec("django_celery_results") is None:
         ways = [name for name in ways if WAYS[name].rival != "django"]
     found: dict[str, list[Figures]] = {name: [] for name in ways}
-    with PrivatePostgres() as postgres, PrivateRedis() as server:
+    shims = ("slowfsync",) if options.commit_ms else ()
+    with (
+        FaultyPostgres(*shims) as postgres,
+        postgres.slow(options.commit_ms) if shims else nullcontext(),
+        PrivateRedis() as server,
+    ):
         for number in range(options.rounds):
             for name in ways:
                 found[name].append(turn(WAYS[name], postgres, server, options))

@@ -93,8 +93,8 @@ def test_what_is_granted_after_its_connections_were_lost_is_released(connections
 
 
 def test_what_waited_here_is_not_given_back_into_nothing() -> None:
-    """A courier of the attempt before may have moved its message while it waited, to somebody who acknowledged
-    it: nobody would have it any more."""
+    """A courier of the attempt before may have moved its message while it waited, to somebody who has
+    acknowledged it: nobody would have it any more."""
     deliveries, link, held = deliveries_with_one()
     deliveries._asking.clear()
     held.stage, held.waited, held.number = Stage.GRANTED, True, 2
