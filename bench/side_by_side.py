@@ -6,8 +6,8 @@ One prefork worker of two processes, late acks, on a Redis of its own; registrie
 the others on one PostgreSQL of its own, with its defaults. In each round every way has its turn, plain Celery
 first. The queue is filled while nobody consumes it; the clock runs from the moment the worker is told to
 consume until queue and `unacked` are empty. `--seconds`: how long each task sleeps; `--commit-ms`: how much
-longer each commit takes on the disk; the worker's prefetch is 4 times its processes. CPU is of the worker's
-parent. django-celery-results is left out where it is not installed (`uv sync --group bench`).
+longer each commit takes on the disk. The worker's prefetch is 4 times its processes. django-celery-results
+is left out where it is not installed (`uv sync --group bench`).
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ import redis
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench.throughput import measure
+from bench.throughput import cpu_seconds, measure
 from crisper.store.migrate import upgrade
 from tests.faults.postgres import FaultyPostgres
-from tests.fleet import ROOT, Fleet, wait_for
+from tests.fleet import ROOT, Fleet, Worker, children_of, wait_for
 from tests.servers import PrivateRedis
 
 
@@ -68,8 +68,13 @@ WAYS = {
 
 
 class Figures(NamedTuple):
+    """CPU is in ms per task."""
+
     per_second: float
-    cpu: float  # of the parent, ms per task
+    parent: float
+    recorder: float
+    children: float
+    server: float  # PostgreSQL's
 
 
 @contextmanager
@@ -80,6 +85,12 @@ def database(server: FaultyPostgres) -> Iterator[str]:
         connection.execute(f"CREATE DATABASE {name}")
         yield urlunsplit(urlsplit(server.owner_url)._replace(path=f"/{name}"))
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def spent(worker: Worker, postgres: FaultyPostgres) -> list[float]:
+    """CPU seconds so far of the recorder, the pool's children, and the server with all its processes."""
+    served = [postgres.process.pid, *children_of(postgres.process.pid)]
+    return [sum(map(cpu_seconds, pids)) for pids in (worker.recorders(), worker.pool(), served)]
 
 
 def turn(way: Way, postgres: FaultyPostgres, server: PrivateRedis, options: argparse.Namespace) -> Figures:
@@ -106,7 +117,10 @@ def turn(way: Way, postgres: FaultyPostgres, server: PrivateRedis, options: argp
             worker = fleet.worker("bench", "-l", "WARNING", *way.arguments, wait=False)
             wait_for("answers", lambda: fleet.app.control.ping(timeout=1), 30)
             measure(fleet, worker, client, options.tasks // 5, options.seconds)
-            return Figures(*measure(fleet, worker, client, options.tasks, options.seconds))
+            before = spent(worker, postgres)
+            per_second, parent = measure(fleet, worker, client, options.tasks, options.seconds)
+            others = (now - then for now, then in zip(spent(worker, postgres), before, strict=True))
+            return Figures(per_second, parent, *(seconds / options.tasks * 1000 for seconds in others))
         finally:
             fleet.close()
 
@@ -135,13 +149,16 @@ def main() -> int:
             for name in ways:
                 found[name].append(turn(WAYS[name], postgres, server, options))
                 print(f"round {number + 1}: {name:<40} {found[name][-1].per_second:6.0f}/s", flush=True)
-    print(f"\n{'':<40} against plain Celery      added in the parent")
+    print(f"\n{'':<40} against plain Celery      CPU added per task: parent, recorder, children, PostgreSQL")
     for name in ways:
         pairs = list(zip(found[name], found[PLAIN], strict=True))
         ratios = [one.per_second / plain.per_second for one, plain in pairs]
-        added = statistics.median(one.cpu - plain.cpu for one, plain in pairs)
+        added = (
+            statistics.median(getattr(one, of) - getattr(plain, of) for one, plain in pairs)
+            for of in Figures._fields[1:]
+        )
         spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-        print(f"{name:<40} {spread:<25} {added * 1000:.0f} µs of CPU per task")
+        print(f"{name:<40} {spread:<25} {', '.join(f'{ms * 1000:.0f}' for ms in added)} µs")
     return 0
 
 
