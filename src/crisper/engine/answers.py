@@ -13,7 +13,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def of_worker(row: Any, now: int) -> dict[str, Any]:
-    about = _read(row.about)
+    about = plain(row.about)
     about = about if isinstance(about, dict) else {}
     suspect = row.state == WorkerState.ALIVE.value and row.seen_at < now - row.lease_ms / 2
     return {
@@ -30,28 +30,28 @@ def of_worker(row: Any, now: int) -> dict[str, Any]:
         "pool": about.get("pool"),
         "concurrency": about.get("concurrency"),
         "version": about.get("crisper"),
-        "evidence": _read(row.evidence),
+        "evidence": plain(row.evidence),
         **of_pulse(row.pulse),
     }
 
 
 def pool_of(about: str | None) -> str | None:
     """The pool of a worker, by the name of Celery's module for it; None if it is not on record."""
-    told = _read(about)
+    told = plain(about)
     pool = told.get("pool") if isinstance(told, dict) else None
     return pool if isinstance(pool, str) else None
 
 
 def version_of(about: str | None) -> str:
     """Of a worker's Crisper; `unknown` if it is not on record."""
-    told = _read(about)
+    told = plain(about)
     version = told.get("crisper") if isinstance(told, dict) else None
     return version if isinstance(version, str) else "unknown"
 
 
 def of_pulse(text: str) -> dict[str, Any]:
     """What the last heartbeat told of the worker's parent."""
-    pulse = _read(text)
+    pulse = plain(text)
     told = pulse if isinstance(pulse, dict) else {}
     return {
         "errors": told.get("errors") or 0,
@@ -69,8 +69,8 @@ def of_published(row: Any) -> dict[str, Any]:
         "state": "published",
         "queue": row.queue,
         "published_at": iso(row.published_at),
-        "args_preview": _read(row.args_preview),
-        "kwargs_preview": _read(row.kwargs_preview),
+        "args_preview": plain(row.args_preview),
+        "kwargs_preview": plain(row.kwargs_preview),
     }
 
 
@@ -105,8 +105,8 @@ def of_story(attempts: Sequence[Any], recoveries: Iterable[Any], events: Iterabl
         "task_id": latest.task_id,
         "name": latest.name,
         "state": _state(latest.state, its.state if its else None, its.verdict if its else None),
-        "args_preview": _read(latest.args_preview),
-        "kwargs_preview": _read(latest.kwargs_preview),
+        "args_preview": plain(latest.args_preview),
+        "kwargs_preview": plain(latest.kwargs_preview),
         "attempts": [_of_attempt(row) for row in attempts],
         "verdicts": [_of_verdict(one) for one in told if one["kind"] == "verdict"],
         "recoveries": [
@@ -161,7 +161,7 @@ def of_event(row: Any, number: int | None) -> dict[str, Any]:
         "attempt": number,
         "worker": row.worker,
         "actor": row.actor,
-        "data": _read(row.data),
+        "data": plain(row.data),
     }
 
 
@@ -179,7 +179,7 @@ def iso(ms: int | None) -> str | None:
     return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
 
 
-def _read(text: str | None) -> Any:
+def plain(text: str | None) -> Any:
     """Stored JSON as a value, or the text itself where it is none."""
     if text is None:
         return None

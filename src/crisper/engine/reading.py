@@ -26,6 +26,13 @@ CONNECT_SECONDS = 5
 STATEMENT_SECONDS = 8
 HANGS_SECONDS = 12.0
 
+_NOW = {
+    "postgresql": "(extract(epoch FROM clock_timestamp()) * 1000)::bigint",
+    "mysql": "CAST(UNIX_TIMESTAMP(SYSDATE(3)) * 1000 AS SIGNED)",
+    # The file is used by one host, so the host's clock is the registry's.
+    "sqlite": "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
+}
+
 _QUERY_CANCELED = "57014"
 _STATEMENT_TIMEOUT = 1969  # MariaDB's
 
@@ -72,6 +79,10 @@ class Reading:
                 yield connection
         except DBAPIError as exc:
             raise self._said(exc) from exc
+
+    def now(self, connection: Connection) -> int:
+        """Milliseconds of the registry's clock."""
+        return int(connection.execute(text(f"SELECT {_NOW[self.dialect]}")).scalar_one())
 
     def close(self) -> None:
         self._engine.dispose()

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, func, literal_column, or_, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, select, tuple_
 
 from crisper.core.model import Message
 from crisper.core.states import (
@@ -54,15 +54,8 @@ STORY_MOST = 1000
 #: A prefix of a task id shorter than this names nothing.
 SHORTEST_PREFIX = 6
 
-NOW = {
-    "postgresql": "(extract(epoch FROM clock_timestamp()) * 1000)::bigint",
-    "mysql": "CAST(UNIX_TIMESTAMP(SYSDATE(3)) * 1000 AS SIGNED)",
-    # The file is used by one host, so the host's clock is the registry's.
-    "sqlite": "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
-}
-
 _LATEST_RECOVERY = and_(recovery.c.task_id == attempt.c.task_id, recovery.c.number == attempt.c.number)
-_HOSTNAME = func.coalesce(incarnation.c.hostname, attempt.c.incarnation).label("worker")
+HOSTNAME = func.coalesce(incarnation.c.hostname, attempt.c.incarnation).label("worker")
 
 
 _NOT_CLAIMED = ~(
@@ -94,7 +87,7 @@ class Survey:
     def status(self) -> dict[str, Any]:
         """One screen: counts, and who sweeps."""
         with self._reading.snapshot() as connection:
-            now = self._now(connection)
+            now = self._reading.now(connection)
             return {
                 "registry": self._registry(connection, now),
                 "workers": _worker_counts(connection, now),
@@ -107,7 +100,7 @@ class Survey:
     def workers(self, *, everything: bool = False, limit: int = 1000) -> dict[str, Any]:
         """Incarnations, the living first; those that ended over a day ago only if asked for `everything`."""
         with self._reading.snapshot() as connection:
-            now = self._now(connection)
+            now = self._reading.now(connection)
             open_attempts = (
                 select(attempt.c.incarnation, func.count().label("open"))
                 .where(attempt.c.state.in_(sorted(OPEN)))
@@ -140,7 +133,7 @@ class Survey:
         Raises `BadQuestion` for a state, limit or cursor that makes no sense.
         """
         with self._reading.snapshot() as connection:
-            wanted = conditions(filters or Filters(), self._now(connection), self._reading.dialect)
+            wanted = conditions(filters or Filters(), self._reading.now(connection), self._reading.dialect)
             if cursor is not None:
                 wanted.append(tuple_(attempt.c.received_at, attempt.c.task_id) < tuple_(*place_of(cursor)))
             question = (
@@ -262,9 +255,6 @@ class Survey:
 
     # -- parts ----------------------------------------------------------------
 
-    def _now(self, connection: Connection) -> int:
-        return int(connection.execute(select(literal_column(NOW[self._reading.dialect]))).scalar_one())
-
     def _registry(self, connection: Connection, now: int) -> dict[str, Any]:
         known = {row.key: row.value for row in connection.execute(select(registry))}
         return {
@@ -379,7 +369,7 @@ def _tasks() -> Select[Any]:
                 attempt.c.state,
                 attempt.c.number,
                 attempt.c.queue,
-                _HOSTNAME,
+                HOSTNAME,
             ),
             *(attempt.c.received_at, attempt.c.started_at, attempt.c.finished_at),
             recovery.c.state.label("recovery_state"),
@@ -411,7 +401,7 @@ def _attempts(connection: Connection, task_id: str) -> Sequence[Any]:
                 attempt.c.seq,
                 attempt.c.args_preview,
                 attempt.c.kwargs_preview,
-                _HOSTNAME,
+                HOSTNAME,
             ),
         )
         .join(incarnation, incarnation.c.id == attempt.c.incarnation, isouter=True)

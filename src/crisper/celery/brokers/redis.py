@@ -102,13 +102,18 @@ class RedisBroker(Broker):
         )
         self._look_from = self._look_from + LOOK_AT if len(listed) == LOOK_AT else 0
         known = self._looked_at
-        self._looked_at = {tag: known[tag] if tag in known else self._read(tag) for tag, _ in listed}
+        new = [tag for tag, _ in listed if tag not in known]
+        known.update(entry for at in range(0, len(new), PAGE) for entry in self._read(new[at : at + PAGE]))
+        self._looked_at = {tag: known[tag] for tag, _ in listed}
         entries = ((self._looked_at[tag], score) for tag, score in listed)
         return [(entry, float(score)) for entry, score in entries if entry is not None]
 
-    def _read(self, tag: bytes) -> Entry | None:
-        """Whose delivery it is; None if it is gone, or no message of a task."""
-        raw = self.client.hget(self._unacked, tag)
+    def _read(self, tags: list[bytes]) -> Iterator[tuple[bytes, Entry | None]]:
+        """Whose delivery each is; None if it is gone, or no message of a task."""
+        found: Any = self.client.hmget(self._unacked, tags)
+        yield from ((tag, self._entry_of(tag, raw)) for tag, raw in zip(tags, found, strict=True))
+
+    def _entry_of(self, tag: bytes, raw: bytes | None) -> Entry | None:
         try:
             payload = loads(bytes_to_str(raw))[0]
             headers = payload["headers"]

@@ -6,14 +6,13 @@ import time
 from contextlib import closing
 from typing import Any
 
-from sqlalchemy import Connection, and_, case, func, literal_column, select
+from sqlalchemy import Connection, and_, case, func, select
 
 from crisper.core.states import State, WorkerState
 from crisper.engine.doctor import messages, server
 from crisper.engine.doctor.facts import NotKept, Registry
 from crisper.engine.doctor.lives import lives_of, pauses, worker_of
 from crisper.engine.reading import Reading
-from crisper.engine.survey import NOW
 from crisper.store.schema import attempt
 
 DAY_MS, MINUTE_MS = 86_400_000, 60_000
@@ -29,7 +28,7 @@ def ask(url: str) -> Registry:
         closing(Reading(url, application_name="crisper doctor")) as reading,
         reading.snapshot() as connection,
     ):
-        now, offset = _clock(connection, reading.dialect)
+        now, offset = _clock(reading, connection)
         lives = lives_of(connection, now)
         workers = tuple(worker_of(life) for life in lives if life.state == WorkerState.ALIVE.value)
         recent = _recent()
@@ -54,10 +53,10 @@ def ask(url: str) -> Registry:
         )
 
 
-def _clock(connection: Connection, dialect: str) -> tuple[int, float]:
+def _clock(reading: Reading, connection: Connection) -> tuple[int, float]:
     """Its milliseconds; and its offset to ours in seconds, less what the way may explain."""
     before = time.time()
-    now = int(connection.execute(select(literal_column(NOW[dialect]))).scalar_one())
+    now = reading.now(connection)
     after = time.time()
     ahead, behind = now / 1000 - after, before - now / 1000
     return now, ahead if ahead > 0 else -behind if behind > 0 else 0.0

@@ -28,6 +28,7 @@ COMMANDS = {
     "discard": "crisper.faces.cli.decide:discard",
     "stop": "crisper.faces.cli.decide:stop",
     "doctor": "crisper.faces.cli.doctor:doctor",
+    "export": "crisper.faces.cli.export:export",
     "prune": "crisper.faces.cli.prune:prune",
 }
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from crisper.errors import SettingsError
 
 if TYPE_CHECKING:
+    from crisper.engine.reading import Reading
     from crisper.engine.survey import Survey
     from crisper.settings import Settings
     from crisper.store.sql import SqlStore
@@ -85,6 +86,13 @@ class Place:
 
         with closing(Survey(self._url(), application_name="crisper command line")) as survey:
             yield survey
+
+    @contextmanager
+    def reading(self) -> Iterator[Reading]:
+        from crisper.engine.reading import Reading
+
+        with closing(Reading(self._url(), application_name="crisper command line")) as reading:
+            yield reading
 
     @contextmanager
     def store(self) -> Iterator[SqlStore]:
