@@ -238,20 +238,33 @@ class Survey:
         after: str | None = None,
     ) -> dict[str, Any]:
         """Events in the order in which they were written; `next` asks for those after the last of these."""
-        wanted: list[ColumnElement[bool]] = []
-        if task_id is not None:
-            wanted.append(is_task(event.c.task_id, task_id))
-        if kinds := tuple(kinds):
-            wanted.append(or_(*(equals(event.c.kind, kind) for kind in kinds)))
+        wanted = _wanted_events(task_id, kinds)
         if after is not None:
             wanted.append(event.c.id > event_of(after))
         question = _events().where(*wanted).order_by(event.c.id).limit(bounded(limit))
         with self._reading.snapshot() as connection:
             rows = connection.execute(question).all()
         return {
-            "events": [{"task_id": row.task_id, **of_event(row, row.number)} for row in rows],
+            "events": [_audited(row) for row in rows],
             "next": cursor_of(rows[-1].id) if rows else after,
         }
+
+    def newest_events(
+        self,
+        *,
+        task_id: str | None = None,
+        kinds: Iterable[str] = (),
+        since_ms: int | None = None,
+        limit: int = 100,
+    ) -> dict[str, Any]:
+        """The newest events, in the order in which they were written; `more` if older ones were left out."""
+        wanted = _wanted_events(task_id, kinds)
+        with self._reading.snapshot() as connection:
+            if since_ms is not None:
+                wanted.append(event.c.at >= self._reading.now(connection) - since_ms)
+            question = _events().where(*wanted).order_by(event.c.id.desc()).limit(bounded(limit) + 1)
+            rows = connection.execute(question).all()
+        return {"events": [_audited(row) for row in rows[limit - 1 :: -1]], "more": len(rows) > limit}
 
     # -- parts ----------------------------------------------------------------
 
@@ -412,6 +425,40 @@ def _attempts(connection: Connection, task_id: str) -> Sequence[Any]:
     return connection.execute(question).all()[::-1]
 
 
+#: A loss is written under its claim's number, negated.
+_LOST_NUMBER = (
+    select(attempt.c.number)
+    .where(
+        attempt.c.task_id == event.c.task_id,
+        attempt.c.incarnation == event.c.incarnation,
+        attempt.c.seq == -event.c.seq,
+        event.c.kind == "lost",
+    )
+    .limit(1)
+    .correlate(event)
+    .scalar_subquery()
+    .label("lost_number")
+)
+
+
 def _events() -> Select[Any]:
     worker = func.coalesce(incarnation.c.hostname, event.c.incarnation).label("worker")
-    return select(event, worker).join(incarnation, incarnation.c.id == event.c.incarnation, isouter=True)
+    return select(event, worker, _LOST_NUMBER).join(
+        incarnation, incarnation.c.id == event.c.incarnation, isouter=True
+    )
+
+
+# -- the audit trail ---------------------------------------------------------
+
+
+def _wanted_events(task_id: str | None, kinds: Iterable[str]) -> list[ColumnElement[bool]]:
+    wanted: list[ColumnElement[bool]] = []
+    if task_id is not None:
+        wanted.append(is_task(event.c.task_id, task_id))
+    if kinds := tuple(kinds):
+        wanted.append(or_(*(equals(event.c.kind, kind) for kind in kinds)))
+    return wanted
+
+
+def _audited(row: Any) -> dict[str, Any]:
+    return {"id": row.id, "task_id": row.task_id, **of_event(row, row.number or row.lost_number)}

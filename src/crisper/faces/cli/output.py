@@ -125,9 +125,10 @@ def lines(console: Console, *texts: str, style: str = "") -> None:
 
 def hanging(console: Console, head: str, text: str, *, style: str = "") -> None:
     """One paragraph beside its head, with nothing but the text in its lines' ends."""
+    from rich.cells import cell_len
     from rich.text import Text
 
-    room = max(console.width - len(head), 20)
+    room = max(console.width - cell_len(head), 20)
     for line in Text(text, style=style, overflow="fold").wrap(console, room):
         console.print(Text(head).append_text(line), soft_wrap=True)
-        head = " " * len(head)
+        head = " " * cell_len(head)
