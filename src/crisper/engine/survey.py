@@ -137,7 +137,7 @@ class Survey:
             if cursor is not None:
                 wanted.append(tuple_(attempt.c.received_at, attempt.c.task_id) < tuple_(*place_of(cursor)))
             question = (
-                _tasks()
+                latest_attempts()
                 .where(*wanted)
                 .order_by(attempt.c.received_at.desc(), attempt.c.task_id.desc())
                 .limit(bounded(limit) + 1)
@@ -177,7 +177,7 @@ class Survey:
     def standing(self, task_id: str) -> dict[str, Any] | None:
         """What decides whether a person may recover, discard or stop a task; None if it is not on record."""
         question = (
-            _tasks()
+            latest_attempts()
             .add_columns(
                 attempt.c.why_not_kept,
                 attempt.c.body.is_not(None).label("kept"),
@@ -366,7 +366,7 @@ def _counted(
 # -- tasks -------------------------------------------------------------------
 
 
-def _tasks() -> Select[Any]:
+def latest_attempts() -> Select[Any]:
     """The latest attempt of each task, with its recovery."""
     later = attempt.alias()
     superseded = (
