@@ -37,7 +37,9 @@ KINDS = (
 @click.command()
 @click.option("-f", "--follow", is_flag=True, help="Go on with what comes, until Ctrl-C.")
 @click.option("--task", metavar="TASK_ID", help="Of this task; the beginning of its id will do.")
-@click.option("--kind", "kinds", multiple=True, metavar="KIND", help=f"{', '.join(KINDS[:4])}, … Repeatable.")
+@click.option("--kind", "kinds", multiple=True, metavar="KIND",
+              shell_complete=lambda ctx, param, begun: [kind for kind in KINDS if kind.startswith(begun)],
+              help=f"{', '.join(KINDS[:4])}, … Repeatable.")  # fmt: skip
 @click.option("--since", metavar="AGE", help="Only what happened so long ago or later: 90s, 2h, 7d.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, metavar="N",
               help="The newest so many.")  # fmt: skip

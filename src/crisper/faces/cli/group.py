@@ -30,6 +30,7 @@ COMMANDS = {
     "stop": "crisper.faces.cli.decide:stop",
     "export": "crisper.faces.cli.export:export",
     "prune": "crisper.faces.cli.prune:prune",
+    "completion": "crisper.faces.cli.completion:completion",
 }
 
 _BEFORE_THE_COMMAND = ("-A", "--app", "--registry", "-C", "--no-color", "--traceback")
