@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Select, Table, and_, func, or_, select, tuple_
 
 from crisper.core.model import Message
 from crisper.core.states import (
@@ -93,7 +93,7 @@ class Survey:
                 "workers": _worker_counts(connection, now),
                 "messages": {"unclaimed": _unclaimed(connection)},
                 "attempts": _open_counts(connection),
-                "tasks": _task_counts(connection, now - DAY_MS),
+                "tasks": _of_a_day(task_counts(connection, now - DAY_MS)),
                 "sweeper": _sweeper(connection),
             }
 
@@ -311,14 +311,16 @@ def _open_counts(connection: Connection) -> dict[str, int]:
     return {state.value: counts.get(state.value, 0) for state in (State.CLAIMED, State.RUNNING)}
 
 
-def _task_counts(connection: Connection, since: int) -> dict[str, int]:
-    later = attempt.alias()
-    latest = ~(
-        select(later.c.number)
-        .where(later.c.task_id == recovery.c.task_id, later.c.number > recovery.c.number)
-        .exists()
+def _of_a_day(counts: dict[str, int]) -> dict[str, int]:
+    names = {"lost": "lost_24h", "recovered": "recovered_24h"}
+    return {names.get(name, name): count for name, count in counts.items()}
+
+
+def task_counts(connection: Connection, since: int) -> dict[str, int]:
+    """Tasks that wait for a person now, and those that were lost and brought back since."""
+    waiting = _counted(
+        connection, recovery.c.state, recovery.c.state.in_(sorted(WAITS_FOR_A_PERSON)), is_latest(recovery)
     )
-    waiting = _counted(connection, recovery.c.state, recovery.c.state.in_(sorted(WAITS_FOR_A_PERSON)), latest)
     tasks = func.count(recovery.c.task_id.distinct())
     lost = select(tasks).where(recovery.c.created_at >= since, recovery.c.cause != "stop")
     brought_back = select(tasks).where(
@@ -329,9 +331,19 @@ def _task_counts(connection: Connection, since: int) -> dict[str, int]:
     return {
         "quarantined": waiting.get(RecoveryState.QUARANTINED.value, 0),
         "held": waiting.get(RecoveryState.HELD.value, 0),
-        "lost_24h": connection.execute(lost).scalar_one(),
-        "recovered_24h": connection.execute(brought_back).scalar_one(),
+        "lost": connection.execute(lost).scalar_one(),
+        "recovered": connection.execute(brought_back).scalar_one(),
     }
+
+
+def is_latest(table: Table) -> ColumnElement[bool]:
+    """No later attempt of its task is on record."""
+    later = attempt.alias()
+    return ~(
+        select(later.c.number)
+        .where(later.c.task_id == table.c.task_id, later.c.number > table.c.number)
+        .exists()
+    )
 
 
 def _sweeper(connection: Connection) -> dict[str, Any]:
@@ -368,12 +380,6 @@ def _counted(
 
 def latest_attempts() -> Select[Any]:
     """The latest attempt of each task, with its recovery."""
-    later = attempt.alias()
-    superseded = (
-        select(later.c.number)
-        .where(later.c.task_id == attempt.c.task_id, later.c.number > attempt.c.number)
-        .exists()
-    )
     return (
         select(
             *(
@@ -390,7 +396,7 @@ def latest_attempts() -> Select[Any]:
         )
         .join(recovery, _LATEST_RECOVERY, isouter=True)
         .join(incarnation, incarnation.c.id == attempt.c.incarnation, isouter=True)
-        .where(~superseded)
+        .where(is_latest(attempt))
     )
 
 

@@ -23,6 +23,7 @@ COMMANDS = {
     "workers": "crisper.faces.cli.workers:workers",
     "tasks": "crisper.faces.cli.tasks:tasks",
     "show": "crisper.faces.cli.show:show",
+    "top": "crisper.faces.cli.top:top",
     "events": "crisper.faces.cli.events:events",
     "sweep": "crisper.faces.cli.sweep:sweep",
     "recover": "crisper.faces.cli.decide:recover",
