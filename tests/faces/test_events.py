@@ -19,6 +19,7 @@ import psycopg
 import pytest
 
 from crisper.engine.following import SETTLES_SECONDS, Following
+from crisper.engine.reading import HANGS_SECONDS
 from crisper.engine.survey import Survey
 from crisper.faces.cli.events import KINDS
 from crisper.store.open import open_store
@@ -229,6 +230,23 @@ def test_following_survives_a_registry_that_is_away_and_misses_nothing(postgres_
         assert "ordered to stop, because meanwhile (by ann@desk)" in out()
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 130
+
+
+def test_ctrl_c_ends_it_while_the_registry_hangs(postgres_database: str) -> None:
+    parts = urlsplit(postgres_database)
+    assert parts.hostname
+    with (
+        closing(Scene(postgres_database)),
+        FaultProxy((parts.hostname, parts.port or 5432)) as proxy,
+        follows(proxy.address_in(postgres_database), "--limit", "1", "--json") as (process, out, err),
+    ):
+        out()
+        proxy.hold()
+        held_at = proxy.counts.connections
+        wait_for("it asks in vain", lambda: proxy.counts.connections > held_at)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(HANGS_SECONDS / 2) == 130
+        assert err() == "crisper: interrupted\n"
 
 
 def test_a_sqlite_file_that_comes_back_is_followed_again(scene: Scene, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from crisper.engine.reading import Reading
+from crisper.engine.reading import HANGS_SECONDS, Reading
 from crisper.engine.top import top
 from crisper.faces.cli.screen import screen
 from crisper.store import migrate
@@ -23,9 +23,14 @@ from tests.faces.scene import HOSTILE, Scene
 from tests.faces.test_cli import assert_plain, assert_refused
 from tests.faces.test_doors import CRISPER, on_a_terminal
 from tests.faults.proxy import FaultProxy
+from tests.fleet import wait_for
 from tests.store.acting import Actor
 
-IN_CONTROL = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+IN_CONTROL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 
 
 def seen(url: str) -> dict[str, Any]:
@@ -261,6 +266,29 @@ def test_a_registry_that_is_away_is_told_of_and_awaited(postgres_database: str) 
         code, shown = live(proxy.address_in(postgres_database), type_in)
     assert code == 0, shown
     assert len(stages) == 2
+
+
+def test_q_ends_it_while_the_registry_hangs(postgres_database: str) -> None:
+    parts = urlsplit(postgres_database)
+    assert parts.hostname
+    typed: list[float] = []
+    with (
+        closing(Scene(postgres_database)),
+        FaultProxy((parts.hostname, parts.port or 5432)) as proxy,
+    ):
+
+        def type_in(seen: str) -> bytes | None:
+            if "shop.charge" in seen and not proxy.down.hold:
+                proxy.hold()
+                held_at = proxy.counts.connections
+                wait_for("it asks in vain", lambda: proxy.counts.connections > held_at)
+                typed.append(time.monotonic())
+                return b"q"
+            return None
+
+        code, shown = live(proxy.address_in(postgres_database), type_in)
+    assert code == 0, shown
+    assert time.monotonic() - typed[0] < HANGS_SECONDS / 2
 
 
 def test_a_registry_that_is_not_there_yet_is_awaited_and_one_without_a_schema_is_not(
