@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, func, or_, select
+from sqlalchemy import ColumnElement, func, select
 
 from crisper.core.states import WAITS_FOR_A_PERSON
 from crisper.engine.answers import of_task
 from crisper.engine.filters import Filters, conditions
 from crisper.engine.reading import Reading
 from crisper.engine.survey import latest_attempts
-from crisper.store.schema import attempt, recovery
+from crisper.store.schema import attempt, order, recovery
 
 
 class Selected(NamedTuple):
@@ -28,30 +28,44 @@ class Selected(NamedTuple):
 class Selection(NamedTuple):
     tasks: list[Selected]  # the oldest first
     matching: int  # of all tasks
+    unkept: int = 0  # that wait for a person and were left out, because their messages are not kept
 
 
-def selection(reading: Reading, filters: Filters, *, most: int, recoverable: bool = False) -> Selection:
-    """At most so many of the matching tasks, and how many match, in one snapshot.
+class Asked(NamedTuple):
+    filters: Filters
+    most: int
+    kept: bool = False  # only those whose message is kept: no other can be sent again
+    unordered: bool = False  # only those that are not ordered to stop already
 
-    `recoverable` leaves out what neither waits for a person nor has its message: a task that failed by
-    itself is no loss. Raises as `Survey.tasks` does.
-    """
+
+def selection(reading: Reading, asked: Asked) -> Selection:
+    """The matching tasks, and how many match, in one snapshot. Raises as `Survey.tasks` does."""
     with reading.snapshot() as connection:
-        wanted = conditions(filters, reading.now(connection), reading.dialect)
-        if recoverable:
-            wanted.append(_RECOVERABLE)
+        wanted = conditions(asked.filters, reading.now(connection), reading.dialect)
+        unkept = connection.execute(_how_many([*wanted, *_UNKEPT])).scalar_one() if asked.kept else 0
+        if asked.kept:
+            wanted.append(attempt.c.body.is_not(None))
+        if asked.unordered:
+            wanted.append(~_ORDERED)
         rows: Sequence[Any] = connection.execute(
             latest_attempts()
             .add_columns(attempt.c.acks_late, attempt.c.dispatched, attempt.c.counted)
             .where(*wanted)
             .order_by(attempt.c.received_at, attempt.c.task_id)
-            .limit(most)
+            .limit(asked.most)
         ).all()
-        matching = len(rows) if len(rows) < most else connection.execute(_how_many(wanted)).scalar_one()
-    return Selection([_selected(row) for row in rows], matching)
+        full = len(rows) == asked.most
+        matching = connection.execute(_how_many(wanted)).scalar_one() if full else len(rows)
+    return Selection([_selected(row) for row in rows], matching, unkept)
 
 
-_RECOVERABLE = or_(recovery.c.state.in_(sorted(WAITS_FOR_A_PERSON)), attempt.c.body.is_not(None))
+_UNKEPT = (recovery.c.state.in_(sorted(WAITS_FOR_A_PERSON)), attempt.c.body.is_(None))
+_ORDERED = (
+    select(order.c.number)
+    .where(order.c.task_id == attempt.c.task_id, order.c.number == attempt.c.number)
+    .exists()
+    .correlate(attempt)
+)
 
 
 def _how_many(wanted: list[ColumnElement[bool]]) -> Any:

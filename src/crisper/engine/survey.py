@@ -24,7 +24,6 @@ from crisper.core.states import (
 from crisper.core.text import storable
 from crisper.engine.answers import (
     iso,
-    of_event,
     of_published,
     of_pulse,
     of_story,
@@ -38,12 +37,12 @@ from crisper.engine.filters import (
     bounded,
     conditions,
     cursor_of,
-    equals,
     event_of,
     is_task,
     place_of,
 )
 from crisper.engine.reading import HANGS_SECONDS, Reading
+from crisper.engine.trail import all_events, audited, wanted_events
 from crisper.store.schema import attempt, event, incarnation, leader, publish, recovery, registry
 
 DAY_MS = 86_400_000
@@ -160,7 +159,7 @@ class Survey:
                 select(recovery).where(is_task(recovery.c.task_id, task_id)).order_by(recovery.c.number)
             ).all()
             events = connection.execute(
-                _events()
+                all_events()
                 .where(is_task(event.c.task_id, task_id))
                 .order_by(event.c.id.desc())
                 .limit(STORY_MOST)
@@ -238,14 +237,14 @@ class Survey:
         after: str | None = None,
     ) -> dict[str, Any]:
         """Events in the order in which they were written; `next` asks for those after the last of these."""
-        wanted = _wanted_events(task_id, kinds)
+        wanted = wanted_events(task_id, kinds)
         if after is not None:
             wanted.append(event.c.id > event_of(after))
-        question = _events().where(*wanted).order_by(event.c.id).limit(bounded(limit))
+        question = all_events().where(*wanted).order_by(event.c.id).limit(bounded(limit))
         with self._reading.snapshot() as connection:
             rows = connection.execute(question).all()
         return {
-            "events": [_audited(row) for row in rows],
+            "events": [audited(row) for row in rows],
             "next": cursor_of(rows[-1].id) if rows else after,
         }
 
@@ -258,13 +257,13 @@ class Survey:
         limit: int = 100,
     ) -> dict[str, Any]:
         """The newest events, in the order in which they were written; `more` if older ones were left out."""
-        wanted = _wanted_events(task_id, kinds)
+        wanted = wanted_events(task_id, kinds)
         with self._reading.snapshot() as connection:
             if since_ms is not None:
                 wanted.append(event.c.at >= self._reading.now(connection) - since_ms)
-            question = _events().where(*wanted).order_by(event.c.id.desc()).limit(bounded(limit) + 1)
+            question = all_events().where(*wanted).order_by(event.c.id.desc()).limit(bounded(limit) + 1)
             rows = connection.execute(question).all()
-        return {"events": [_audited(row) for row in rows[limit - 1 :: -1]], "more": len(rows) > limit}
+        return {"events": [audited(row) for row in rows[limit - 1 :: -1]], "more": len(rows) > limit}
 
     # -- parts ----------------------------------------------------------------
 
@@ -429,42 +428,3 @@ def _attempts(connection: Connection, task_id: str) -> Sequence[Any]:
         .limit(STORY_MOST)
     )
     return connection.execute(question).all()[::-1]
-
-
-#: A loss is written under its claim's number, negated.
-_LOST_NUMBER = (
-    select(attempt.c.number)
-    .where(
-        attempt.c.task_id == event.c.task_id,
-        attempt.c.incarnation == event.c.incarnation,
-        attempt.c.seq == -event.c.seq,
-        event.c.kind == "lost",
-    )
-    .limit(1)
-    .correlate(event)
-    .scalar_subquery()
-    .label("lost_number")
-)
-
-
-def _events() -> Select[Any]:
-    worker = func.coalesce(incarnation.c.hostname, event.c.incarnation).label("worker")
-    return select(event, worker, _LOST_NUMBER).join(
-        incarnation, incarnation.c.id == event.c.incarnation, isouter=True
-    )
-
-
-# -- the audit trail ---------------------------------------------------------
-
-
-def _wanted_events(task_id: str | None, kinds: Iterable[str]) -> list[ColumnElement[bool]]:
-    wanted: list[ColumnElement[bool]] = []
-    if task_id is not None:
-        wanted.append(is_task(event.c.task_id, task_id))
-    if kinds := tuple(kinds):
-        wanted.append(or_(*(equals(event.c.kind, kind) for kind in kinds)))
-    return wanted
-
-
-def _audited(row: Any) -> dict[str, Any]:
-    return {"id": row.id, "task_id": row.task_id, **of_event(row, row.number or row.lost_number)}

@@ -35,8 +35,8 @@ SCOPES = {
     "recover": Scope(("quarantined", "held"), ("failed", "discarded", "revoked")),
     "discard": Scope(("quarantined", "held")),
     "stop": Scope(
-        ("claimed", "running", "recovering", "released", "rejected", "retried"),
-        ("quarantined", "held"),
+        ("claimed", "running", "recovering"),
+        ("released", "rejected", "retried", "quarantined", "held"),
         widest=False,
     ),
 }
@@ -88,13 +88,18 @@ def check(verb: str, ids: tuple[str, ...], asked: Asked) -> None:
         )
 
 
-def select(place: Place, verb: str, asked: Asked) -> Selection:
-    from crisper.engine.filters import Filters
-    from crisper.engine.selection import selection
+def wanted_states(verb: str, asked: Asked) -> tuple[str, ...]:
+    return asked.states or SCOPES[verb].states
 
-    filters = Filters(asked.states or SCOPES[verb].states, asked.name, None, asked.queue)
+
+def select(place: Place, verb: str, asked: Asked) -> Selection:
+    from crisper.engine import selection
+    from crisper.engine.filters import Filters
+
+    filters = Filters(wanted_states(verb, asked), asked.name, None, asked.queue)
+    question = selection.Asked(filters, asked.most, kept=verb == "recover", unordered=verb == "stop")
     with place.reading() as reading:
-        return selection(reading, filters, most=asked.most, recoverable=verb == "recover")
+        return selection.selection(reading, question)
 
 
 def warnings(verb: str, chosen: Selection) -> Iterator[str]:
@@ -109,6 +114,8 @@ def warnings(verb: str, chosen: Selection) -> Iterator[str]:
             yield f"{plural(early, 'task')} acknowledged early may have begun: {again}"
     if running := sum(verb == "stop" and task.state == "running" for task in chosen.tasks):
         yield f"{plural(running, 'task')} running: what a body has done already is not undone"
+    if chosen.unkept:
+        yield f"{plural(chosen.unkept, 'task')} left out: the message is not kept, so it cannot be sent again"
     if left := chosen.matching - len(chosen.tasks):
         yield f"{left} more match, and stay as they are; --max takes more at once"
 

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from crisper.errors import CrisperError, Refused
+from crisper.errors import Refused
 from crisper.faces.cli import bulk
-from crisper.faces.cli.output import console, emit, json_option, lines
+from crisper.faces.cli.decided import exit_code, report
+from crisper.faces.cli.output import json_option
 from crisper.faces.cli.place import Place
 from crisper.faces.cli.show import whole_id
-from crisper.faces.cli.text import clean, plural
+from crisper.faces.cli.text import plural
 
 if TYPE_CHECKING:
     from crisper.engine.control import Done
@@ -62,9 +63,9 @@ def recover(ctx: click.Context, /, **options: Any) -> None:
     from crisper.engine import control
     from crisper.faces.cli.acting import carry_out
 
-    def act(place: Place, survey: Survey, ids: list[str], reason: str) -> list[Done]:
+    def act(place: Place, survey: Survey, ids: list[str], **how: Any) -> list[Done]:
         with place.store() as store:
-            return carry_out(place, store, control.recover(store, survey, ids, by=whoami(), reason=reason))
+            return carry_out(place, store, control.recover(store, survey, ids, by=whoami(), **how))
 
     _decide(ctx, "recover", control.may_recover, act, **options)
 
@@ -86,9 +87,9 @@ def discard(ctx: click.Context, /, **options: Any) -> None:
     """
     from crisper.engine import control
 
-    def act(place: Place, survey: Survey, ids: list[str], reason: str) -> list[Done]:
+    def act(place: Place, survey: Survey, ids: list[str], **how: Any) -> list[Done]:
         with place.store() as store:
-            return control.discard(store, survey, ids, by=whoami(), reason=reason)
+            return control.discard(store, survey, ids, by=whoami(), **how)
 
     _decide(ctx, "discard", control.may_discard, act, **options)
 
@@ -114,18 +115,15 @@ def stop(ctx: click.Context, /, **options: Any) -> None:
     from crisper.engine import control
     from crisper.faces.cli.acting import carry_out
 
-    def act(place: Place, survey: Survey, ids: list[str], reason: str) -> list[Done]:
+    def act(place: Place, survey: Survey, ids: list[str], **how: Any) -> list[Done]:
         with place.store() as store:
-            return carry_out(place, store, control.stop(store, survey, ids, by=whoami(), reason=reason))
+            return carry_out(place, store, control.stop(store, survey, ids, by=whoami(), **how))
 
     _decide(ctx, "stop", control.may_stop, act, **options)
 
 
-_Act = Callable[["Place", "Survey", list[str], str], "list[Done]"]
-
-
 def _decide(
-    ctx: click.Context, verb: str, may: Any, act: _Act,
+    ctx: click.Context, verb: str, may: Any, act: Callable[..., list[Done]],
     *, task_ids: tuple[str, ...], reason: str, yes: bool, dry_run: bool, as_json: bool, **filters: Any,
 ) -> None:  # fmt: skip
     from crisper.engine import control
@@ -134,28 +132,31 @@ def _decide(
     asked = bulk.Asked(**filters)
     bulk.check(verb, task_ids, asked)
     chosen = bulk.select(place, verb, asked) if asked.everything else None
+    only = bulk.wanted_states(verb, asked) if asked.everything else None
     done: list[Done] = []
     with place.survey() as survey:
 
         def do(ids: list[str]) -> list[Done]:
-            return control.would(survey, ids, may) if dry_run else act(place, survey, ids, reason)
+            if dry_run:
+                return control.would(survey, ids, may, only=only)
+            return act(place, survey, ids, reason=reason, only=only)
 
         if chosen is None:
             ids = [whole_id(survey, given) for given in task_ids]
             if len(ids) > 1 and not dry_run:
                 _make_sure(verb, len(ids), yes)
             done += do(ids)
-            _report(place, verb, done, dry_run=dry_run, as_json=as_json)
+            report(place, verb, done, dry_run=dry_run, as_json=as_json)
         else:
             _prepare(verb, chosen, sure=yes or dry_run)
             try:
                 bulk.in_batches(do, [task.task_id for task in chosen.tasks], done)
             finally:
                 left = chosen.matching - len(done)
-                _report(place, verb, done, dry_run=dry_run, as_json=as_json, left=left)
+                report(place, verb, done, dry_run=dry_run, as_json=as_json, left=left)
                 if undone := len(chosen.tasks) - len(done):
                     click.echo(f"crisper: not done: {plural(undone, 'task')}, left as they are.", err=True)
-    ctx.exit(_exit_code(done))
+    ctx.exit(exit_code(done))
 
 
 def _prepare(verb: str, chosen: Selection, *, sure: bool) -> None:
@@ -179,43 +180,6 @@ def _make_sure(verb: str, many: int, yes: bool) -> None:
         raise Refused(f"{verb} {count} without asking? Say --yes, or look first with --dry-run")
     if not click.confirm(f"{verb.capitalize()} {count}?", err=True):
         raise Refused("nothing was done")
-
-
-def _report(
-    place: Place, verb: str, done: list[Done], *, dry_run: bool, as_json: bool, left: int | None = None
-) -> None:
-    if as_json:
-        emit({"tasks": [_answer(one, dry_run) for one in done]} | ({} if left is None else {"left": left}))
-    else:
-        out = console(place)
-        for one in done:
-            if one.outcome == "done":
-                lines(out, f"{clean(one.task_id)}: {_would(verb) if dry_run else one.reason}")
-        if left is not None and not done:
-            lines(out, "Nothing was done." if left else f"There is nothing to {verb}.")
-    for one in done:
-        if one.outcome != "done":
-            click.echo(f"crisper: {clean(one.task_id, most=60)}: {clean(one.reason, most=500)}", err=True)
-
-
-def _would(verb: str) -> str:
-    does = {"recover": "sent again", "discard": "closed for good", "stop": "stopped"}
-    return f"would be {does[verb]}"
-
-
-def _answer(one: Done, dry_run: bool) -> dict[str, Any]:
-    outcome = "possible" if dry_run and one.outcome == "done" else str(one.outcome)
-    return {"task_id": one.task_id, "outcome": outcome, "reason": one.reason or None, "attempt": one.attempt}
-
-
-def _exit_code(done: list[Done]) -> int:
-    """Refusals alone are 75; anything that was not found or not possible is 1."""
-    outcomes = {str(one.outcome) for one in done} - {"done"}
-    if not outcomes:
-        return 0
-    if outcomes == {"unreachable"}:
-        return 69
-    return Refused.exit_code if outcomes == {"refused"} else CrisperError.exit_code
 
 
 def whoami() -> str:
