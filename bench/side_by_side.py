@@ -1,12 +1,13 @@
 """No-op tasks per second with Crisper and with what people use instead, each against plain Celery beside it.
 
-    python bench/side_by_side.py [--rounds 5] [--tasks 4000] [--seconds 0] [--only NAME …]
+    python bench/side_by_side.py [--rounds 5] [--tasks 4000] [--seconds 0] [--commit-ms 0] [--only NAME …]
 
 One prefork worker of two processes, late acks, on a Redis of its own; registries, results and tables of
 the others on one PostgreSQL of its own, with its defaults. In each round every way has its turn, plain Celery
 first. The queue is filled while nobody consumes it; the clock runs from the moment the worker is told to
-consume until queue and `unacked` are empty. `--seconds`: how long each task sleeps. CPU is of the worker's
-parent. django-celery-results is left out where it is not installed (`uv sync --group bench`).
+consume until queue and `unacked` are empty. `--seconds`: how long each task sleeps; `--commit-ms`: how much
+longer each commit takes on the disk. The worker's prefetch is 4 times its processes. django-celery-results
+is left out where it is not installed (`uv sync --group bench`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,10 +32,11 @@ import redis
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench.throughput import measure
+from bench.throughput import cpu_seconds, measure
 from crisper.store.migrate import upgrade
-from tests.fleet import ROOT, Fleet, wait_for
-from tests.servers import PrivatePostgres, PrivateRedis
+from tests.faults.postgres import FaultyPostgres
+from tests.fleet import ROOT, Fleet, Worker, children_of, wait_for
+from tests.servers import PrivateRedis
 
 
 @dataclass(frozen=True)
@@ -66,21 +68,32 @@ WAYS = {
 
 
 class Figures(NamedTuple):
+    """CPU is in ms per task."""
+
     per_second: float
-    cpu: float  # of the parent, ms per task
+    parent: float
+    recorder: float
+    children: float
+    server: float  # PostgreSQL's
 
 
 @contextmanager
-def database(server: PrivatePostgres) -> Iterator[str]:
+def database(server: FaultyPostgres) -> Iterator[str]:
     """An empty one; its URL."""
     name = f"bench_{uuid.uuid4().hex[:8]}"
-    with psycopg.connect(server.url.replace("+psycopg", ""), autocommit=True) as connection:
+    with psycopg.connect(server.owner_url.replace("+psycopg", ""), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
-        yield urlunsplit(urlsplit(server.url)._replace(path=f"/{name}"))
+        yield urlunsplit(urlsplit(server.owner_url)._replace(path=f"/{name}"))
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-def turn(way: Way, postgres: PrivatePostgres, server: PrivateRedis, options: argparse.Namespace) -> Figures:
+def spent(worker: Worker, postgres: FaultyPostgres) -> list[float]:
+    """CPU seconds so far of the recorder, the pool's children, and the server with all its processes."""
+    served = [postgres.process.pid, *children_of(postgres.process.pid)]
+    return [sum(map(cpu_seconds, pids)) for pids in (worker.recorders(), worker.pool(), served)]
+
+
+def turn(way: Way, postgres: FaultyPostgres, server: PrivateRedis, options: argparse.Namespace) -> Figures:
     broker, results = server.url, server.url.removesuffix("/0") + "/1"
     with (
         database(postgres) as url,
@@ -104,7 +117,10 @@ def turn(way: Way, postgres: PrivatePostgres, server: PrivateRedis, options: arg
             worker = fleet.worker("bench", "-l", "WARNING", *way.arguments, wait=False)
             wait_for("answers", lambda: fleet.app.control.ping(timeout=1), 30)
             measure(fleet, worker, client, options.tasks // 5, options.seconds)
-            return Figures(*measure(fleet, worker, client, options.tasks, options.seconds))
+            before = spent(worker, postgres)
+            per_second, parent = measure(fleet, worker, client, options.tasks, options.seconds)
+            others = (now - then for now, then in zip(spent(worker, postgres), before, strict=True))
+            return Figures(per_second, parent, *(seconds / options.tasks * 1000 for seconds in others))
         finally:
             fleet.close()
 
@@ -116,24 +132,33 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tasks", type=int, default=4000)
     parser.add_argument("--seconds", type=float, default=0.0)
+    parser.add_argument("--commit-ms", type=int, default=0)
     parser.add_argument("--only", nargs="+", choices=[*WAYS], default=[*WAYS], metavar="NAME")
     options = parser.parse_args()
     ways = [name for name in WAYS if name == PLAIN or name in options.only]
     if find_spec("django_celery_results") is None:
         ways = [name for name in ways if WAYS[name].rival != "django"]
     found: dict[str, list[Figures]] = {name: [] for name in ways}
-    with PrivatePostgres() as postgres, PrivateRedis() as server:
+    shims = ("slowfsync",) if options.commit_ms else ()
+    with (
+        FaultyPostgres(*shims) as postgres,
+        postgres.slow(options.commit_ms) if shims else nullcontext(),
+        PrivateRedis() as server,
+    ):
         for number in range(options.rounds):
             for name in ways:
                 found[name].append(turn(WAYS[name], postgres, server, options))
                 print(f"round {number + 1}: {name:<40} {found[name][-1].per_second:6.0f}/s", flush=True)
-    print(f"\n{'':<40} against plain Celery      added in the parent")
+    print(f"\n{'':<40} against plain Celery      CPU added per task: parent, recorder, children, PostgreSQL")
     for name in ways:
         pairs = list(zip(found[name], found[PLAIN], strict=True))
         ratios = [one.per_second / plain.per_second for one, plain in pairs]
-        added = statistics.median(one.cpu - plain.cpu for one, plain in pairs)
+        added = (
+            statistics.median(getattr(one, of) - getattr(plain, of) for one, plain in pairs)
+            for of in Figures._fields[1:]
+        )
         spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-        print(f"{name:<40} {spread:<25} {added * 1000:.0f} µs of CPU per task")
+        print(f"{name:<40} {spread:<25} {', '.join(f'{ms * 1000:.0f}' for ms in added)} µs")
     return 0
 
 

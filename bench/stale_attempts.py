@@ -1,8 +1,9 @@
-"""Ten thousand stale attempts of dead workers: one sweep, its memory, and what live workers notice.
+"""Ten thousand stale attempts of dead workers: their sweep, its memory, and what live workers notice.
 
     python bench/stale_attempts.py [--count 10000] [--dead 10] [--registry URL] [--redis redis://127.0.0.1:6379]
 
-First the sweep alone, in a process of its own, on `--registry` (an empty one; default: a SQLite file).
+First the sweeps alone, in a process of their own (each closes 20,000 at most), on `--registry` (an empty one;
+default: a PostgreSQL of its own; `sqlite`: a SQLite file).
 Then the whole way: a worker on Redis claims that many late-acked tasks and is killed, while another one
 runs no-op tasks of its own queue; counted are those per second before the kill, and while the attempts
 are recovered. `--without-workers` leaves that out.
@@ -11,6 +12,7 @@ are recovered. `--without-workers` leaves that out.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import tempfile
 import time
@@ -21,21 +23,22 @@ import redis
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from crisper.store.migrate import upgrade
-from tests.engine.stale import leave_open, sweep_once
+from tests.engine.stale import leave_open, sweep
 from tests.fleet import Fleet, wait_for
+from tests.servers import PrivatePostgres
 
 OWN, STALE = "own", "stale"
 PUBLISH_AHEAD = 2_000
 
 
-def sweep(registry: str, count: int, dead: int) -> None:
+def alone(registry: str, count: int, dead: int) -> None:
     upgrade(registry)
     leave_open(registry, count, dead)
-    swept = sweep_once(registry)
+    swept = sweep(registry, most=1 + count // 1000)
     print(f"stale attempts, of so many workers  {count}, {dead}")
-    print(f"declared, closed by one sweep       {swept['declared']}, {swept['closed']}")
-    print(f"left for the next sweep             {'some' if swept['more'] else 'none'}")
-    print(f"seconds                             {swept['seconds']:.2f}")
+    print("declared, closed, by so many sweeps {declared}, {closed}, {sweeps}".format(**swept))
+    per_second = swept["closed"] / swept["seconds"]
+    print(f"seconds, attempts per second        {swept['seconds']:.2f}, {per_second:.0f}")
     memory = [swept[key] for key in ("rss_before", "rss_after", "rss_max")]
     print("RSS before, after, max              {:.1f}, {:.1f}, {:.1f} MB".format(*memory))
 
@@ -122,15 +125,19 @@ def main() -> None:
     )
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--dead", type=int, default=1, help="workers that left them, in the sweep alone")
-    parser.add_argument("--registry", default="", help="default: a SQLite file")
+    parser.add_argument("--registry", default="", help="default: a PostgreSQL of its own")
     parser.add_argument("--redis", default="redis://127.0.0.1:6379")
     parser.add_argument("--seconds", type=float, default=10.0, help="of measuring before the kill")
     parser.add_argument("--without-workers", action="store_true")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        sweep(options.registry or f"sqlite:///{folder}/registry.db", options.count, options.dead)
-    if not options.without_workers:
-        with_live_workers(options)
+    with contextlib.ExitStack() as stack:
+        if options.registry == "sqlite":
+            options.registry = f"sqlite:///{stack.enter_context(tempfile.TemporaryDirectory())}/registry.db"
+        elif not options.registry:
+            options.registry = stack.enter_context(PrivatePostgres()).url
+        alone(options.registry, options.count, options.dead)
+        if not options.without_workers:
+            with_live_workers(options)
 
 
 if __name__ == "__main__":

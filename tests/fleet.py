@@ -81,7 +81,7 @@ class Worker:
 
     def children(self) -> dict[int, str]:
         """pid to command line of its direct children."""
-        return {pid: _command(pid) for pid in _children_of(self.pid)}
+        return {pid: _command(pid) for pid in children_of(self.pid)}
 
     def recorder(self) -> int:
         """The pid of its recorder."""
@@ -248,7 +248,7 @@ class Fleet:
             group.pop(key, None)
 
 
-def _children_of(pid: int) -> list[int]:
+def children_of(pid: int) -> list[int]:
     command = ["ps", "-o", "pid=", "--ppid", str(pid)]
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     return [int(word) for word in found.stdout.split()]

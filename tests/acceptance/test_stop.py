@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from celery.exceptions import TaskRevokedError
 from celery.states import READY_STATES
+from kombu.exceptions import DecodeError
 
 from crisper.store.migrate import upgrade
 from tests.acceptance.asking import crisper, state_of
@@ -64,7 +65,10 @@ def outcome(fleet: Fleet, task_id: str) -> tuple[str, Any]:
     """State and result, as any caller is told; asked anew, because an id may have several in turn."""
 
     def told() -> tuple[str, Any] | None:
-        meta = fleet.app.backend.get_task_meta(task_id, cache=False)
+        try:
+            meta = fleet.app.backend.get_task_meta(task_id, cache=False)
+        except DecodeError:  # a file that two processes write at once
+            return None
         return (meta["status"], meta["result"]) if meta["status"] in READY_STATES else None
 
     return wait_for(f"a result of {task_id}", told)

@@ -90,14 +90,3 @@ def test_what_is_granted_after_its_connections_were_lost_is_released(connections
     [(_, item)] = link._unconfirmed
     assert (item[0], item[3], item[5]) == (wire.FINISH, held.seq, "released")
     assert not deliveries.held()
-
-
-def test_what_waited_here_is_not_given_back_into_nothing() -> None:
-    """A courier of the attempt before may have moved its message while it waited, to somebody who acknowledged
-    it: nobody would have it any more."""
-    deliveries, link, held = deliveries_with_one()
-    deliveries._asking.clear()
-    held.stage, held.waited, held.number = Stage.GRANTED, True, 2
-    deliveries.new_connection()
-    [(_, item)] = link._unconfirmed
-    assert (item[0], item[3], item[5]) == (wire.CHILD_LOST, held.seq, False)  # uncounted: a courier's

@@ -1,4 +1,4 @@
-"""Many open attempts of one dead worker, and one sweep over them in a process of its own."""
+"""Many open attempts of dead workers, and sweeps over them in a process of its own."""
 
 from __future__ import annotations
 
@@ -31,10 +31,12 @@ store = open_store(sys.argv[1])
 sweeper = Sweeper(store, "one sweep", lease=20, host=ThisHost())
 store.alive()
 before, began = rss("VmRSS"), time.perf_counter()
-swept = sweeper.tick(0)
+done = [sweeper.tick(0)]
+while done[-1].more and len(done) < int(sys.argv[2]):
+    done.append(sweeper.tick(len(done)))
 print(json.dumps({
-    "declared": len(swept.declared), "closed": swept.closed, "more": swept.more,
-    "seconds": time.perf_counter() - began,
+    "declared": sum(len(swept.declared) for swept in done), "closed": sum(swept.closed for swept in done),
+    "more": done[-1].more, "sweeps": len(done), "seconds": time.perf_counter() - began,
     "rss_before": before, "rss_after": rss("VmRSS"), "rss_max": rss("VmHWM"),
 }))
 """
@@ -55,10 +57,10 @@ def leave_open(url: str, count: int, workers: int = 1) -> None:
     store.close()
 
 
-def sweep_once(url: str) -> dict[str, Any]:
-    """What one sweep did, its seconds, and the memory of its process in MB."""
+def sweep(url: str, most: int = 1) -> dict[str, Any]:
+    """What at most so many sweeps did, their seconds, and the memory of their process in MB."""
     done = subprocess.run(
-        [sys.executable, "-c", _SWEEP, url],
+        [sys.executable, "-c", _SWEEP, url, str(most)],
         check=True,
         capture_output=True,
         text=True,

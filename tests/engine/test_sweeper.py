@@ -425,7 +425,7 @@ def test_three_sweepers_paused_and_killed_at_any_moment_give_each_one_recovery(s
 def test_a_thousand_stale_attempts_are_closed_by_one_sweep_in_flat_memory(shared: SqlRegistry) -> None:
     """Ten thousand, and what the live workers notice of it: bench/stale_attempts.py."""
     stale.leave_open(shared.url, 1000)
-    swept = stale.sweep_once(shared.url)
+    swept = stale.sweep(shared.url)
     assert (swept["declared"], swept["closed"], swept["more"]) == (1, 1000, False)
     assert swept["rss_max"] - swept["rss_before"] < 4.0
     one_successor_each(shared, 1000)

@@ -446,7 +446,7 @@ class Deliveries:
             self._drop_claim(held)
             self._forget(held)
             return
-        held.stage, held.waited = Stage.PARKED, True
+        held.stage = Stage.PARKED
         self._keep_asking(held)
         worker_state.reserved_requests.discard(held.request)
         self._give_prefetch(held)
@@ -608,8 +608,6 @@ class Deliveries:
         if was is Stage.PARKED:
             self._drop_claim(held, state, reason)
             self._take_prefetch(held)
-        elif state is State.RELEASED and held.waited:
-            self._lose(held, str(reason))
         else:
             self._finish_item(held, state, reason, runtime)
         self._forget(held)
@@ -655,9 +653,9 @@ class Deliveries:
         held.finish_seq = self._record(lambda seq: (wire.FINISH, monotonic_ms(), seq, *about))
 
     def _release(self, held: Held, why: str) -> None:
-        """Its delivery goes back. Where the broker may not give it again, by a delivery limit or because its
-        message was moved, nobody would: a courier looks after it as after a loss, which does not count."""
-        if self.may_come_back(held) and not held.waited:
+        """Its delivery goes back. Where the broker will not give it again, by a delivery limit, nobody
+        would: a courier looks after it as after a loss, which does not count against its budget."""
+        if self.may_come_back(held):
             self._finish_item(held, State.RELEASED, why)
         else:
             self._lose(held, why)

@@ -26,7 +26,7 @@ class Held:
     __slots__ = (
         "accepted", "acks_late", "asked_at", "finish_seq", "future", "generation", "has_slot", "is_copy",
         "kill_at", "message_id", "muted", "number", "pool", "put_back_at", "queue", "received_at", "request",
-        "seq", "stage", "stays", "stopped", "task_id", "waited", "wants_to_run",
+        "seq", "stage", "stays", "stopped", "task_id", "wants_to_run",
     )  # fmt: skip
 
     def __init__(self, seq: int, request: Any, message_id: str, generation: int) -> None:
@@ -42,7 +42,6 @@ class Held:
         self.future: Future[Any] | None = None  # of a pool of threads, which queues what it has no thread for
         self.has_slot = False  # of the pool's semaphore, while it waits for its answer
         self.is_copy = False  # we hold another delivery of the message, on the same connection
-        self.waited = False  # parked once: a courier of the attempt before may have moved its message
         self.wants_to_run = False  # Celery asked to run it while it was parked
         self.accepted = False
         self.finish_seq = 0

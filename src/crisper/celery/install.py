@@ -81,7 +81,7 @@ def _on_worker_init(sender: Any = None, **kwargs: Any) -> None:
         return
     try:
         settings = settings_of(sender.app)
-        checked = [_check_task(task) for task in sender.app.tasks.values()]
+        checked = [check_task(task) for task in sender.app.tasks.values()]
     except SettingsError as exc:
         _say(str(exc))
         raise SystemExit(exc.exit_code) from None
@@ -108,7 +108,7 @@ def _say(sentence: str) -> None:
 _TASK_KEYS = {"on_lost", "loss_budget"}
 
 
-def _check_task(task: Any) -> bool:
+def check_task(task: Any) -> bool:
     """`@app.task(crisper={...})` is checked like any setting."""
     own = getattr(task, "crisper", None)
     if own is None:

@@ -12,6 +12,7 @@ from celery.exceptions import Ignore, Reject, Retry, TaskRevokedError
 from celery.utils.log import get_logger
 from celery.worker import state as worker_state
 from celery.worker.request import Request
+from kombu.exceptions import DecodeError
 from kombu.transport.virtual import Channel as VirtualChannel
 
 from crisper.celery.deliveries import Deliveries
@@ -250,10 +251,10 @@ class RecordedRequest(Request):
 
     def _crisper_outlast_retry(self) -> None:
         """Celery publishes a retry and stores RETRY afterwards (celery/app/trace.py): of one that was stopped
-        before that, the callers would wait for ever."""
+        before that, the callers would wait for ever. A file, written by both at once, holds neither."""
         try:
             backend = self.task.backend
-            if backend._get_task_meta_for(self.id)["status"] == states.RETRY and self._crisper is not None:
+            if _stored_status(backend, self.id) in (states.RETRY, None) and self._crisper is not None:
                 error = TaskRevokedError(self._crisper.stopped)
                 backend.store_result(self.id, error, states.REVOKED, request=self._context)
         except Exception:
@@ -346,6 +347,15 @@ class RecordedRequest(Request):
             self.acknowledged = True
         else:
             super().reject(requeue=True)
+
+
+def _stored_status(backend: Any, task_id: str) -> str | None:
+    """None if it cannot be read: then nothing else could be stored over it, and it is removed."""
+    try:
+        return str(backend._get_task_meta_for(task_id)["status"])
+    except DecodeError:
+        backend.forget(task_id)
+        return None
 
 
 def _acks(task: Any, *, timed_out: bool) -> bool:

@@ -29,6 +29,7 @@ COMMANDS = {
     "recover": "crisper.faces.cli.decide:recover",
     "discard": "crisper.faces.cli.decide:discard",
     "stop": "crisper.faces.cli.decide:stop",
+    "doctor": "crisper.faces.cli.doctor:doctor",
     "export": "crisper.faces.cli.export:export",
     "prune": "crisper.faces.cli.prune:prune",
     "completion": "crisper.faces.cli.completion:completion",

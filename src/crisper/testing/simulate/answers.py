@@ -7,6 +7,7 @@ from copy import copy
 from typing import TYPE_CHECKING, Any
 
 from crisper.celery.held import Stage
+from crisper.core.states import State
 from crisper.testing.simulate.held import Held
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class Answers:
     def _release_late(self, held: Held) -> None:
         """Granted when its delivery was gone: its message may have been run meanwhile, by another."""
         if held.number <= 1:
-            self.release(held)
+            self.finish(held, State.RELEASED, self.host.ms())
         else:
             self.lose(held, counted=False)
 
@@ -171,7 +172,7 @@ class Answers:
             self.drop_claim(held)
             self.forget(held)
             return
-        held.stage, held.waited = Stage.PARKED, True
+        held.stage = Stage.PARKED
         self.link.standing[held.seq] = ["again", self.host.ms(), held.claim()]
         if held.has_slot:
             held.wants_to_run, held.has_slot = True, False
@@ -192,7 +193,7 @@ class Answers:
         """Return the delivery to the broker, once its release is durable."""
         was, held.stage, held.has_slot = held.stage, Stage.DROPPED, False
         if was is Stage.GRANTED:
-            self.release(held)
+            self.finish(held, State.RELEASED, self.host.ms())
             held.stage = Stage.CLOSED
         elif was is Stage.PARKED:
             self.drop_claim(held)
@@ -213,7 +214,8 @@ class Answers:
         def acknowledge(self, held: Held) -> None: ...
         def requeue(self, held: Held) -> None: ...
         def forget_delivery(self, held: Held) -> None: ...
-        def release(self, held: Held) -> None: ...
+        def finish(self, held: Held, state: State, at: int) -> None: ...
+
         def lose(self, held: Held, *, counted: bool) -> None: ...
         def forget(self, held: Held) -> None: ...
         def to_pool(self, held: Held) -> None: ...

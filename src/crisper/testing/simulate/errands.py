@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from crisper.celery.held import Stage
 from crisper.celery.upkeep import Upkeep, keep_every
 from crisper.core.model import Case
+from crisper.core.states import State
 from crisper.errors import RegistryUnreachable
 from crisper.testing.simulate.broker import Away, Connection, Consumer
 from crisper.testing.simulate.outside import SimulatedCourier, SlowDesk, View
@@ -151,7 +152,7 @@ class Errands(Consumer):
     def _goodbye(self) -> None:
         for held in list(self.held.values()):
             if not held.muted and held.is_open:
-                self.release(held)
+                self.finish(held, State.RELEASED, self.host.ms())
         self.link.send(["bye", 0, "shutdown"])
         self.link.flush()
         self.world.after(3_000, self.loop, self.leave)
@@ -165,5 +166,5 @@ class Errands(Consumer):
 
         def put_back_now(self, held: Held) -> None: ...
         def pump(self) -> None: ...
-        def release(self, held: Held) -> None: ...
+        def finish(self, held: Held, state: State, at: int) -> None: ...
         def _reconnect(self) -> None: ...

@@ -20,7 +20,7 @@ class Held:
         self.acks_late = self.task.acks_late
         self.stage = Stage.ASKED
         self.number = 1
-        self.has_slot = self.wants_to_run = self.accepted = self.muted = self.is_copy = self.waited = False
+        self.has_slot = self.wants_to_run = self.accepted = self.muted = self.is_copy = False
         self.acknowledged = False
         self.finish_seq = 0
         self.asked_at = now

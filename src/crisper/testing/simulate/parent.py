@@ -265,13 +265,6 @@ class Parent(Answers, Errands):
         loss = ChildLost(seq, held.seq, held.task.id, counted, {"how": "process died"})
         self.link.record(seq, ["lost", self.host.ms(), loss])
 
-    def release(self, held: Held) -> None:
-        """Its delivery goes back; of what waited here the message may have been moved meanwhile."""
-        if held.waited:
-            self.lose(held, counted=False)
-        else:
-            self.finish(held, State.RELEASED, self.host.ms())
-
     def finish(self, held: Held, state: State, at: int) -> None:
         seq = held.finish_seq = self.link.number()
         runtime = None if held.body is None else held.task.runtime
@@ -330,7 +323,7 @@ class Parent(Answers, Errands):
         if self.by_message.get(held.message_id) is held:
             del self.by_message[held.message_id]
         if was is Stage.GRANTED:
-            self.release(held)
+            self.finish(held, State.RELEASED, self.host.ms())
         elif was is Stage.PARKED:
             self.drop_claim(held)
         if was is not Stage.ASKED:

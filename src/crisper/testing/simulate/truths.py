@@ -103,8 +103,9 @@ def is_over(registry: Registry, message: Message) -> bool:
     if any(attempt.state in CLOSED_FOR_GOOD for attempt in same):
         return True
     recovery = registry.recovery_of(same[-1])
-    if recovery is None:
-        return message.vanished and same[-1].state not in OPEN
+    if recovery is None:  # released: the broker has it again, unless it was one that ended late
+        late = any(_ended_late(registry, one) for one in same if one.state is State.LOST)
+        return same[-1].state not in OPEN and (message.vanished or late)
     if recovery.state in WAITS_FOR_A_PERSON:
         return True
     if recovery.state is not RecoveryState.DONE:

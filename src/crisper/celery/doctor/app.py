@@ -1,0 +1,195 @@
+"""What the app tells: its settings, its tasks, and where it connects to. No server is asked."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import platform
+import types
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import celery
+from celery import Celery, canvas
+from celery.app.task import Task as CeleryTask
+from celery.backends.base import DisabledBackend
+from celery.backends.redis import RedisBackend
+
+from crisper.celery.install import check_task
+from crisper.engine.doctor.facts import Address, App, Task
+from crisper.settings import Settings
+
+#: Whose URLs name a server with accounts.
+_SERVERS = (
+    "redis",
+    "rediss",
+    "valkey",
+    "valkeys",
+    "sentinel",
+    "amqp",
+    "amqps",
+    "pyamqp",
+    "librabbitmq",
+    "rpc",
+)
+_RABBITMQ = ("amqp", "amqps", "pyamqp", "librabbitmq")
+_VERSION = 2
+
+
+def ask(app: Celery, settings: Settings) -> App:
+    """Raises `SettingsError` for a task whose policy makes no sense; `load` goes before."""
+    conf = app.conf
+    accepts = tuple(conf.accept_content or ())
+    backend = _backend(app)
+    return App(
+        name=app.main,
+        installed=bool(getattr(app, "_crisper_installed", False)),
+        tasks=tuple(_tasks(app, settings)),
+        time_limit=_seconds(conf.task_time_limit) or _seconds(conf.task_soft_time_limit),
+        prefetch_multiplier=int(conf.worker_prefetch_multiplier),
+        disables_prefetch=bool(conf.get("worker_disable_prefetch")),
+        detects_quorum_queues=bool(conf.get("worker_detect_quorum_queues", True)),
+        soft_shutdown=_seconds(conf.get("worker_soft_shutdown_timeout")) or 0.0,
+        accepts=accepts,
+        accepts_results=tuple(conf.result_accept_content or accepts),
+        no_chords=_no_chords(backend),
+        backend_counts_ignored=backend is None or isinstance(backend, RedisBackend),
+        addresses=tuple(_addresses(app)),
+        celery=_numbers(celery.__version__),
+        python=_numbers(platform.python_version()),
+    )
+
+
+def load(app: Celery) -> None:
+    """Its tasks, as a worker loads them. Raises whatever its modules do."""
+    app.loader.import_default_modules()
+    app.finalize(auto=True)
+
+
+def _backend(app: Celery) -> Any:
+    """None if it cannot be made: then nothing is known of it."""
+    with contextlib.suppress(Exception):
+        return app.backend
+    return None
+
+
+def _no_chords(backend: Any) -> str | None:
+    if isinstance(backend, DisabledBackend):
+        return "result_backend is not set"
+    try:
+        if backend is not None:
+            backend.ensure_chords_allowed()
+    except NotImplementedError:
+        return f"{type(backend).__name__} takes no chords"
+    return None
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:_VERSION] if part.isdigit())
+
+
+def _seconds(value: Any) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and value > 0 else None
+
+
+# -- tasks -------------------------------------------------------------------
+
+
+def _tasks(app: Celery, settings: Settings) -> Iterator[Task]:
+    for name, task in sorted(app.tasks.items()):
+        if name.startswith("celery."):
+            continue
+        check_task(task)
+        own: Mapping[str, Any] = getattr(task, "crisper", None) or {}
+        on_lost = own.get("on_lost", settings.on_lost)
+        yield Task(
+            name=name,
+            acks_late=bool(task.acks_late),
+            reject_on_worker_lost=bool(task.reject_on_worker_lost),
+            ignore_result=bool(task.ignore_result),
+            time_limit=_own(task.time_limit, app.conf.task_time_limit)
+            or _own(task.soft_time_limit, app.conf.task_soft_time_limit),
+            on_lost=None if on_lost == "auto" else str(on_lost),
+            loss_budget=int(own.get("loss_budget", settings.loss_budget)),
+            makes_chords_of=_makes_chords_of(task),
+        )
+
+
+def _own(limit: Any, of_all: Any) -> float | None:
+    """In Celery 5.7 a task without a limit of its own has the app's."""
+    return None if limit == of_all else _seconds(limit)
+
+
+def _makes_chords_of(task: CeleryTask) -> tuple[str, ...]:
+    """The tasks that its body names, if it also names Celery's chord: read, not run."""
+    function = getattr(task, "__wrapped__", None) or task.run
+    function = getattr(function, "__func__", function)
+    if not isinstance(function, types.FunctionType):
+        return ()
+    names = function.__code__.co_names
+    known = [function.__globals__.get(name) for name in names]
+    modules = [one for one in known if isinstance(one, types.ModuleType)]
+    here = any(one is canvas.chord for one in known)
+    there = "chord" in names and any(getattr(one, "chord", None) is canvas.chord for one in modules)
+    imported = {"celery", "chord"} <= {*names}  # by the body itself
+    if not (here or there or imported):
+        return ()
+    return tuple(sorted(name for one in known if (name := _name_of(one))))
+
+
+def _name_of(one: Any) -> str | None:
+    """Of a task, or of the proxy that stands for it before its app is ready."""
+    with contextlib.suppress(Exception):
+        if isinstance(one, CeleryTask):
+            return str(one.name)
+    return None
+
+
+# -- addresses ---------------------------------------------------------------
+
+
+def _addresses(app: Celery) -> Iterator[Address]:
+    """Certificates say who we are as well as a password does."""
+    if not _has_certificate(app.conf.broker_use_ssl):
+        seen = set()
+        for setting in ("broker_url", "broker_read_url", "broker_write_url"):
+            for url in _urls(getattr(app.conf, setting)):
+                if url not in seen and (address := _address(setting, url)):
+                    seen.add(url)
+                    yield address
+    if not _has_certificate(app.conf.get("redis_backend_use_ssl")):
+        for url in _urls(app.conf.result_backend):
+            if address := _address("result_backend", url):
+                yield address
+
+
+def _urls(value: Any) -> list[str]:
+    """Several brokers are a list, or parted by semicolons."""
+    many = value if isinstance(value, (list, tuple)) else str(value or "").split(";")
+    return [str(url) for url in many if url]
+
+
+def _address(setting: str, url: str) -> Address | None:
+    try:
+        parts = urlsplit(url)
+        scheme, host = parts.scheme.partition("+")[0], parts.hostname or ""
+    except ValueError:
+        return None
+    if scheme not in _SERVERS or "+socket" in parts.scheme or not host or "ssl_certfile=" in parts.query:
+        return None
+    password = unquote(parts.password or "")
+    is_guest = scheme in _RABBITMQ and (parts.username or "guest", password or "guest") == ("guest", "guest")
+    return Address(setting, host, _is_loopback(host), bool(password) or is_guest, is_guest)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def _has_certificate(options: Any) -> bool:
+    keys = ("certfile", "ssl_certfile")
+    return isinstance(options, Mapping) and any(options.get(key) for key in keys)
