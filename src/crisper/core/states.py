@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from itertools import product
 
 
 class State(StrEnum):
@@ -190,3 +191,13 @@ _FINAL_WORDS: dict[VerdictKind | None, str] = {
     VerdictKind.FAIL: "failed",
     VerdictKind.DISCARD: "discarded",
 }
+
+
+def task_words() -> dict[str, list[tuple[State, RecoveryState | None, VerdictKind | None]]]:
+    """Every word that `task_state` can say, and what it says it of."""
+    words: dict[str, list[tuple[State, RecoveryState | None, VerdictKind | None]]] = {}
+    for state in State:
+        words.setdefault(task_state(state, None, None), []).append((state, None, None))
+    for state, recovery, verdict in product(HAVE_RECOVERIES, RecoveryState, (None, *VerdictKind)):
+        words.setdefault(task_state(state, recovery, verdict), []).append((state, recovery, verdict))
+    return words

@@ -5,7 +5,7 @@ The store decides by compare-and-set; the sentences here say what it did, or why
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -50,12 +50,16 @@ class Done:
 
 
 Answer = tuple[Outcome, str]
+#: What a task must still be, where it was chosen by its state: others may have decided meanwhile.
+States = Collection[str] | None
 _Act = Callable[[str, int], Done | None]
 _YES: Answer = (Outcome.DONE, "")
 _MOVED = "it moved while this was decided; look at it again"
 
 
-def recover(store: Store, survey: Survey, task_ids: Iterable[str], *, by: str, reason: str) -> list[Done]:
+def recover(
+    store: Store, survey: Survey, task_ids: Iterable[str], *, by: str, reason: str, only: States = None
+) -> list[Done]:
     """Decide that the kept message of each is sent again. Who calls this carries the decisions out."""
 
     def act(task_id: str, number: int) -> Done | None:
@@ -64,10 +68,12 @@ def recover(store: Store, survey: Survey, task_ids: Iterable[str], *, by: str, r
             return None
         return Done(task_id, Outcome.DONE, "is sent again", recovery.number, recovery)
 
-    return [_one(survey, task_id, may_recover, act) for task_id in _unique(task_ids)]
+    return [_one(survey, task_id, may_recover, act, only) for task_id in _unique(task_ids)]
 
 
-def discard(store: Store, survey: Survey, task_ids: Iterable[str], *, by: str, reason: str) -> list[Done]:
+def discard(
+    store: Store, survey: Survey, task_ids: Iterable[str], *, by: str, reason: str, only: States = None
+) -> list[Done]:
     """Close each for good. Its message is kept until it is pruned, so that `recover` can undo it."""
 
     def act(task_id: str, number: int) -> Done | None:
@@ -75,10 +81,12 @@ def discard(store: Store, survey: Survey, task_ids: Iterable[str], *, by: str, r
             return None
         return Done(task_id, Outcome.DONE, "is closed for good", number)
 
-    return [_one(survey, task_id, may_discard, act) for task_id in _unique(task_ids)]
+    return [_one(survey, task_id, may_discard, act, only) for task_id in _unique(task_ids)]
 
 
-def stop(store: Store, survey: Survey, task_ids: Iterable[str], *, by: str, reason: str) -> list[Done]:
+def stop(
+    store: Store, survey: Survey, task_ids: Iterable[str], *, by: str, reason: str, only: States = None
+) -> list[Done]:
     """Order each to stop, wherever it is. Who calls this carries the decisions about lost ones out."""
 
     def act(task_id: str, number: int) -> Done | None:
@@ -90,7 +98,7 @@ def stop(store: Store, survey: Survey, task_ids: Iterable[str], *, by: str, reas
         ordered = _BEFORE_IT_BEGINS if stopped.state in MAY_FOLLOW else _BY_ITS_WORKER
         return Done(task_id, Outcome.DONE, ordered, stopped.number)
 
-    return [_one(survey, task_id, may_stop, act) for task_id in _unique(task_ids)]
+    return [_one(survey, task_id, may_stop, act, only) for task_id in _unique(task_ids)]
 
 
 _BY_ITS_WORKER = (
@@ -101,10 +109,12 @@ _BEFORE_IT_BEGINS = (
 )
 
 
-def would(survey: Survey, task_ids: Iterable[str], may: Callable[[dict[str, Any]], Answer]) -> list[Done]:
+def would(
+    survey: Survey, task_ids: Iterable[str], may: Callable[[dict[str, Any]], Answer], *, only: States = None
+) -> list[Done]:
     """What `recover`, `discard` or `stop` would answer now; nothing is written."""
     return [
-        _one(survey, task_id, may, lambda id, number: Done(id, Outcome.DONE, "", number))
+        _one(survey, task_id, may, lambda id, number: Done(id, Outcome.DONE, "", number), only)
         for task_id in _unique(task_ids)
     ]
 
@@ -113,7 +123,9 @@ def _unique(task_ids: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(task_ids))
 
 
-def _one(survey: Survey, task_id: str, may: Callable[[dict[str, Any]], Answer], act: _Act) -> Done:
+def _one(
+    survey: Survey, task_id: str, may: Callable[[dict[str, Any]], Answer], act: _Act, only: States
+) -> Done:
     standing = survey.standing(task_id)
     if standing is None:
         return Done(task_id, Outcome.NOT_FOUND, "no task of that id is on record")
@@ -123,6 +135,9 @@ def _one(survey: Survey, task_id: str, may: Callable[[dict[str, Any]], Answer], 
         outcome, why = _unless_damaged(survey, task_id) or _YES
     if outcome is not Outcome.DONE:
         return Done(task_id, outcome, why, number)
+    if only is not None and standing["state"] not in only:
+        why = f"it is {standing['state']} by now, which was not asked for; it was left as it is"
+        return Done(task_id, Outcome.REFUSED, why, number)
     return act(task_id, number) or Done(task_id, Outcome.REFUSED, _MOVED, number)
 
 

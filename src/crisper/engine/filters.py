@@ -7,12 +7,11 @@ import binascii
 import json
 import re
 from dataclasses import dataclass
-from itertools import product
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, and_, or_, select, true
 
-from crisper.core.states import HAVE_RECOVERIES, RecoveryState, State, VerdictKind, task_state
+from crisper.core.states import HAVE_RECOVERIES, RecoveryState, State, VerdictKind, task_words
 from crisper.core.text import key, storable
 from crisper.errors import BadQuestion
 from crisper.store import schema
@@ -29,7 +28,7 @@ _MOST_STARS = 6
 _LONGEST_GLOB = 512
 _LONGEST_CURSOR = 1 << 14
 
-_VERDICTS: tuple[VerdictKind | None, ...] = (None, *VerdictKind)
+_VERDICTS = len(VerdictKind) + 1  # none yet is one
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +52,7 @@ class Place(NamedTuple):
 # -- task states -------------------------------------------------------------
 
 
-def _words() -> dict[str, list[tuple[State, RecoveryState | None, VerdictKind | None]]]:
-    words: dict[str, list[tuple[State, RecoveryState | None, VerdictKind | None]]] = {}
-    for state in State:
-        words.setdefault(task_state(state, None, None), []).append((state, None, None))
-    for state, recovery, verdict in product(HAVE_RECOVERIES, RecoveryState, _VERDICTS):
-        words.setdefault(task_state(state, recovery, verdict), []).append((state, recovery, verdict))
-    return words
-
-
-_WORDS = _words()
+_WORDS = task_words()
 #: Every word that `core.states.task_state` can say.
 TASK_STATES = tuple(_WORDS)
 
@@ -90,7 +80,7 @@ def in_state(word: str) -> ColumnElement[bool]:
 
 def _verdict_in(verdicts: list[VerdictKind | None]) -> ColumnElement[bool]:
     verdict = schema.recovery.c.verdict
-    if len(verdicts) == len(_VERDICTS):
+    if len(verdicts) == _VERDICTS:
         return true()
     named = verdict.in_([v.value for v in verdicts if v is not None])
     return or_(named, verdict.is_(None)) if None in verdicts else named

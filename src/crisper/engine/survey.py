@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Select, Table, and_, func, or_, select, tuple_
 
 from crisper.core.model import Message
 from crisper.core.states import (
@@ -24,7 +24,6 @@ from crisper.core.states import (
 from crisper.core.text import storable
 from crisper.engine.answers import (
     iso,
-    of_event,
     of_published,
     of_pulse,
     of_story,
@@ -38,12 +37,12 @@ from crisper.engine.filters import (
     bounded,
     conditions,
     cursor_of,
-    equals,
     event_of,
     is_task,
     place_of,
 )
 from crisper.engine.reading import HANGS_SECONDS, Reading
+from crisper.engine.trail import all_events, audited, wanted_events
 from crisper.store.schema import attempt, event, incarnation, leader, publish, recovery, registry
 
 DAY_MS = 86_400_000
@@ -93,7 +92,7 @@ class Survey:
                 "workers": _worker_counts(connection, now),
                 "messages": {"unclaimed": _unclaimed(connection)},
                 "attempts": _open_counts(connection),
-                "tasks": _task_counts(connection, now - DAY_MS),
+                "tasks": _of_a_day(task_counts(connection, now - DAY_MS)),
                 "sweeper": _sweeper(connection),
             }
 
@@ -137,7 +136,7 @@ class Survey:
             if cursor is not None:
                 wanted.append(tuple_(attempt.c.received_at, attempt.c.task_id) < tuple_(*place_of(cursor)))
             question = (
-                _tasks()
+                latest_attempts()
                 .where(*wanted)
                 .order_by(attempt.c.received_at.desc(), attempt.c.task_id.desc())
                 .limit(bounded(limit) + 1)
@@ -160,7 +159,7 @@ class Survey:
                 select(recovery).where(is_task(recovery.c.task_id, task_id)).order_by(recovery.c.number)
             ).all()
             events = connection.execute(
-                _events()
+                all_events()
                 .where(is_task(event.c.task_id, task_id))
                 .order_by(event.c.id.desc())
                 .limit(STORY_MOST)
@@ -177,7 +176,7 @@ class Survey:
     def standing(self, task_id: str) -> dict[str, Any] | None:
         """What decides whether a person may recover, discard or stop a task; None if it is not on record."""
         question = (
-            _tasks()
+            latest_attempts()
             .add_columns(
                 attempt.c.why_not_kept,
                 attempt.c.body.is_not(None).label("kept"),
@@ -238,20 +237,33 @@ class Survey:
         after: str | None = None,
     ) -> dict[str, Any]:
         """Events in the order in which they were written; `next` asks for those after the last of these."""
-        wanted: list[ColumnElement[bool]] = []
-        if task_id is not None:
-            wanted.append(is_task(event.c.task_id, task_id))
-        if kinds := tuple(kinds):
-            wanted.append(or_(*(equals(event.c.kind, kind) for kind in kinds)))
+        wanted = wanted_events(task_id, kinds)
         if after is not None:
             wanted.append(event.c.id > event_of(after))
-        question = _events().where(*wanted).order_by(event.c.id).limit(bounded(limit))
+        question = all_events().where(*wanted).order_by(event.c.id).limit(bounded(limit))
         with self._reading.snapshot() as connection:
             rows = connection.execute(question).all()
         return {
-            "events": [{"task_id": row.task_id, **of_event(row, row.number)} for row in rows],
+            "events": [audited(row) for row in rows],
             "next": cursor_of(rows[-1].id) if rows else after,
         }
+
+    def newest_events(
+        self,
+        *,
+        task_id: str | None = None,
+        kinds: Iterable[str] = (),
+        since_ms: int | None = None,
+        limit: int = 100,
+    ) -> dict[str, Any]:
+        """The newest events, in the order in which they were written; `more` if older ones were left out."""
+        wanted = wanted_events(task_id, kinds)
+        with self._reading.snapshot() as connection:
+            if since_ms is not None:
+                wanted.append(event.c.at >= self._reading.now(connection) - since_ms)
+            question = all_events().where(*wanted).order_by(event.c.id.desc()).limit(bounded(limit) + 1)
+            rows = connection.execute(question).all()
+        return {"events": [audited(row) for row in rows[limit - 1 :: -1]], "more": len(rows) > limit}
 
     # -- parts ----------------------------------------------------------------
 
@@ -298,14 +310,16 @@ def _open_counts(connection: Connection) -> dict[str, int]:
     return {state.value: counts.get(state.value, 0) for state in (State.CLAIMED, State.RUNNING)}
 
 
-def _task_counts(connection: Connection, since: int) -> dict[str, int]:
-    later = attempt.alias()
-    latest = ~(
-        select(later.c.number)
-        .where(later.c.task_id == recovery.c.task_id, later.c.number > recovery.c.number)
-        .exists()
+def _of_a_day(counts: dict[str, int]) -> dict[str, int]:
+    names = {"lost": "lost_24h", "recovered": "recovered_24h"}
+    return {names.get(name, name): count for name, count in counts.items()}
+
+
+def task_counts(connection: Connection, since: int) -> dict[str, int]:
+    """Tasks that wait for a person now, and those that were lost and brought back since."""
+    waiting = _counted(
+        connection, recovery.c.state, recovery.c.state.in_(sorted(WAITS_FOR_A_PERSON)), is_latest(recovery)
     )
-    waiting = _counted(connection, recovery.c.state, recovery.c.state.in_(sorted(WAITS_FOR_A_PERSON)), latest)
     tasks = func.count(recovery.c.task_id.distinct())
     lost = select(tasks).where(recovery.c.created_at >= since, recovery.c.cause != "stop")
     brought_back = select(tasks).where(
@@ -316,9 +330,19 @@ def _task_counts(connection: Connection, since: int) -> dict[str, int]:
     return {
         "quarantined": waiting.get(RecoveryState.QUARANTINED.value, 0),
         "held": waiting.get(RecoveryState.HELD.value, 0),
-        "lost_24h": connection.execute(lost).scalar_one(),
-        "recovered_24h": connection.execute(brought_back).scalar_one(),
+        "lost": connection.execute(lost).scalar_one(),
+        "recovered": connection.execute(brought_back).scalar_one(),
     }
+
+
+def is_latest(table: Table) -> ColumnElement[bool]:
+    """No later attempt of its task is on record."""
+    later = attempt.alias()
+    return ~(
+        select(later.c.number)
+        .where(later.c.task_id == table.c.task_id, later.c.number > table.c.number)
+        .exists()
+    )
 
 
 def _sweeper(connection: Connection) -> dict[str, Any]:
@@ -353,14 +377,8 @@ def _counted(
 # -- tasks -------------------------------------------------------------------
 
 
-def _tasks() -> Select[Any]:
+def latest_attempts() -> Select[Any]:
     """The latest attempt of each task, with its recovery."""
-    later = attempt.alias()
-    superseded = (
-        select(later.c.number)
-        .where(later.c.task_id == attempt.c.task_id, later.c.number > attempt.c.number)
-        .exists()
-    )
     return (
         select(
             *(
@@ -377,7 +395,7 @@ def _tasks() -> Select[Any]:
         )
         .join(recovery, _LATEST_RECOVERY, isouter=True)
         .join(incarnation, incarnation.c.id == attempt.c.incarnation, isouter=True)
-        .where(~superseded)
+        .where(is_latest(attempt))
     )
 
 
@@ -410,8 +428,3 @@ def _attempts(connection: Connection, task_id: str) -> Sequence[Any]:
         .limit(STORY_MOST)
     )
     return connection.execute(question).all()[::-1]
-
-
-def _events() -> Select[Any]:
-    worker = func.coalesce(incarnation.c.hostname, event.c.incarnation).label("worker")
-    return select(event, worker).join(incarnation, incarnation.c.id == event.c.incarnation, isouter=True)

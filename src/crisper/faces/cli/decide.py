@@ -6,36 +6,44 @@ import getpass
 import os
 import socket
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from crisper.errors import CrisperError, Refused
-from crisper.faces.cli.output import console, emit, json_option, lines
+from crisper.errors import Refused
+from crisper.faces.cli import bulk
+from crisper.faces.cli.decided import exit_code, report
+from crisper.faces.cli.output import json_option
 from crisper.faces.cli.place import Place
 from crisper.faces.cli.show import whole_id
-from crisper.faces.cli.text import clean, plural
+from crisper.faces.cli.text import plural
 
 if TYPE_CHECKING:
     from crisper.engine.control import Done
+    from crisper.engine.selection import Selection
     from crisper.engine.survey import Survey
 
 
-def _options(command: Any) -> Any:
-    for option in (
-        json_option,
-        click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing."),
-        click.option("--yes", is_flag=True, help="Do not ask."),
-        click.option("--reason", metavar="TEXT", default="asked for on the command line",
-                     help="Why; it is kept with the task's story."),
-        click.argument("task_ids", nargs=-1, required=True, metavar="TASK_ID..."),
-    ):  # fmt: skip
-        command = option(command)
-    return command
+def _options(verb: str) -> Callable[[Any], Any]:
+    def add(command: Any) -> Any:
+        for option in (
+            json_option,
+            click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing."),
+            click.option("--yes", is_flag=True, help="Do not ask."),
+            click.option("--reason", metavar="TEXT", default="asked for on the command line",
+                         help="Why; it is kept with the task's story."),
+            bulk.bulk_options(verb),
+            click.argument("task_ids", nargs=-1, metavar="[TASK_ID...]"),
+        ):  # fmt: skip
+            command = option(command)
+        return command
+
+    return add
 
 
 @click.command()
-@_options
+@_options("recover")
 @click.pass_context
 def recover(ctx: click.Context, /, **options: Any) -> None:
     """Run tasks again: quarantined, held, failed by their loss, or stopped.
@@ -49,21 +57,21 @@ def recover(ctx: click.Context, /, **options: Any) -> None:
     Examples:
       crisper -A proj recover 0d9c3f5e-…
       crisper -A proj recover 0d9c3f5e-… --reason 'the disk is fixed'
-      crisper -A proj tasks --state quarantined --json |
-        jq -r '.tasks[].task_id' | xargs crisper -A proj recover --yes
+      crisper -A proj recover --all --name 'shop.*' --dry-run
+      crisper -A proj recover --all --state failed --max 500 --yes
     """
     from crisper.engine import control
     from crisper.faces.cli.acting import carry_out
 
-    def act(place: Place, survey: Survey, ids: list[str], reason: str) -> list[Done]:
+    def act(place: Place, survey: Survey, ids: list[str], **how: Any) -> list[Done]:
         with place.store() as store:
-            return carry_out(place, store, control.recover(store, survey, ids, by=whoami(), reason=reason))
+            return carry_out(place, store, control.recover(store, survey, ids, by=whoami(), **how))
 
     _decide(ctx, "recover", control.may_recover, act, **options)
 
 
 @click.command()
-@_options
+@_options("discard")
 @click.pass_context
 def discard(ctx: click.Context, /, **options: Any) -> None:
     """Close quarantined or held tasks for good.
@@ -75,18 +83,19 @@ def discard(ctx: click.Context, /, **options: Any) -> None:
     Examples:
       crisper -A proj discard 0d9c3f5e-… --reason 'the order was cancelled'
       crisper -A proj discard ID ID ID --dry-run
+      crisper -A proj discard --all --state held --queue mail
     """
     from crisper.engine import control
 
-    def act(place: Place, survey: Survey, ids: list[str], reason: str) -> list[Done]:
+    def act(place: Place, survey: Survey, ids: list[str], **how: Any) -> list[Done]:
         with place.store() as store:
-            return control.discard(store, survey, ids, by=whoami(), reason=reason)
+            return control.discard(store, survey, ids, by=whoami(), **how)
 
     _decide(ctx, "discard", control.may_discard, act, **options)
 
 
 @click.command()
-@_options
+@_options("stop")
 @click.pass_context
 def stop(ctx: click.Context, /, **options: Any) -> None:
     """Stop tasks that run, wait, or are being brought back.
@@ -101,77 +110,76 @@ def stop(ctx: click.Context, /, **options: Any) -> None:
     Examples:
       crisper -A proj stop 0d9c3f5e-… --reason 'the wrong customer'
       crisper -A proj stop ID ID ID --dry-run
+      crisper -A proj stop --all --name shop.report --reason 'too many'
     """
     from crisper.engine import control
     from crisper.faces.cli.acting import carry_out
 
-    def act(place: Place, survey: Survey, ids: list[str], reason: str) -> list[Done]:
+    def act(place: Place, survey: Survey, ids: list[str], **how: Any) -> list[Done]:
         with place.store() as store:
-            return carry_out(place, store, control.stop(store, survey, ids, by=whoami(), reason=reason))
+            return carry_out(place, store, control.stop(store, survey, ids, by=whoami(), **how))
 
     _decide(ctx, "stop", control.may_stop, act, **options)
 
 
 def _decide(
-    ctx: click.Context, verb: str, may: Any, act: Any,
-    *, task_ids: tuple[str, ...], reason: str, yes: bool, dry_run: bool, as_json: bool,
+    ctx: click.Context, verb: str, may: Any, act: Callable[..., list[Done]],
+    *, task_ids: tuple[str, ...], reason: str, yes: bool, dry_run: bool, as_json: bool, **filters: Any,
 ) -> None:  # fmt: skip
     from crisper.engine import control
 
     place: Place = ctx.obj
+    asked = bulk.Asked(**filters)
+    bulk.check(verb, task_ids, asked)
+    chosen = bulk.select(place, verb, asked) if asked.everything else None
+    only = bulk.wanted_states(verb, asked) if asked.everything else None
+    done: list[Done] = []
     with place.survey() as survey:
-        ids = [whole_id(survey, given) for given in task_ids]
-        if dry_run:
-            done = control.would(survey, ids, may)
+
+        def do(ids: list[str]) -> list[Done]:
+            if dry_run:
+                return control.would(survey, ids, may, only=only)
+            return act(place, survey, ids, reason=reason, only=only)
+
+        if chosen is None:
+            ids = [whole_id(survey, given) for given in task_ids]
+            if len(ids) > 1 and not dry_run:
+                _make_sure(verb, len(ids), yes)
+            done += do(ids)
+            report(place, verb, done, dry_run=dry_run, as_json=as_json)
         else:
-            _make_sure(verb, ids, yes)
-            done = act(place, survey, ids, reason)
-    _report(place, verb, done, dry_run=dry_run, as_json=as_json)
-    ctx.exit(_exit_code(done))
+            _prepare(verb, chosen, sure=yes or dry_run)
+            try:
+                bulk.in_batches(do, [task.task_id for task in chosen.tasks], done)
+            finally:
+                left = chosen.matching - len(done)
+                report(place, verb, done, dry_run=dry_run, as_json=as_json, left=left)
+                if undone := len(chosen.tasks) - len(done):
+                    click.echo(f"crisper: not done: {plural(undone, 'task')}, left as they are.", err=True)
+    ctx.exit(exit_code(done))
 
 
-def _make_sure(verb: str, ids: list[str], yes: bool) -> None:
-    """One id that somebody wrote out is meant; a list may have come from anywhere."""
-    if yes or len(ids) == 1:
+def _prepare(verb: str, chosen: Selection, *, sure: bool) -> None:
+    """Say what is about to be done, and ask."""
+    for warning in bulk.warnings(verb, chosen):
+        click.echo(f"crisper: {warning}.", err=True)
+    if sure or not chosen.tasks:
         return
-    count = plural(len(ids), "task")
+    if sys.stdin.isatty():
+        for line in bulk.summary(chosen.tasks):
+            click.echo(line, err=True)
+    _make_sure(verb, len(chosen.tasks), yes=False)
+
+
+def _make_sure(verb: str, many: int, yes: bool) -> None:
+    """One id that somebody wrote out is meant; a list may have come from anywhere."""
+    if yes:
+        return
+    count = plural(many, "task")
     if not sys.stdin.isatty():
         raise Refused(f"{verb} {count} without asking? Say --yes, or look first with --dry-run")
     if not click.confirm(f"{verb.capitalize()} {count}?", err=True):
         raise Refused("nothing was done")
-
-
-def _report(place: Place, verb: str, done: list[Done], *, dry_run: bool, as_json: bool) -> None:
-    if as_json:
-        emit({"tasks": [_answer(one, dry_run) for one in done]})
-    else:
-        out = console(place)
-        for one in done:
-            if one.outcome == "done":
-                lines(out, f"{clean(one.task_id)}: {_would(verb) if dry_run else one.reason}")
-    for one in done:
-        if one.outcome != "done":
-            click.echo(f"crisper: {clean(one.task_id, most=60)}: {clean(one.reason, most=500)}", err=True)
-
-
-def _would(verb: str) -> str:
-    does = {"recover": "sent again", "discard": "closed for good", "stop": "stopped"}
-    return f"would be {does[verb]}"
-
-
-def _answer(one: Done, dry_run: bool) -> dict[str, Any]:
-    outcome = "possible" if dry_run and one.outcome == "done" else str(one.outcome)
-    return {"task_id": one.task_id, "outcome": outcome, "reason": one.reason or None, "attempt": one.attempt}
-
-
-def _exit_code(done: list[Done]) -> int:
-    """Refusals alone are 75; anything that was not found or not possible is 1."""
-    outcomes = {str(one.outcome) for one in done} - {"done"}
-    if not outcomes:
-        return 0
-    if outcomes == {"unreachable"}:
-        return 69
-    return Refused.exit_code if outcomes == {"refused"} else CrisperError.exit_code
 
 
 def whoami() -> str:

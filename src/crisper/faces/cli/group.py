@@ -23,6 +23,8 @@ COMMANDS = {
     "workers": "crisper.faces.cli.workers:workers",
     "tasks": "crisper.faces.cli.tasks:tasks",
     "show": "crisper.faces.cli.show:show",
+    "top": "crisper.faces.cli.top:top",
+    "events": "crisper.faces.cli.events:events",
     "sweep": "crisper.faces.cli.sweep:sweep",
     "recover": "crisper.faces.cli.decide:recover",
     "discard": "crisper.faces.cli.decide:discard",
@@ -30,6 +32,7 @@ COMMANDS = {
     "doctor": "crisper.faces.cli.doctor:doctor",
     "export": "crisper.faces.cli.export:export",
     "prune": "crisper.faces.cli.prune:prune",
+    "completion": "crisper.faces.cli.completion:completion",
 }
 
 _BEFORE_THE_COMMAND = ("-A", "--app", "--registry", "-C", "--no-color", "--traceback")

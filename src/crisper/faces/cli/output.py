@@ -14,6 +14,7 @@ from crisper.faces.cli.text import clean
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from crisper.faces.cli.place import Place
 
@@ -64,12 +65,16 @@ _GAP = 2
 
 
 def table(console: Console, columns: Sequence[Column], rows: Iterable[Sequence[object]]) -> None:
+    console.print(grid(console.width, columns, rows))
+
+
+def grid(room: int, columns: Sequence[Column], rows: Iterable[Sequence[object]]) -> Table:
     """One line per row; only flexible columns are cut to fit. States in colour."""
     from rich.table import Table
     from rich.text import Text
 
     cells = [[_plain(value) for value in row] for row in rows]
-    widths = _widths(columns, cells, console.width)
+    widths = _widths(columns, cells, room)
     shown = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
     for column, width in zip(columns, widths, strict=True):
         shown.add_column(
@@ -81,7 +86,7 @@ def table(console: Console, columns: Sequence[Column], rows: Iterable[Sequence[o
         )
     for row in cells:
         shown.add_row(*(Text(*_fitted(*cell)) for cell in zip(columns, row, widths, strict=True)))
-    console.print(shown)
+    return shown
 
 
 def _plain(value: object) -> str:
@@ -125,9 +130,10 @@ def lines(console: Console, *texts: str, style: str = "") -> None:
 
 def hanging(console: Console, head: str, text: str, *, style: str = "") -> None:
     """One paragraph beside its head, with nothing but the text in its lines' ends."""
+    from rich.cells import cell_len
     from rich.text import Text
 
-    room = max(console.width - len(head), 20)
+    room = max(console.width - cell_len(head), 20)
     for line in Text(text, style=style, overflow="fold").wrap(console, room):
         console.print(Text(head).append_text(line), soft_wrap=True)
-        head = " " * len(head)
+        head = " " * cell_len(head)

@@ -66,13 +66,15 @@ def _ending(one: dict[str, Any]) -> str:
 
 
 def _events(shown: dict[str, Any]) -> Iterator[Entry]:
-    for event in shown["events"]:
-        if event["at"] is None:
-            continue
-        data = event["data"] if isinstance(event["data"], dict) else {"data": event["data"]}
-        write = _KINDS.get(event["kind"], _other)
-        sentence, details = write(event, data)
-        yield Entry(event["at"], event["attempt"], sentence, details, _WORDS.get(event["kind"], ""))
+    return (of_event(event) for event in shown["events"] if event["at"] is not None)
+
+
+def of_event(event: dict[str, Any]) -> Entry:
+    """One event of the audit trail, in words."""
+    data = event["data"] if isinstance(event["data"], dict) else {"data": event["data"]}
+    write = _KINDS.get(event["kind"], _other)
+    sentence, details = write(event, data)
+    return Entry(event["at"] or "", event["attempt"], sentence, details, _WORDS.get(event["kind"], ""))
 
 
 _Telling = tuple[str, tuple[str, ...]]
@@ -127,11 +129,22 @@ def _delayed(event: dict[str, Any], data: dict[str, Any]) -> _Telling:
     return f"recovery put off: {clean(data.get('why'), most=500)}{_by(event)}", ()
 
 
+def _worker(event: dict[str, Any], data: dict[str, Any]) -> _Telling:
+    worker, became = clean(event["worker"]), _BECAME[event["kind"]]
+    return f"{worker} {became}{_by(event)}", (f"evidence: {told(data)}",) if data else ()
+
+
 def _other(event: dict[str, Any], data: dict[str, Any]) -> _Telling:
     return f"{clean(event['kind'].replace('_', ' '))}{_by(event)}", (told(data),) if data else ()
 
 
+_BECAME = {
+    "worker_enrolled": "began",
+    "worker_gone": "said goodbye",
+    "worker_lost": "was declared lost",
+}
 _KINDS = {
+    **dict.fromkeys(_BECAME, _worker),
     "lost": _lost,
     "vanished": _vanished,
     "verdict": _verdict,
@@ -143,6 +156,7 @@ _KINDS = {
     "recovery_delayed": _delayed,
 }
 _WORDS = {
+    "worker_lost": "lost",
     "lost": "lost",
     "vanished": "lost",
     "verdict": "recovering",

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from crisper.faces.cli import completion
 from crisper.faces.cli.output import Column, console, emit, json_option, lines, table
 from crisper.faces.cli.place import Place
 from crisper.faces.cli.text import age, short_ids
@@ -28,6 +29,7 @@ _COLUMNS = (
     "states",
     multiple=True,
     metavar="STATE",
+    shell_complete=completion.states,
     help="claimed, running, recovering, quarantined, held, succeeded, failed, … May be repeated.",
 )
 @click.option("--name", metavar="GLOB", help="The task's name; * and ? stand for anything.")

@@ -49,11 +49,15 @@ def age(since: str | None, now: datetime | None = None) -> str:
     """`12s`, `3m`, `2h`, `5d` since a time of our JSON; `-` for none."""
     if since is None:
         return "-"
-    seconds = max(0.0, ((now or datetime.now(UTC)) - datetime.fromisoformat(since)).total_seconds())
+    return short_age(((now or datetime.now(UTC)) - datetime.fromisoformat(since)).total_seconds())
+
+
+def short_age(seconds: float) -> str:
+    """`12s`, `3m`, `2h`, `5d`."""
     for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
         if seconds >= size:
             return f"{int(seconds // size)}{unit}"
-    return f"{int(seconds)}s"
+    return f"{int(max(0.0, seconds))}s"
 
 
 def seconds(duration: float) -> str:

@@ -1,0 +1,117 @@
+"""What `crisper top` shows: the present, in one snapshot. Ages are by the registry's clock, in seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, and_, case, func, or_, select
+
+from crisper.core.states import OPEN, WAITS_FOR_A_PERSON, State, WorkerState
+from crisper.engine.answers import iso, plain
+from crisper.engine.reading import Reading
+from crisper.engine.survey import HOSTNAME, is_latest, task_counts
+from crisper.store.schema import attempt, incarnation, recovery
+
+HOUR_MS = 3_600_000
+
+#: Rows of each list that are read; nobody's screen is longer.
+MOST = 500
+
+
+def top(reading: Reading) -> dict[str, Any]:
+    """Workers, what runs and what waits for a person. Raises as `Reading.snapshot` does."""
+    with reading.snapshot() as connection:
+        now = reading.now(connection)
+        return {
+            "registry": reading.where,
+            "now": iso(now),
+            "workers": _workers(connection, now),
+            "open": _open(connection),
+            "running": [_run(row, now) for row in _running(connection)],
+            "tasks": task_counts(connection, now - HOUR_MS),
+            "waiting": [_waits(row, now) for row in _waiting(connection)],
+        }
+
+
+def _workers(connection: Connection, now: int) -> list[dict[str, Any]]:
+    """Those that live, and those that were lost in the last hour."""
+    running = (
+        select(attempt.c.incarnation, func.count().label("running"))
+        .where(attempt.c.state == State.RUNNING.value)
+        .group_by(attempt.c.incarnation)
+        .subquery()
+    )
+    alive = incarnation.c.state == WorkerState.ALIVE.value
+    just_lost = and_(incarnation.c.state == WorkerState.LOST.value, incarnation.c.ended_at >= now - HOUR_MS)
+    question = (
+        select(incarnation, func.coalesce(running.c.running, 0).label("running"))
+        .join(running, running.c.incarnation == incarnation.c.id, isouter=True)
+        .where(or_(alive, just_lost))
+        .order_by(case((alive, 1), else_=0), incarnation.c.seen_at, incarnation.c.id)
+        .limit(MOST)
+    )
+    workers = [_worker(row, now) for row in connection.execute(question)]
+    return sorted(workers, key=lambda worker: (_RANKS[worker["state"]], worker["hostname"]))
+
+
+#: What needs a look stands first.
+_RANKS = {"lost": 0, "suspect": 1, "alive": 2}
+
+
+def _worker(row: Any, now: int) -> dict[str, Any]:
+    about = plain(row.about)
+    slots = about.get("concurrency") if isinstance(about, dict) else None
+    silent = max(0, now - row.seen_at)
+    suspect = row.state == WorkerState.ALIVE.value and silent > row.lease_ms / 2
+    return {
+        "hostname": row.hostname,
+        "state": "suspect" if suspect else row.state,
+        "lease_age": silent / 1000,
+        "lease": row.lease_ms / 1000,
+        "running": row.running,
+        "slots": slots if isinstance(slots, int) else None,
+        "up": max(0, now - row.started_at) / 1000,
+    }
+
+
+def _open(connection: Connection) -> dict[str, int]:
+    rows = connection.execute(
+        select(attempt.c.state, func.count())
+        .where(attempt.c.state.in_(sorted(OPEN)))
+        .group_by(attempt.c.state)
+    )
+    counts = {str(state): int(count) for state, count in rows}
+    return {state.value: counts.get(state.value, 0) for state in (State.CLAIMED, State.RUNNING)}
+
+
+def _running(connection: Connection) -> Sequence[Any]:
+    question = (
+        select(attempt.c.task_id, attempt.c.number, attempt.c.name, attempt.c.started_at, HOSTNAME)
+        .join(incarnation, incarnation.c.id == attempt.c.incarnation, isouter=True)
+        .where(attempt.c.state == State.RUNNING.value)
+        .order_by(attempt.c.started_at, attempt.c.task_id)
+        .limit(MOST)
+    )
+    return connection.execute(question).all()
+
+
+def _run(row: Any, now: int) -> dict[str, Any]:
+    age = None if row.started_at is None else max(0, now - row.started_at) / 1000
+    return {"task_id": row.task_id, "attempt": row.number, "name": row.name, "worker": row.worker, "age": age}
+
+
+def _waiting(connection: Connection) -> Sequence[Any]:
+    """The oldest first."""
+    question = (
+        select(recovery.c.task_id, recovery.c.name, recovery.c.state, recovery.c.created_at)
+        .where(recovery.c.state.in_(sorted(WAITS_FOR_A_PERSON)), is_latest(recovery))
+        .order_by(recovery.c.created_at, recovery.c.task_id)
+        .limit(MOST)
+    )
+    return connection.execute(question).all()
+
+
+def _waits(row: Any, now: int) -> dict[str, Any]:
+    age = max(0, now - row.created_at) / 1000
+    return {"task_id": row.task_id, "name": row.name, "state": row.state, "age": age}
