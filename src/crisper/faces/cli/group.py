@@ -29,6 +29,7 @@ COMMANDS = {
     "stop": "crisper.faces.cli.decide:stop",
     "export": "crisper.faces.cli.export:export",
     "prune": "crisper.faces.cli.prune:prune",
+    "serve": "crisper.faces.serve.command:serve",
 }
 
 _BEFORE_THE_COMMAND = ("-A", "--app", "--registry", "-C", "--no-color", "--traceback")

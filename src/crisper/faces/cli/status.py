@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from crisper.celery.rollcall import RollCall
+    from crisper.engine.survey import Survey
 
 
 @click.command()
@@ -34,14 +35,20 @@ def status(place: Place, as_json: bool) -> None:
     call = _call(place)
     with place.survey() as survey:
         answer = survey.status()
-        present, known = None, survey.living()
-        if call is not None:
-            # Looked at before and after: who starts or stops meanwhile is not blind.
-            present, known = call.present(), known | survey.living()
-    answer["workers"]["blind"] = None if present is None else [name for name in present if name not in known]
+        answer["workers"]["blind"] = None if call is None else blind(survey, call)
     if as_json:
         return emit(answer)
     return _print(console(place), answer, place.typed)
+
+
+def blind(survey: Survey, call: RollCall) -> list[str] | None:
+    """Nodes that answer and are not on record; None if the broker could not be asked."""
+    known = survey.living()
+    present = call.present()
+    if present is None:
+        return None
+    known |= survey.living()  # who starts or stops meanwhile is not blind
+    return [name for name in present if name not in known]
 
 
 def _call(place: Place) -> RollCall | None:
