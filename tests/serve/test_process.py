@@ -179,3 +179,19 @@ def test_no_secret_stands_on_a_command_line() -> None:
     assert serve is not None
     words = {word for param in serve.params for word in param.opts}
     assert not [word for word in words if "password" in word or "token" in word or "secret" in word]
+
+
+def test_an_open_stream_does_not_hold_its_end_up(scene: Scene) -> None:
+    with serving(scene.url, "--no-sweep") as process:
+        base, link = process.wait_for(LINK).groups()
+        with httpx.Client(base_url=base) as client:
+            client.get(link)
+            with client.stream("GET", "/live") as stream:
+                parts = stream.iter_lines()
+                assert next(parts) == "retry: 5000"
+                began = time.monotonic()
+                process.popen.send_signal(signal.SIGTERM)
+                list(parts)
+                assert process.popen.wait(20) == 0
+                assert time.monotonic() - began < 10
+        assert "Cancel" not in process.said

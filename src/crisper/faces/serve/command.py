@@ -30,7 +30,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option("--no-sweep", is_flag=True, help="Leave sweeping to the workers.")
 @click.pass_obj
 def serve(place: Place, /, **options: Any) -> None:
-    """Sweeper, JSON API and metrics in one process.
+    """Sweeper, dashboard, JSON API and metrics in one process.
 
     On loopback, without accounts, it prints a link that opens one session.
     Any other address needs accounts; passwords are asked for, or read from

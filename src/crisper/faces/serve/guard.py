@@ -29,7 +29,7 @@ LONGEST_QUERY = 8192
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; script-src 'self'; style-src 'self'; img-src 'self';"
-    " connect-src 'self'; object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    " connect-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "same-origin",
@@ -55,7 +55,7 @@ class Guard:
         if scope["type"] != "http":
             return None  # a websocket is closed unheard
         answer = _with_headers(send)
-        scope.setdefault("state", {})["who"] = None
+        scope.setdefault("state", {}).update(who=None, accounts=self._known is not None)
         try:
             await self._let_in(scope)
         except Answered as why:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -37,10 +38,13 @@ class Options(NamedTuple):
 
 
 class _Server(uvicorn.Server):
-    interrupted = False
+    def __init__(self, config: uvicorn.Config, ending: threading.Event) -> None:
+        super().__init__(config)
+        self.interrupted, self._ending = False, ending
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.interrupted = sig == signal.SIGINT
+        self._ending.set()
         super().handle_exit(sig, frame)
 
     @contextmanager
@@ -69,7 +73,7 @@ def serve(place: Place, options: Options, say: Callable[[str], None]) -> None:
     with closing(Registry(place)) as registry, closing(_listening(options)) as listening:
         sweeping = Sweeping(registry, sweeps=options.sweeps, say=say)
         site = Site(registry, names, accounts, _announcer(options, listening, say), sweeping)
-        server = _Server(_config(options, site))
+        server = _Server(_config(options, site), site.ending)
         if accounts is not None:
             say(f"listening at {_address(options, listening)}/")
         sweeping.start()

@@ -18,6 +18,7 @@ from crisper.errors import (
     RegistryUnreachable,
     TaskNotFound,
 )
+from crisper.faces.serve.render import is_page, page
 
 logger = logging.getLogger("crisper.serve")
 
@@ -32,6 +33,16 @@ _STATUS: tuple[tuple[type[Exception], int, str], ...] = (
 )
 
 
+_TITLES = {
+    400: "That makes no sense",
+    403: "That is not for you",
+    404: "There is nothing here",
+    405: "That is not how to ask",
+    500: "An error in Crisper",
+    503: "The registry does not answer",
+}
+
+
 class Answered(Exception):
     """What an endpoint says instead of its answer."""
 
@@ -41,8 +52,16 @@ class Answered(Exception):
 
 
 def no(scope: Any, status: int, kind: str, sentence: str) -> Response:
-    headers = {"Retry-After": "10"} if status in (429, 503) else None
-    return JSONResponse({"error": {"kind": kind, "message": sentence}}, status, headers)
+    headers = {"Retry-After": "10"} if status in (429, 503) else {}
+    if not is_page(scope):
+        return JSONResponse({"error": {"kind": kind, "message": sentence}}, status, headers)
+    if status == 401:
+        answer = page(scope, "signin.html", 401, sentence=sentence)
+    else:
+        title = _TITLES.get(status, "That cannot be done")
+        answer = page(scope, "error.html", status, title=title, sentence=sentence, again=status == 503)
+    answer.headers.update(headers)
+    return answer
 
 
 async def crisper_error(request: Request, exc: Exception) -> Response:

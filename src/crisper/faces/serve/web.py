@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
@@ -20,10 +21,13 @@ from crisper.faces.serve.accounts import Accounts
 from crisper.faces.serve.api import Api
 from crisper.faces.serve.doors import Door, Doors
 from crisper.faces.serve.entrance import Entrance
+from crisper.faces.serve.files import Files
 from crisper.faces.serve.guard import Guard
 from crisper.faces.serve.health import Health
+from crisper.faces.serve.live import Live
 from crisper.faces.serve.metrics import Metrics
 from crisper.faces.serve.names import Names
+from crisper.faces.serve.pages import Pages
 from crisper.faces.serve.registry import Registry
 from crisper.faces.serve.sessions import Link, Sessions
 from crisper.faces.serve.sweeping import Sweeping
@@ -31,7 +35,7 @@ from crisper.faces.serve.sweeping import Sweeping
 #: Questions to the registry at once; each has a connection of its own.
 AT_ONCE = 8
 
-HOME = "/api/v1/status"
+HOME = "/"
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class Site:
     accounts: Accounts | None = None
     announce: Callable[[str], None] = lambda token: None
     sweeping: Sweeping | None = None
+    ending: threading.Event = field(default_factory=threading.Event)
 
 
 def doors_of(site: Site, sessions: Sessions, link: Link | None) -> Doors:
@@ -52,6 +57,9 @@ def doors_of(site: Site, sessions: Sessions, link: Link | None) -> Doors:
         *Metrics(site.registry, site.sweeping).doors(),
         *Entrance(sessions, link=link, accounts=site.accounts, me=me, home=HOME).doors(),
         *Api(site.registry).doors(),
+        *Pages(site.registry).doors(),
+        *Live(site.registry, site.ending).doors(),
+        *Files().doors(),
     ]
 
     async def describe(request: Request) -> JSONResponse:
