@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from itertools import product
+from typing import NamedTuple
 
 
 class State(StrEnum):
@@ -169,6 +170,18 @@ class OnLost(StrEnum):
     RESEND = "resend"
     FAIL = "fail"
     HOLD = "hold"
+
+
+class Saw(NamedTuple):
+    """What a person saw of a task when they decided: its latest attempt, and the word for its state."""
+
+    number: int
+    state: str
+
+    def holds(
+        self, number: int, attempt: State, recovery: RecoveryState | None, verdict: VerdictKind | None
+    ) -> bool:
+        return self == (number, task_state(attempt, recovery, verdict))
 
 
 def task_state(attempt: State, recovery: RecoveryState | None, verdict: VerdictKind | None) -> str:

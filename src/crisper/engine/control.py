@@ -17,6 +17,7 @@ from crisper.core.states import (
     OPEN,
     WAITS_FOR_A_PERSON,
     RecoveryState,
+    Saw,
     State,
     VerdictKind,
     WorkerState,
@@ -35,6 +36,7 @@ class Outcome(StrEnum):
     NOT_FOUND = "not_found"
     NOT_POSSIBLE = "not_possible"  # its message is not kept, or there is nothing to do
     REFUSED = "refused"  # it could run twice, or be lost, by it
+    MOVED = "moved"  # it is no more as it was seen
     UNREACHABLE = "unreachable"  # decided, but the broker did not take it; a live worker tries again
 
 
@@ -58,39 +60,63 @@ _MOVED = "it moved while this was decided; look at it again"
 
 
 def recover(
-    store: Store, survey: Survey, task_ids: Iterable[str], *, by: str, reason: str, only: States = None
+    store: Store,
+    survey: Survey,
+    task_ids: Iterable[str],
+    *,
+    by: str,
+    reason: str,
+    only: States = None,
+    saw: Saw | None = None,
 ) -> list[Done]:
-    """Decide that the kept message of each is sent again. Who calls this carries the decisions out."""
+    """Decide that the kept message of each is sent again. Who calls this carries the decisions out.
+
+    `saw`: refused, and nothing is written, unless the task still is as somebody saw it.
+    """
 
     def act(task_id: str, number: int) -> Done | None:
-        recovery = store.recover(task_id, by=by, reason=reason)
+        recovery = store.recover(task_id, by=by, reason=reason, saw=saw)
         if recovery is None:
             return None
         return Done(task_id, Outcome.DONE, "is sent again", recovery.number, recovery)
 
-    return [_one(survey, task_id, may_recover, act, only) for task_id in _unique(task_ids)]
+    return [_one(survey, task_id, may_recover, act, only, saw) for task_id in _unique(task_ids)]
 
 
 def discard(
-    store: Store, survey: Survey, task_ids: Iterable[str], *, by: str, reason: str, only: States = None
+    store: Store,
+    survey: Survey,
+    task_ids: Iterable[str],
+    *,
+    by: str,
+    reason: str,
+    only: States = None,
+    saw: Saw | None = None,
 ) -> list[Done]:
     """Close each for good. Its message is kept until it is pruned, so that `recover` can undo it."""
 
     def act(task_id: str, number: int) -> Done | None:
-        if not store.discard(task_id, by=by, reason=reason):
+        if not store.discard(task_id, by=by, reason=reason, saw=saw):
             return None
         return Done(task_id, Outcome.DONE, "is closed for good", number)
 
-    return [_one(survey, task_id, may_discard, act, only) for task_id in _unique(task_ids)]
+    return [_one(survey, task_id, may_discard, act, only, saw) for task_id in _unique(task_ids)]
 
 
 def stop(
-    store: Store, survey: Survey, task_ids: Iterable[str], *, by: str, reason: str, only: States = None
+    store: Store,
+    survey: Survey,
+    task_ids: Iterable[str],
+    *,
+    by: str,
+    reason: str,
+    only: States = None,
+    saw: Saw | None = None,
 ) -> list[Done]:
     """Order each to stop, wherever it is. Who calls this carries the decisions about lost ones out."""
 
     def act(task_id: str, number: int) -> Done | None:
-        stopped = store.stop(task_id, by=by, reason=reason)
+        stopped = store.stop(task_id, by=by, reason=reason, saw=saw)
         if stopped is None:
             return None
         if stopped.recovery is not None:
@@ -98,7 +124,7 @@ def stop(
         ordered = _BEFORE_IT_BEGINS if stopped.state in MAY_FOLLOW else _BY_ITS_WORKER
         return Done(task_id, Outcome.DONE, ordered, stopped.number)
 
-    return [_one(survey, task_id, may_stop, act, only) for task_id in _unique(task_ids)]
+    return [_one(survey, task_id, may_stop, act, only, saw) for task_id in _unique(task_ids)]
 
 
 _BY_ITS_WORKER = (
@@ -124,12 +150,19 @@ def _unique(task_ids: Iterable[str]) -> list[str]:
 
 
 def _one(
-    survey: Survey, task_id: str, may: Callable[[dict[str, Any]], Answer], act: _Act, only: States
+    survey: Survey,
+    task_id: str,
+    may: Callable[[dict[str, Any]], Answer],
+    act: _Act,
+    only: States,
+    saw: Saw | None = None,
 ) -> Done:
     standing = survey.standing(task_id)
     if standing is None:
         return Done(task_id, Outcome.NOT_FOUND, "no task of that id is on record")
     number = int(standing["attempt"])
+    if saw is not None and saw != (number, standing["state"]):
+        return Done(task_id, Outcome.MOVED, _MOVED, number)
     outcome, why = may(standing)
     if outcome is Outcome.DONE and may is may_recover:
         outcome, why = _unless_damaged(survey, task_id) or _YES
@@ -138,7 +171,8 @@ def _one(
     if only is not None and standing["state"] not in only:
         why = f"it is {standing['state']} by now, which was not asked for; it was left as it is"
         return Done(task_id, Outcome.REFUSED, why, number)
-    return act(task_id, number) or Done(task_id, Outcome.REFUSED, _MOVED, number)
+    moved = Outcome.REFUSED if saw is None else Outcome.MOVED
+    return act(task_id, number) or Done(task_id, moved, _MOVED, number)
 
 
 def may_recover(standing: dict[str, Any]) -> Answer:

@@ -27,7 +27,7 @@ from crisper.core.model import (
     Recovery,
     Worker,
 )
-from crisper.core.states import State, VerdictKind
+from crisper.core.states import Saw, State, VerdictKind
 from crisper.core.verdict import Judgement
 
 
@@ -237,18 +237,21 @@ class Store(Protocol):
 
     # -- a person's verbs -----------------------------------------------------
 
-    def recover(self, task_id: str, *, by: str, reason: str) -> Recovery | None:
+    def recover(self, task_id: str, *, by: str, reason: str, saw: Saw | None = None) -> Recovery | None:
         """Decide that the latest attempt's kept message is sent again, its losses counted anew.
 
         None if the latest attempt is not lost and waiting for a person, failed by policy,
-        discarded or stopped, or its message is not kept. The caller carries it out and completes it.
+        discarded or stopped, its message is not kept, or it is no more as somebody `saw` it. The caller
+        carries it out and completes it.
         """
 
-    def discard(self, task_id: str, *, by: str, reason: str) -> bool:
-        """Close a quarantined or held task for good; its message is kept until pruned."""
+    def discard(self, task_id: str, *, by: str, reason: str, saw: Saw | None = None) -> bool:
+        """Close a quarantined or held task for good, if it still is as somebody `saw` it; its message is
+        kept until pruned."""
 
-    def stop(self, task_id: str, *, by: str, reason: str) -> Stopped | None:
-        """Order the task's latest attempt to stop; None if it is over, or not on record.
+    def stop(self, task_id: str, *, by: str, reason: str, saw: Saw | None = None) -> Stopped | None:
+        """Order the task's latest attempt to stop; None if it is over, not on record, or no more as
+        somebody `saw` it.
 
         One that is open is stopped by its worker, which finds the order by `orders`. One that was
         given back, or sent its own retry, is stopped when its message, or that retry, is claimed.

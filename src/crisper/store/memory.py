@@ -57,6 +57,7 @@ from crisper.core.states import (
     WAITS_FOR_A_PERSON,
     OnLost,
     RecoveryState,
+    Saw,
     State,
     VerdictKind,
     WorkerState,
@@ -774,24 +775,33 @@ class MemoryStore:
 
     # -- a person's verbs -----------------------------------------------------
 
-    def recover(self, task_id: str, *, by: str, reason: str) -> Recovery | None:
+    def recover(self, task_id: str, *, by: str, reason: str, saw: Saw | None = None) -> Recovery | None:
         with self._lock:
             self._open_stopped(key(task_id))
             recovery = self._latest_recovery(task_id)
             if recovery is None or not recoverable(recovery.state, recovery.verdict):
+                return None
+            if self._moved(task_id, saw):
                 return None
             if not self._kept(recovery.task_id, recovery.number):
                 return None
             was = {"was": recovery.state}
             return self.decide(recovery, VerdictKind.RECOVER, reason, was, by=by)
 
-    def discard(self, task_id: str, *, by: str, reason: str) -> bool:
+    def discard(self, task_id: str, *, by: str, reason: str, saw: Saw | None = None) -> bool:
         with self._lock:
             recovery = self._latest_recovery(task_id)
-            if recovery is None or recovery.state not in WAITS_FOR_A_PERSON:
+            if recovery is None or recovery.state not in WAITS_FOR_A_PERSON or self._moved(task_id, saw):
                 return False
             was = {"was": recovery.state}
             return self.decide(recovery, VerdictKind.DISCARD, reason, was, by=by) is not None
+
+    def _moved(self, task_id: str, saw: Saw | None) -> bool:
+        if saw is None:
+            return False
+        one, its = self._attempts[key(task_id)][-1], self._latest_recovery(task_id)
+        told = (None, None) if its is None else (its.state, its.verdict)
+        return not saw.holds(one.number, one.state, *told)
 
     def _open_stopped(self, task_id: str) -> None:
         """An attempt that was stopped and not lost has no recovery until a person recovers it."""
@@ -807,11 +817,11 @@ class MemoryStore:
             None, None, now,
         )  # fmt: skip
 
-    def stop(self, task_id: str, *, by: str, reason: str) -> Stopped | None:
+    def stop(self, task_id: str, *, by: str, reason: str, saw: Saw | None = None) -> Stopped | None:
         by, reason = storable(by), storable(reason)
         with self._lock:
             attempts = self._attempts.get(key(task_id))
-            if not attempts:
+            if not attempts or self._moved(task_id, saw):
                 return None
             one, place = attempts[-1], (key(task_id), len(attempts))
             recovery = self._recoveries.get(place)

@@ -35,6 +35,7 @@ from crisper.core.states import (
     OPEN,
     WAITS_FOR_A_PERSON,
     RecoveryState,
+    Saw,
     State,
     VerdictKind,
     WorkerState,
@@ -101,6 +102,16 @@ SELECT a.task_id, a.number, a.message_id, a.name, i.scope, 'done', 1, 'stop', 0,
  WHERE a.task_id = ? AND a.state = 'revoked' AND a.body IS NOT NULL
    AND a.number = (SELECT max(l.number) FROM crisper_attempt l WHERE l.task_id = a.task_id)
 ON CONFLICT DO NOTHING"""
+
+
+def _moved(saw: Saw | None, recovery: Recovery | None, attempt: Attempt | None = None) -> bool:
+    """Whether a task is no more as somebody saw it; of an attempt that was lost its recovery says it all."""
+    if saw is None:
+        return False
+    number, state = (attempt.number, attempt.state) if attempt else (0, State.LOST)
+    if recovery is None:
+        return not saw.holds(number, state, None, None)
+    return not saw.holds(recovery.number, state, recovery.state, recovery.verdict)
 
 
 def _verb(
@@ -542,19 +553,19 @@ class SqlStore:
 
     # -- a person's verbs -----------------------------------------------------
 
-    def recover(self, task_id: str, *, by: str, reason: str) -> Recovery | None:
+    def recover(self, task_id: str, *, by: str, reason: str, saw: Saw | None = None) -> Recovery | None:
         self._open_stopped(key(task_id))
         recovery = self._latest_recovery(key(task_id))
-        if recovery is None or not recoverable(recovery.state, recovery.verdict):
+        if recovery is None or not recoverable(recovery.state, recovery.verdict) or _moved(saw, recovery):
             return None
         case = self.case(recovery.task_id, recovery.number)
         if case is None or case.message.body is None:
             return None
         return self.decide(recovery, VerdictKind.RECOVER, reason, {"was": recovery.state}, by=by)
 
-    def discard(self, task_id: str, *, by: str, reason: str) -> bool:
+    def discard(self, task_id: str, *, by: str, reason: str, saw: Saw | None = None) -> bool:
         recovery = self._latest_recovery(key(task_id))
-        if recovery is None or recovery.state not in WAITS_FOR_A_PERSON:
+        if recovery is None or recovery.state not in WAITS_FOR_A_PERSON or _moved(saw, recovery):
             return False
         evidence = {"was": recovery.state}
         return self.decide(recovery, VerdictKind.DISCARD, reason, evidence, by=by) is not None
@@ -566,7 +577,7 @@ class SqlStore:
             self.db.run(_OPEN_STOPPED, now, now, task_id)
 
     @_verb
-    def stop(self, task_id: str, *, by: str, reason: str) -> Stopped | None:
+    def stop(self, task_id: str, *, by: str, reason: str, saw: Saw | None = None) -> Stopped | None:
         task_id, by, reason = key(task_id), storable(by), storable(reason)
         with self.db.write():
             for _ in range(TRIES):
@@ -575,7 +586,7 @@ class SqlStore:
                 newest = self.db.rows("SELECT max(number) FROM crisper_attempt WHERE task_id = ?", task_id)
                 if attempt is None or newest[0][0] == attempt.number:
                     break
-            if attempt is None:
+            if attempt is None or _moved(saw, recovery, attempt):
                 return None
             return self._stop(self.now(), attempt, recovery, by, reason)
 

@@ -33,6 +33,7 @@ COMMANDS = {
     "export": "crisper.faces.cli.export:export",
     "prune": "crisper.faces.cli.prune:prune",
     "completion": "crisper.faces.cli.completion:completion",
+    "serve": "crisper.faces.serve.command:serve",
 }
 
 _BEFORE_THE_COMMAND = ("-A", "--app", "--registry", "-C", "--no-color", "--traceback")

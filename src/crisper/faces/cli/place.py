@@ -67,7 +67,7 @@ class Place:
             return f"celery -A {shlex.quote(_app_of_celery_s_door(sys.argv) or 'proj')} crisper"
         return "crisper" if self.registry is None else "crisper --registry URL"
 
-    def _url(self) -> str:
+    def url(self) -> str:
         """The registry to read. Raises `SettingsError` where nobody said which and there is no default."""
         from crisper.store.open import is_sqlite, sqlite_path
 
@@ -84,14 +84,14 @@ class Place:
     def survey(self) -> Iterator[Survey]:
         from crisper.engine.survey import Survey
 
-        with closing(Survey(self._url(), application_name="crisper command line")) as survey:
+        with closing(Survey(self.url(), application_name="crisper command line")) as survey:
             yield survey
 
     @contextmanager
     def reading(self) -> Iterator[Reading]:
         from crisper.engine.reading import Reading
 
-        with closing(Reading(self._url(), application_name="crisper command line")) as reading:
+        with closing(Reading(self.url(), application_name="crisper command line")) as reading:
             yield reading
 
     @contextmanager
@@ -101,7 +101,7 @@ class Place:
         from crisper.store import migrate
         from crisper.store.open import open_store
 
-        url = self._url()
+        url = self.url()
         migrate.check(url)
         within = Watchdog(CALL_SECONDS).call
         with closing(open_store(url, application_name="crisper command line", within=within)) as store:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from crisper.celery.rollcall import RollCall
+    from crisper.engine.survey import Survey
 
 
 @click.command()
@@ -34,14 +35,20 @@ def status(place: Place, as_json: bool) -> None:
     call = _call(place)
     with place.survey() as survey:
         answer = survey.status()
-        present, known = None, survey.living()
-        if call is not None:
-            # Looked at before and after: who starts or stops meanwhile is not blind.
-            present, known = call.present(), known | survey.living()
-    answer["workers"]["blind"] = None if present is None else [name for name in present if name not in known]
+        answer["workers"]["blind"] = None if call is None else blind(survey, call)
     if as_json:
         return emit(answer)
     return _print(console(place), answer, place.typed)
+
+
+def blind(survey: Survey, call: RollCall) -> list[str] | None:
+    """Nodes that answer and are not on record; None if the broker could not be asked."""
+    known = survey.living()
+    present = call.present()
+    if present is None:
+        return None
+    known |= survey.living()  # who starts or stops meanwhile is not blind
+    return [name for name in present if name not in known]
 
 
 def _call(place: Place) -> RollCall | None:
@@ -66,8 +73,8 @@ def _print(out: Console, answer: dict[str, Any], typed: str) -> None:
     ]
     for name, sentence in rows:
         lines(out, f"{name:<11}{sentence}")
-    for advice in _advice(answer, typed):
-        lines(out, f"→ {advice}", style="yellow")
+    for sentence in advice(answer, typed):
+        lines(out, f"→ {sentence}", style="yellow")
 
 
 _STATES = ("alive", "suspect", "lost", "gone")
@@ -84,32 +91,33 @@ def _who_sweeps(sweeper: dict[str, Any]) -> str:
     return f"{clean(sweeper['worker'] or sweeper['leader'])} leads since {since} UTC"
 
 
-def _advice(answer: dict[str, Any], typed: str) -> list[str]:
+def advice(answer: dict[str, Any], typed: str) -> list[str]:
+    """What is worth doing, with the command that does it or shows more."""
     tasks, sweeper, workers = answer["tasks"], answer["sweeper"], answer["workers"]
-    advice = [
+    told = [
         f"{plural(tasks[word], 'task')} {word}: {typed} tasks --state {word}"
         for word in ("quarantined", "held")
         if tasks[word]
     ]
     if workers["errors"]:
         count = plural(workers["errors"], "error")
-        advice.append(f"{count} in Crisper's own code: {typed} workers")
+        told.append(f"{count} in Crisper's own code: {typed} workers")
     if workers["blind"]:
-        advice.append(_blind(workers["blind"]))
+        told.append(_blind(workers["blind"]))
     if len(workers["versions"]) > 1:
         versions = ", ".join(f"{clean(v, most=20)} ({n})" for v, n in sorted(workers["versions"].items()))
-        advice.append(f"workers run several versions of Crisper: {versions}: {typed} workers")
+        told.append(f"workers run several versions of Crisper: {versions}: {typed} workers")
     if sweeper["recoveries_under_way"]:
         count = sweeper["recoveries_under_way"]
         noun = "recovery" if count == 1 else "recoveries"
-        advice.append(f"{count} {noun} under way: {typed} tasks --state recovering")
+        told.append(f"{count} {noun} under way: {typed} tasks --state recovering")
     if sweeper["workers_to_clear"] and not workers["alive"]:
-        advice.append(f"attempts of lost workers are still open, and nobody sweeps: {typed} sweep")
+        told.append(f"attempts of lost workers are still open, and nobody sweeps: {typed} sweep")
     elif workers["suspect"] and not workers["alive"]:
-        advice.append(f"no worker renews its lease any more: start one, or run {typed} sweep")
+        told.append(f"no worker renews its lease any more: start one, or run {typed} sweep")
     if not any(workers[word] for word in (*_STATES, "errors")):
-        advice.append("no worker is on record: start one whose app calls crisper.install(app)")
-    return advice
+        told.append("no worker is on record: start one whose app calls crisper.install(app)")
+    return told
 
 
 #: Blind workers that are named; there may be hundreds.

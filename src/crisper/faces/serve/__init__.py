@@ -1,0 +1,1 @@
+"""`crisper serve`: sweeper, JSON API, metrics and dashboard in one process."""

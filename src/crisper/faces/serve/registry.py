@@ -1,0 +1,88 @@
+"""The registry as `crisper serve` asks it, and what a person has done to it. From any thread."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+from crisper.engine import control
+from crisper.engine.control import Done
+from crisper.engine.deadline import Watchdog
+from crisper.engine.survey import Survey
+from crisper.faces.cli.acting import carry_out
+from crisper.faces.cli.place import CALL_SECONDS, Place
+from crisper.faces.cli.status import blind
+from crisper.faces.serve.asked import Decision
+from crisper.store import migrate
+from crisper.store.open import open_store
+from crisper.store.sql import SqlStore
+
+NAME = "crisper serve"
+#: The broker is asked who answers no more often than that; it takes a second.
+ROLL_CALL_SECONDS = 30.0
+
+VERBS = {"recover": control.recover, "discard": control.discard, "stop": control.stop}
+
+
+class Registry:
+    """Connects only when it is asked, so that it may be away."""
+
+    def __init__(self, place: Place) -> None:
+        self.place, self._url = place, place.url()
+        self.survey = Survey(self._url, application_name=NAME)
+        self._watchdog = Watchdog(CALL_SECONDS)
+        self._roll = _Roll(place)
+        self._acting = threading.Lock()
+
+    def close(self) -> None:
+        self.survey.close()
+        self._watchdog.stop()
+
+    @contextmanager
+    def store(self) -> Iterator[SqlStore]:
+        """For the verbs, in one thread. Raises the `RegistryError`s of a registry that cannot be used."""
+        migrate.check(self._url)
+        with closing(open_store(self._url, application_name=NAME, within=self._watchdog.call)) as store:
+            yield store
+
+    def status(self) -> dict[str, Any]:
+        """As `crisper status --json`; of the broker it knows what it heard lately."""
+        answer = self.survey.status()
+        answer["workers"]["blind"] = self._roll.blind(self.survey)
+        return answer
+
+    def decide(self, verb: str, task_id: str, decision: Decision, *, by: str) -> Done:
+        """One after the other: each may open a connection to the broker."""
+        reason = decision.reason or "asked for in the dashboard"
+        with self._acting, self.store() as store:
+            act = VERBS[verb]
+            done = act(store, self.survey, [task_id], by=by, reason=reason, saw=decision.saw)
+            return carry_out(self.place, store, done)[0]
+
+
+def signature(name: str) -> str:
+    """Who decided, for the audit row."""
+    return f"{name}@{socket.gethostname()}"
+
+
+class _Roll:
+    def __init__(self, place: Place) -> None:
+        self._app = place.app
+        self._lock = threading.Lock()
+        self._heard: list[str] | None = None
+        self._again_at = 0.0
+
+    def blind(self, survey: Survey) -> list[str] | None:
+        if self._app is None:
+            return None
+        from crisper.celery.rollcall import RollCall
+
+        with self._lock:
+            if time.monotonic() >= self._again_at:
+                self._heard = blind(survey, RollCall(self._app))
+                self._again_at = time.monotonic() + ROLL_CALL_SECONDS
+            return self._heard

@@ -1,0 +1,95 @@
+"use strict";
+
+// What the server says is put in as nodes that its own page holds; no text becomes HTML here.
+(() => {
+  const said = document.getElementById("said");
+  const say = (sentence) => { if (said) said.textContent = sentence; };
+
+  const isInUse = (region) =>
+    region.contains(document.activeElement) || [...region.querySelectorAll("input")].some((input) => input.value);
+
+  async function reload() {
+    const regions = [...document.querySelectorAll("[data-live]")];
+    if (!regions.length) return;
+    const answer = await fetch(location.href, { headers: { Accept: "text/html" }, redirect: "manual" });
+    if (answer.type === "opaqueredirect") return;
+    const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+    if (regions.some((region) => !fresh.getElementById(region.id))) {
+      location.reload(); // it has become another page: an error, or no error any more
+      return;
+    }
+    for (const region of regions) {
+      if (region.dataset.live === "still" && isInUse(region)) continue; // somebody is deciding on what they saw
+      if (region.contains(document.activeElement)) {
+        const focused = document.activeElement.getAttribute("href");
+        region.replaceWith(document.adoptNode(fresh.getElementById(region.id)));
+        const again = focused && [...document.querySelectorAll("a[href]")].find((a) => a.getAttribute("href") === focused);
+        if (again) again.focus({ preventScroll: true });
+      } else {
+        region.replaceWith(document.adoptNode(fresh.getElementById(region.id)));
+      }
+    }
+    say("Updated.");
+  }
+
+  function listen(url) {
+    const source = new EventSource(url);
+    source.addEventListener("changed", () => reload().catch(() => say("The server does not answer.")));
+    source.addEventListener("error", () => {
+      const over = source.readyState === EventSource.CLOSED;
+      say(over ? "Live updates have ended: load the page again." : "Live updates are interrupted, and go on by themselves.");
+    });
+    addEventListener("pagehide", () => source.close());
+  }
+
+  function told(form) {
+    const body = Object.fromEntries(new FormData(form).entries());
+    if (form.dataset.attempt) {
+      body.attempt = Number(form.dataset.attempt);
+      body.state = form.dataset.state;
+    }
+    return body;
+  }
+
+  async function post(form) {
+    const token = document.querySelector('meta[name="csrf"]');
+    const headers = { "Content-Type": "application/json" };
+    if (token) headers["X-CSRF-Token"] = token.content;
+    const answer = await fetch(form.dataset.post, { method: "POST", headers, body: JSON.stringify(told(form)) });
+    const heard = await answer.json();
+    if (answer.ok && form.dataset.then !== undefined) {
+      location.assign(form.dataset.then || location.href);
+      return "";
+    }
+    const [task] = heard.tasks || [];
+    return task ? task.reason || task.outcome : heard.error ? heard.error.message : "Done.";
+  }
+
+  document.addEventListener("submit", (event) => {
+    const form = event.target;
+    if (!form.dataset.post) return;
+    event.preventDefault();
+    const button = form.querySelector("button");
+    const output = form.querySelector("output");
+    button.disabled = true;
+    post(form)
+      .catch(() => "The server does not answer. Nothing is known of what became of it: load the page again.")
+      .then((sentence) => {
+        button.disabled = false;
+        if (output) output.textContent = sentence;
+        say(sentence);
+        return reload();
+      })
+      .catch(() => {});
+  });
+
+  document.addEventListener("keydown", (event) => {
+    const typing = /^(INPUT|SELECT|TEXTAREA)$/.test(document.activeElement.tagName);
+    if (event.key !== "/" || typing || event.ctrlKey || event.metaKey || event.altKey) return;
+    const search = document.getElementById("q");
+    if (search) { event.preventDefault(); search.focus(); }
+  });
+
+  const from = document.body.dataset.liveFrom;
+  if (from && document.querySelector("[data-live]")) listen(from);
+})();
