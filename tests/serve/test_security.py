@@ -123,6 +123,12 @@ def test_a_proxys_callers_are_not_on_loopback() -> None:
     assert not Names("0.0.0.0").is_here("127.0.0.1")
 
 
+@pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded"])
+def test_what_a_proxy_passes_on_is_not_from_here_whatever_host_it_names(served: Served, header: str) -> None:
+    for path, status in (("/metrics", 401), ("/readyz", 401), ("/healthz", 200)):
+        assert served.stranger().get(path, headers={header: "for=10.1.2.3"}).status_code == status
+
+
 # -- the link ----------------------------------------------------------------
 
 
