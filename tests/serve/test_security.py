@@ -157,6 +157,14 @@ def test_a_sessions_cookie_is_not_for_scripts_or_other_sites(served: Served) -> 
     assert "samesite=lax" in cookie
 
 
+@pytest.mark.parametrize(("scheme", "secure"), [("http", False), ("https", True)])
+def test_over_https_the_cookie_never_travels_without_it(served: Served, scheme: str, secure: bool) -> None:
+    client = served.stranger()
+    client.base_url = f"{scheme}://127.0.0.1:8555"
+    answer = client.get("/enter", params={"token": served.tokens[-1]})
+    assert ("secure" in answer.headers["set-cookie"].lower()) is secure
+
+
 def test_a_session_ends_when_somebody_ends_it(served: Served) -> None:
     browser = served.browser()
     id = browser.cookies["crisper_session"]
