@@ -14,6 +14,8 @@ from crisper.engine.control import Outcome
 from crisper.faces.cli import cli
 from crisper.faces.serve import openapi
 from crisper.faces.serve.access import Needs
+from crisper.faces.serve.pace import MOST, WITHIN_SECONDS, Pace
+from crisper.faces.serve.saying import Answered
 from tests.faces.scene import HOSTILE, INJECTIONS, Scene, new_id
 from tests.serve.conftest import Served
 
@@ -183,6 +185,25 @@ def test_a_body_that_is_no_object_is_400(served: Served, scene: Scene, body: byt
 def test_a_large_body_is_413(served: Served, scene: Scene) -> None:
     answer = act(served, "discard", scene.ids["held"], attempt=1, state="held", reason="x" * 20_000)
     assert answer.status_code == 413
+
+
+def test_nobody_decides_faster_than_people_do() -> None:
+    now = [0.0]
+    pace = Pace(lambda: now[0])
+    for _ in range(MOST):
+        pace.one_more("ann")
+    with pytest.raises(Answered) as refused:
+        pace.one_more("ann")
+    assert refused.value.status == 429
+    pace.one_more("bob")
+    now[0] = WITHIN_SECONDS
+    pace.one_more("ann")
+
+
+def test_a_script_gone_wild_is_stopped(served: Served) -> None:
+    browser, told = served.browser(), {"attempt": 1, "state": "held"}
+    answers = [browser.post(f"/api/v1/discard/{new_id()}", json=told).status_code for _ in range(MOST + 1)]
+    assert answers == [404] * MOST + [429]
 
 
 # -- limits ------------------------------------------------------------------

@@ -21,16 +21,17 @@ from click.testing import CliRunner
 
 from crisper.faces.cli import cli
 from tests.faces.scene import Scene
+from tests.faces.test_doors import APP, a_held_task
 from tests.store.acting import Actor
 
 LINK = re.compile(r"open this once: (http://127\.0\.0\.1:\d+)(/enter\?token=[\w-]+)")
 
 
 class Process:
-    def __init__(self, url: str, *words: str, **environment: str) -> None:
-        command = [sys.executable, "-m", "crisper", "--registry", url, "serve", "--port", "0", *words]
+    def __init__(self, where: list[str], *words: str, cwd: Path | None = None, **environment: str) -> None:
+        command = [sys.executable, "-m", "crisper", *where, "serve", "--port", "0", *words]
         self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115
-        self.popen = subprocess.Popen(command, stderr=self._said, env={**os.environ, **environment})
+        self.popen = subprocess.Popen(command, stderr=self._said, cwd=cwd, env={**os.environ, **environment})
 
     @property
     def said(self) -> str:
@@ -57,7 +58,12 @@ class Process:
 
 @contextmanager
 def serving(url: str, *words: str, **environment: str) -> Iterator[Process]:
-    process = Process(url, *words, **environment)
+    with started(Process(["--registry", url], *words, **environment)) as process:
+        yield process
+
+
+@contextmanager
+def started(process: Process) -> Iterator[Process]:
     try:
         yield process
     finally:
@@ -136,6 +142,36 @@ def test_with_no_sweep_it_declares_nothing(scene: Scene) -> None:
             until(lambda: client.get("/readyz").json()["sweeper"] == "off")
             time.sleep(1.5)  # more than two of its leases
             assert client.get("/api/v1/tasks/silent-task").json()["state"] == "running"
+
+
+# -- with an app -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("broker", "status", "reason"),
+    [("filesystem://", 200, "sent again"), ("redis://:hunter2@127.0.0.1:1/0", 202, "could not be sent now")],
+)
+def test_with_an_app_what_is_recovered_is_sent_at_once_or_left_to_a_worker(
+    tmp_path: Path, broker: str, status: int, reason: str
+) -> None:
+    (tmp_path / "proj.py").write_text(APP)
+    (tmp_path / "queue").mkdir()
+    id, environment = a_held_task(tmp_path, broker)
+    with started(Process(["-A", "proj"], "--no-sweep", cwd=tmp_path, **environment)) as process:
+        base, link = process.wait_for(LINK).groups()
+        with httpx.Client(base_url=base, timeout=30) as client:
+            client.get(link)
+            page = client.get(f"/task?id={id}").text
+            [token] = re.findall(r'name="csrf" content="([\w-]+)"', page)
+            assert f"crisper -A proj recover {id}" in page
+            told = {"attempt": 1, "state": "held"}
+            answer = client.post(f"/api/v1/recover/{id}", json=told, headers={"X-CSRF-Token": token})
+            assert (answer.status_code, reason in answer.text) == (status, True), answer.text
+            blind = client.get("/api/v1/status").json()["workers"]["blind"]
+            assert blind == ([] if broker == "filesystem://" else None)
+            assert "hunter2" not in answer.text
+    sent = [file for file in (tmp_path / "queue").iterdir() if file.is_file() and "celery" in file.name]
+    assert bool(sent) is (status == 200)
 
 
 # -- refusals ----------------------------------------------------------------

@@ -123,6 +123,12 @@ def test_a_proxys_callers_are_not_on_loopback() -> None:
     assert not Names("0.0.0.0").is_here("127.0.0.1")
 
 
+@pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded"])
+def test_what_a_proxy_passes_on_is_not_from_here_whatever_host_it_names(served: Served, header: str) -> None:
+    for path, status in (("/metrics", 401), ("/readyz", 401), ("/healthz", 200)):
+        assert served.stranger().get(path, headers={header: "for=10.1.2.3"}).status_code == status
+
+
 # -- the link ----------------------------------------------------------------
 
 
@@ -149,6 +155,14 @@ def test_a_sessions_cookie_is_not_for_scripts_or_other_sites(served: Served) -> 
     cookie = answer.headers["set-cookie"].lower()
     assert "httponly" in cookie
     assert "samesite=lax" in cookie
+
+
+@pytest.mark.parametrize(("scheme", "secure"), [("http", False), ("https", True)])
+def test_over_https_the_cookie_never_travels_without_it(served: Served, scheme: str, secure: bool) -> None:
+    client = served.stranger()
+    client.base_url = f"{scheme}://127.0.0.1:8555"
+    answer = client.get("/enter", params={"token": served.tokens[-1]})
+    assert ("secure" in answer.headers["set-cookie"].lower()) is secure
 
 
 def test_a_session_ends_when_somebody_ends_it(served: Served) -> None:

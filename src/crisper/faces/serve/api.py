@@ -14,6 +14,7 @@ from crisper.errors import TaskNotFound
 from crisper.faces.serve import asked, openapi
 from crisper.faces.serve.access import Needs, Who
 from crisper.faces.serve.doors import Door
+from crisper.faces.serve.pace import Pace
 from crisper.faces.serve.registry import VERBS, Registry, signature
 
 _STATUS = {Outcome.DONE: 200, Outcome.UNREACHABLE: 202, Outcome.NOT_FOUND: 404}
@@ -25,7 +26,7 @@ class Api:
     """Questions run in threads, a few at a time."""
 
     def __init__(self, registry: Registry) -> None:
-        self._registry, self._survey = registry, registry.survey
+        self._registry, self._survey, self._pace = registry, registry.survey, Pace()
 
     def doors(self) -> list[Door]:
         look = Needs.VIEWER
@@ -74,6 +75,7 @@ class Api:
         async def decide(request: Request) -> JSONResponse:
             asked.only(request, ())
             decision = asked.Decision(await asked.body(request))
+            self._pace.one_more(who(request).name)
             by, task_id = signature(who(request).name), request.path_params["task_id"]
             done = await run_in_threadpool(self._registry.decide, verb, task_id, decision, by=by)
             return JSONResponse({"tasks": [_answer(done)]}, _STATUS.get(done.outcome, 409))

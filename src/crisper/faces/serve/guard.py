@@ -73,7 +73,8 @@ class Guard:
             raise Answered(414, "too_long", "That address is too long.")
         who = await self._who(headers)
         scope["state"]["who"] = who
-        scope["state"]["here"] = here = self._names.is_here(headers.get("host", ""))
+        passed_on = "x-forwarded-for" in headers or "forwarded" in headers
+        here = not passed_on and self._names.is_here(headers.get("host", ""))
         door = self._doors.find(scope["method"], scope["path"])
         if door is None:
             raise self._not_there(scope, who)

@@ -127,6 +127,7 @@ def _responses(door: Door) -> dict[str, Any]:
             "description": "It has moved since it was seen, or that cannot be done to it.",
             "content": _json("Decided"),
         }
+        responses["429"] = {"description": "Too many decisions in a minute.", **error}
     return responses
 
 

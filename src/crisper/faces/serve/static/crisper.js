@@ -6,7 +6,9 @@
   const say = (sentence) => { if (said) said.textContent = sentence; };
 
   const isInUse = (region) =>
-    region.contains(document.activeElement) || [...region.querySelectorAll("input")].some((input) => input.value);
+    region.contains(document.activeElement) ||
+    [...region.querySelectorAll("input")].some((input) => input.value) ||
+    [...region.querySelectorAll("output")].some((output) => output.textContent);
 
   async function reload() {
     const regions = [...document.querySelectorAll("[data-live]")];
@@ -29,12 +31,11 @@
         region.replaceWith(document.adoptNode(fresh.getElementById(region.id)));
       }
     }
-    say("Updated.");
   }
 
   function listen(url) {
     const source = new EventSource(url);
-    source.addEventListener("changed", () => reload().catch(() => say("The server does not answer.")));
+    source.addEventListener("changed", () => reload().then(() => say("Updated.")).catch(() => say("The server does not answer.")));
     source.addEventListener("error", () => {
       const over = source.readyState === EventSource.CLOSED;
       say(over ? "Live updates have ended: load the page again." : "Live updates are interrupted, and go on by themselves.");
