@@ -21,6 +21,8 @@ from tests.fleet import Fleet, wait_for
 
 #: Members of all the shapes that wait at once.
 WAITING = 17 + 2 * 7
+#: Threads for the members that do not wait: the last of them may come when all others are taken.
+SPARE = 2
 #: The names of `shapes_that_fail`.
 BROKEN = (
     "a chain's middle", "a chord of chains", "a chord's body", "a chord in a chord", "behind a chord",
@@ -148,14 +150,14 @@ def scene(fleet: Fleet) -> Scene:
     broken = shapes_that_fail(early)
     given = "-P", "threads", "-Q", "celery,work,bills"  # so many processes would take long to start
     built_in = {"FLEET_CONF": json.dumps({"task_acks_late": True})}  # Celery's own: map, starmap, chunks
-    first = fleet.worker("first", "-c", str(WAITING + len(broken)), *given, **built_in)
+    waiting = WAITING + len(broken)
+    first = fleet.worker("first", "-c", str(waiting + SPARE), *given, **built_in)
     # Celery 5.5 takes no errback for a chord as a whole
     errback = {"link_error": early.remember} if IS_57 else {}
     sent = Scene(
         {name: (canvas.apply_async(), result) for name, (canvas, result) in whole.items()},
         {name: canvas.apply_async(**errback) for name, canvas in broken.items()},
     )
-    waiting = WAITING + len(broken)
     wait_for("a registry", lambda: is_recorded(fleet))
     wait_for("every shape waits", lambda: len(running(fleet)) == fleet.open_attempts() == waiting, 40)
     lost = running(fleet)
