@@ -1,4 +1,4 @@
-"""Every figure of docs/performance.md, in its order; each is also a command of its own.
+"""The benchmarks of speed and cost, one after the other; each is also a command of its own.
 
     python -m bench [--only WORD …] [--list]
 
