@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from crisper.core.message import Kept, pack
 from crisper.core.states import State, VerdictKind
+from crisper.engine import control
+from crisper.engine.survey import Survey
 from crisper.faces.cli import acting
 from crisper.store.open import open_store
 from tests.faces.conftest import Run, read
 from tests.faces.scene import HOSTILE, INJECTIONS, KEPT, Scene, new_id
 from tests.faces.test_cli import assert_plain, assert_refused, recovery_of
 from tests.faces.test_doors import CRISPER, a_held_task, crisper, on_a_terminal, project
-from tests.store.acting import SCOPE, Actor
+from tests.store.acting import SCOPE, Actor, start
 
 __all__ = ["project"]
 
@@ -99,6 +103,39 @@ def test_what_somebody_else_decides_meanwhile_stays_so(scene: Scene, run: Run) -
     assert ended == 75, shown
     assert "it is discarded by now, which was not asked for" in " ".join(shown.split())
     assert [state_of(run, scene, id) for id in ids] == ["discarded", "recovering"]
+
+
+class Meanwhile(Survey):
+    """What somebody else does right after a task was looked at, once."""
+
+    def __init__(self, url: str, happens: Callable[[], object]) -> None:
+        super().__init__(url)
+        self._happens = [happens]
+
+    def standing(self, task_id: str) -> dict[str, Any] | None:
+        found = super().standing(task_id)
+        if self._happens:
+            self._happens.pop()()
+        return found
+
+
+def test_a_decision_between_the_look_and_the_write_is_not_undone(scene: Scene) -> None:
+    [id] = held_ones(scene, 1)
+    with closing(Meanwhile(scene.url, lambda: scene.store.discard(id, by="bob", reason="no use"))) as survey:
+        [answer] = control.recover(scene.store, survey, [id], by="ann", reason="so", only=["held"])
+    assert (answer.outcome, answer.attempt) == ("refused", 1)
+    assert "it is discarded by now, which was not asked for" in answer.reason
+
+
+def test_a_task_that_moves_on_within_what_was_asked_for_is_stopped(scene: Scene) -> None:
+    actor = Actor(scene.store, hostname="celery@many")
+    held = actor.claims("moves", message=KEPT)
+    with closing(Meanwhile(scene.url, lambda: actor.record(start(held)))) as survey:
+        [answer] = control.stop(
+            scene.store, survey, ["moves"], by="ann", reason="so", only=["claimed", "running"]
+        )
+    assert answer.outcome == "done"
+    assert len(scene.store.orders(actor.id)) == 1
 
 
 def test_what_a_person_stopped_is_recovered_with_the_others(run: Run, scene: Scene) -> None:

@@ -54,7 +54,9 @@ class Done:
 Answer = tuple[Outcome, str]
 #: What a task must still be, where it was chosen by its state: others may have decided meanwhile.
 States = Collection[str] | None
-_Act = Callable[[str, int], Done | None]
+_Act = Callable[[str, int, Saw | None], Done | None]
+#: A task that moves from one state that was asked for to another while this is decided is looked at again.
+_LOOKS = 3
 _YES: Answer = (Outcome.DONE, "")
 _MOVED = "it moved while this was decided; look at it again"
 
@@ -74,7 +76,7 @@ def recover(
     `saw`: refused, and nothing is written, unless the task still is as somebody saw it.
     """
 
-    def act(task_id: str, number: int) -> Done | None:
+    def act(task_id: str, number: int, saw: Saw | None) -> Done | None:
         recovery = store.recover(task_id, by=by, reason=reason, saw=saw)
         if recovery is None:
             return None
@@ -95,7 +97,7 @@ def discard(
 ) -> list[Done]:
     """Close each for good. Its message is kept until it is pruned, so that `recover` can undo it."""
 
-    def act(task_id: str, number: int) -> Done | None:
+    def act(task_id: str, number: int, saw: Saw | None) -> Done | None:
         if not store.discard(task_id, by=by, reason=reason, saw=saw):
             return None
         return Done(task_id, Outcome.DONE, "is closed for good", number)
@@ -115,7 +117,7 @@ def stop(
 ) -> list[Done]:
     """Order each to stop, wherever it is. Who calls this carries the decisions about lost ones out."""
 
-    def act(task_id: str, number: int) -> Done | None:
+    def act(task_id: str, number: int, saw: Saw | None) -> Done | None:
         stopped = store.stop(task_id, by=by, reason=reason, saw=saw)
         if stopped is None:
             return None
@@ -140,7 +142,7 @@ def would(
 ) -> list[Done]:
     """What `recover`, `discard` or `stop` would answer now; nothing is written."""
     return [
-        _one(survey, task_id, may, lambda id, number: Done(id, Outcome.DONE, "", number), only)
+        _one(survey, task_id, may, lambda id, number, _: Done(id, Outcome.DONE, "", number), only)
         for task_id in _unique(task_ids)
     ]
 
@@ -157,22 +159,28 @@ def _one(
     only: States,
     saw: Saw | None = None,
 ) -> Done:
-    standing = survey.standing(task_id)
-    if standing is None:
-        return Done(task_id, Outcome.NOT_FOUND, "no task of that id is on record")
-    number = int(standing["attempt"])
-    if saw is not None and saw != (number, standing["state"]):
-        return Done(task_id, Outcome.MOVED, _MOVED, number)
-    outcome, why = may(standing)
-    if outcome is Outcome.DONE and may is may_recover:
-        outcome, why = _unless_damaged(survey, task_id) or _YES
-    if outcome is not Outcome.DONE:
-        return Done(task_id, outcome, why, number)
-    if only is not None and standing["state"] not in only:
-        why = f"it is {standing['state']} by now, which was not asked for; it was left as it is"
-        return Done(task_id, Outcome.REFUSED, why, number)
-    moved = Outcome.REFUSED if saw is None else Outcome.MOVED
-    return act(task_id, number) or Done(task_id, moved, _MOVED, number)
+    number = None
+    for _ in range(_LOOKS):
+        standing = survey.standing(task_id)
+        if standing is None:
+            return Done(task_id, Outcome.NOT_FOUND, "no task of that id is on record")
+        number = int(standing["attempt"])
+        seen = Saw(number, standing["state"])
+        if saw is not None and saw != seen:
+            return Done(task_id, Outcome.MOVED, _MOVED, number)
+        outcome, why = may(standing)
+        if outcome is Outcome.DONE and may is may_recover:
+            outcome, why = _unless_damaged(survey, task_id) or _YES
+        if outcome is not Outcome.DONE:
+            return Done(task_id, outcome, why, number)
+        if only is not None and seen.state not in only:
+            why = f"it is {seen.state} by now, which was not asked for; it was left as it is"
+            return Done(task_id, Outcome.REFUSED, why, number)
+        if done := act(task_id, number, saw if only is None else seen):
+            return done
+        if only is None:
+            break
+    return Done(task_id, Outcome.REFUSED if saw is None else Outcome.MOVED, _MOVED, number)
 
 
 def may_recover(standing: dict[str, Any]) -> Answer:
