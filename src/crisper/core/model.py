@@ -287,6 +287,15 @@ class Worker:
     pulse: dict[str, Any]
 
 
+class Testimony(NamedTuple):
+    """What a recorder saw of its worker: an event that changes nothing."""
+
+    kind: str  # wedged, silent, stalled, went_on
+    data: dict[str, Any]
+    task_id: str | None = None
+    number: int | None = None
+
+
 class Pulse(NamedTuple):
     """What a heartbeat carries for people: it decides nothing."""
 
