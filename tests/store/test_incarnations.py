@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from crisper.core.model import Testimony
+from crisper.core.model import Sighting
 from crisper.core.states import State, WorkerState
 from crisper.errors import Fenced
 from crisper.store.base import Term
@@ -219,7 +219,7 @@ def test_any_host_name_can_enroll(registry: Registry, name: str) -> None:
 
 def test_what_its_recorder_saw_of_a_worker_is_kept_as_events(registry: Registry) -> None:
     me = registry.joins()
-    seen = [Testimony("wedged", {"stack": "a\x00b"}), Testimony("stalled", {"why": "é"}, "task", 2)]
+    seen = [Sighting("wedged", {"stack": "a\x00b"}), Sighting("stalled", {"why": "é"}, "task", 2)]
     assert registry.store.testify(me.fence, seen)
     [wedged], [stalled] = registry.events("wedged"), registry.events("stalled")
     assert (wedged.incarnation, wedged.actor, wedged.task_id) == (me.id, "recorder", None)
@@ -229,5 +229,5 @@ def test_what_its_recorder_saw_of_a_worker_is_kept_as_events(registry: Registry)
 def test_what_a_fenced_recorder_saw_is_not(registry: Registry) -> None:
     me = registry.joins()
     me.is_declared()
-    assert not registry.store.testify(me.fence, [Testimony("wedged", {})])
+    assert not registry.store.testify(me.fence, [Sighting("wedged", {})])
     assert registry.events("wedged") == []

@@ -287,7 +287,7 @@ class Worker:
     pulse: dict[str, Any]
 
 
-class Testimony(NamedTuple):
+class Sighting(NamedTuple):
     """What a recorder saw of its worker: an event that changes nothing."""
 
     kind: str  # wedged, silent, stalled, went_on

@@ -309,7 +309,7 @@ def _ailing(pulses: Sequence[dict[str, Any]], kind: str) -> int:
 
 def _unclaimed(connection: Connection) -> int:
     """Messages on record from when they were published, and not claimed yet."""
-    return int(connection.execute(select(func.count()).where(_NOT_CLAIMED)).scalar_one())
+    return int(connection.execute(select(func.count()).select_from(publish).where(_NOT_CLAIMED)).scalar_one())
 
 
 def _open_counts(connection: Connection) -> dict[str, int]:

@@ -23,7 +23,7 @@ import traceback
 from collections import deque
 from typing import Any
 
-from crisper.core.model import Fence, Published, Pulse, Testimony
+from crisper.core.model import Fence, Published, Pulse, Sighting
 from crisper.engine.circuit import Circuit
 from crisper.engine.deadline import Watchdog
 from crisper.engine.journal import Journal
@@ -129,7 +129,7 @@ class Recorder:
         self._began_ms = self._turned_ms = monotonic_ms()
         self._sign: SignThread | None = None
         self._watch: WatchThread | None = None
-        self._testimony: deque[Testimony] = deque(maxlen=MOST_TESTIMONY)  # for the pulse thread
+        self._testimony: deque[Sighting] = deque(maxlen=MOST_TESTIMONY)  # for the pulse thread
 
     # -- the loop -------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from crisper.core import stack
-from crisper.core.model import Testimony
+from crisper.core.model import Sighting
 from crisper.engine.diagnosis import WEDGED, WENT_ON, Diagnosis
 from crisper.engine.wedged import Loop, WedgeWatch, sentence, speaks
 from crisper.recorder import wire
@@ -38,7 +38,7 @@ class WatchThread(threading.Thread):
         *,
         loop: Callable[[], tuple[Loop, str]],
         may_act: Callable[[], bool],
-        testify: Callable[[Testimony], None],
+        testify: Callable[[Sighting], None],
         tell: Callable[[tuple[Any, ...]], None],
     ) -> None:
         super().__init__(name="crisper-watch", daemon=True)
@@ -108,7 +108,7 @@ class WatchThread(threading.Thread):
             self._act(WEDGED, "ended by SIGKILL", signal.SIGKILL)
 
     def _act(self, kind: str, action: str, number: int) -> None:
-        self._testify(Testimony(f"{kind}_{'exit'}", {"action": action, "pid": self._parent.pid}))
+        self._testify(Sighting(f"{kind}_{'exit'}", {"action": action, "pid": self._parent.pid}))
         self._tell((wire.LOG, "error", f"this worker is {kind} and is {action}, as crisper_on_{kind} says"))
         self._parent.kill(number)
 
@@ -116,12 +116,12 @@ class WatchThread(threading.Thread):
 
     def _say(self, one: Diagnosis) -> None:
         self._named[one.kind] = one
-        self._testify(Testimony(one.kind, {"sentence": one.sentence, **one.evidence}))
+        self._testify(Sighting(one.kind, {"sentence": one.sentence, **one.evidence}))
         self._tell((wire.LOG, "error", f"this worker is {one.kind}: {one.sentence}"))
 
     def _goes_on(self, kind: str, now: int) -> None:
         was = self._named.pop(kind)
         self._kill_at = None
         seconds = (now - was.since_ms) // 1000
-        self._testify(Testimony(WENT_ON, {"was": kind, "seconds": seconds}))
+        self._testify(Sighting(WENT_ON, {"was": kind, "seconds": seconds}))
         self._tell((wire.LOG, "warning", f"this worker is not {kind} any more, after {seconds} s"))

@@ -27,7 +27,7 @@ from crisper.core.model import (
     Pulse,
     Record,
     Recovery,
-    Testimony,
+    Sighting,
     Worker,
 )
 from crisper.core.order import in_order, late_of, segments
@@ -47,7 +47,7 @@ from crisper.core.text import as_json, key, storable, storable_entry, storable_r
 from crisper.core.verdict import Judgement, Verdict, stopped_by
 from crisper.errors import Fenced, RegistryUnreachable
 from crisper.store import cases, prune, publishes
-from crisper.store.base import START, Closed, Mark, Pruned, Stopped, Term
+from crisper.store.base import START, Closed, Mark, Old, Pruned, Stopped, Term
 from crisper.store.batch import Batch
 from crisper.store.database import Conflict, Database
 from crisper.store.rows import ATTEMPT, EVENT, IS_OPEN, RECOVERY, WORKER, as_attempt, as_recovery, as_worker
@@ -239,7 +239,7 @@ class SqlStore:
         )
 
     @_verb
-    def testify(self, fence: Fence, seen: Sequence[Testimony]) -> bool:
+    def testify(self, fence: Fence, seen: Sequence[Sighting]) -> bool:
         with self.db.write():
             now = self._hold(fence)
             if now is None:
@@ -669,16 +669,14 @@ class SqlStore:
     # -- retention ------------------------------------------------------------
 
     @_verb
-    def prune_tasks(
-        self, before: int, after: Mark = START, *, limit: int, only_count: bool = False
-    ) -> Pruned:
+    def prune_tasks(self, old: Old, after: Mark = START, *, limit: int, only_count: bool = False) -> Pruned:
         with self.db.write():
-            return prune.tasks(self, before, after, limit, only_count)
+            return prune.tasks(self, old, after, limit, only_count)
 
     @_verb
-    def prune_rest(self, before: int, *, limit: int) -> int:
+    def prune_rest(self, old: Old, *, limit: int) -> int:
         with self.db.write():
-            return prune.rest(self, before, limit)
+            return prune.rest(self, old, limit)
 
     # -- parts ----------------------------------------------------------------
 
