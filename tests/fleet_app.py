@@ -151,6 +151,17 @@ def _tasks(app: Celery, ledger: Path) -> None:
             meal = [b"x" * 2**20 for _ in range(megabytes)]
             assert len(meal) == megabytes
 
+    def counts(self: Task, key: Any, until: str) -> Any:
+        """Says how far it is, far too often, and once more when the test has made the file of that name."""
+        with entry(self, key):
+            for done in range(10_000):
+                crisper.current_attempt().progress(done, 20_000, f"row {key}")
+            crisper.current_attempt().progress(20_000, 20_000, f"waits for {until}")
+            spend(until)
+            self.update_state(state="PROGRESS", meta={"current": 3, "total": 7})
+            spend(f"{until}-again")
+        return key
+
     def noop(self: Task, key: Any = 0) -> Any:
         return key
 
@@ -239,6 +250,7 @@ def _tasks(app: Celery, ledger: Path) -> None:
     register(poison_worker, acks_late=True)
     register(lock, acks_late=True)
     register(noop, acks_late=True)
+    register(counts, acks_late=True)
     register(nap, acks_late=True)
     register(eats, acks_late=True)
     register(boom, acks_late=True)

@@ -64,6 +64,10 @@ class Registry:
     def body(self, task_id: str, number: int) -> bytes | None:
         raise NotImplementedError
 
+    def running(self, id: str) -> dict[str, Any]:
+        """What the heartbeats of an incarnation told of its attempts."""
+        raise NotImplementedError
+
     def nobody_decides(self) -> None:
         """No courier takes up the losses, for as long as the gate waits for one."""
         self.later(UNDECIDED_MS)
@@ -129,6 +133,9 @@ class MemoryRegistry(Registry):
         message = self.store._messages.get((key(task_id), number))
         return message.body if message else None
 
+    def running(self, id: str) -> dict[str, Any]:
+        return self.store.running(id)
+
     def later(self, ms: int) -> None:
         self.now += ms
 
@@ -170,6 +177,10 @@ class SqlRegistry(Registry):
         columns = "SELECT body FROM crisper_attempt WHERE task_id = ? AND number = ?"
         [(body,)] = self.rows(columns, key(task_id), number)
         return None if body is None else bytes(body)
+
+    def running(self, id: str) -> dict[str, Any]:
+        told = self.rows("SELECT told FROM crisper_running WHERE incarnation = ?", id)
+        return dict(json.loads(told[0][0])) if told else {}
 
     def later(self, ms: int) -> None:
         with self.store.db.write():

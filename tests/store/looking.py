@@ -41,6 +41,7 @@ def in_memory(registry: MemoryRegistry) -> Records:
         "orders": _sorted((o.incarnation, *at, o.by, o.reason, o.done) for at, o in store._orders.items()),
         "published": _sorted(published),
         "terms": _sorted((name, *term) for name, term in store._terms.items()),
+        "running": _sorted(store._running.items()),
         "events": _sorted(store.events()),
     }
 
@@ -64,6 +65,10 @@ def in_sql(registry: SqlRegistry) -> Records:
                 (*row[:-1], _bytes(row[-1])) for row in db.rows(f"SELECT {_PUBLISH} FROM crisper_publish")
             ),
             "terms": _sorted(map(tuple, terms)),
+            "running": _sorted(
+                (id, json.loads(told))
+                for id, told in db.rows("SELECT incarnation, told FROM crisper_running")
+            ),
             "events": _sorted(Event(*row[:-1], json.loads(row[-1])) for row in db.rows(EVENTS)),
         }
 

@@ -287,6 +287,14 @@ class Worker:
     pulse: dict[str, Any]
 
 
+class Progress(NamedTuple):
+    """How far a running attempt says that it is."""
+
+    done: int | float
+    total: int | float | None = None
+    note: str = ""
+
+
 class Pulse(NamedTuple):
     """What a heartbeat carries for people: it decides nothing."""
 
@@ -294,3 +302,5 @@ class Pulse(NamedTuple):
     recorder_start: int
     loop_age_ms: int | None
     detail: dict[str, Any]
+    #: By the seq of its claim, what is known of each attempt that runs and says something of itself.
+    running: dict[str, Any] | None = None

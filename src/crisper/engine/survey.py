@@ -43,6 +43,7 @@ from crisper.engine.filters import (
 )
 from crisper.engine.reading import HANGS_SECONDS, Reading
 from crisper.engine.trail import all_events, audited, wanted_events
+from crisper.engine.vitals import vitals
 from crisper.store.schema import attempt, event, incarnation, leader, publish, recovery, registry
 
 DAY_MS = 86_400_000
@@ -164,7 +165,8 @@ class Survey:
                 .order_by(event.c.id.desc())
                 .limit(STORY_MOST)
             ).all()[::-1]
-        return of_story(attempts, recoveries, events)
+            known = vitals(connection, attempts)
+        return of_story(attempts, recoveries, events, known)
 
     def published(self, task_id: str) -> dict[str, Any] | None:
         """A task that was published and has no attempt yet; None if nothing is on record of it."""

@@ -23,11 +23,12 @@ import traceback
 from collections import deque
 from typing import Any
 
-from crisper.core.model import Fence, Published, Pulse
+from crisper.core.model import Fence, Progress, Published, Pulse
 from crisper.engine.circuit import Circuit
 from crisper.engine.deadline import Watchdog
 from crisper.engine.journal import Journal
 from crisper.engine.recording import Recording
+from crisper.engine.running import Running, last_known
 from crisper.engine.window import Window
 from crisper.engine.writer import Writer
 from crisper.errors import Fenced, JournalError, RegistryUnreachable
@@ -92,6 +93,7 @@ class Recorder:
         self._selector.register(self._wake_read, selectors.EVENT_READ)
         self._watchdog = Watchdog(CALL_SECONDS)
         self._children: dict[int, Process] = {}
+        self._running = Running()
         self._hello: dict[str, Any] = {}
         self._parent: Process | None = None
         self._reader: Reader | None = None
@@ -201,6 +203,8 @@ class Recorder:
             self._know_child(item[1])
         elif item[0] == wire.NOTED:
             self._noted(item)
+        elif item[0] == wire.PROGRESS:
+            self._running.heard(item[1], Progress(*item[2:]), monotonic_ms())
         elif item[0] == wire.WORD and self._recording is not None:
             word = read_word(item)
             if word is not None:
@@ -253,7 +257,15 @@ class Recorder:
         if item[0] == wire.START:
             at, kind_fields = item[1], item[2:]
             claim_seq, task_id, pid = kind_fields
-            item = (wire.START, at, claim_seq, task_id, pid, self._start_of(pid) if pid else 0)
+            pid_start = self._start_of(pid) if pid else 0
+            item = (wire.START, at, claim_seq, task_id, pid, pid_start)
+            if pid:
+                self._running.began(claim_seq, task_id, pid, pid_start)
+        elif item[0] in (wire.FINISH, wire.CHILD_LOST):
+            run = self._running.ended(item[3])
+            if run is not None and item[0] == wire.CHILD_LOST:
+                *about, evidence = item
+                item = (*about, {**evidence, **last_known(run)})
         at, record = self._reader.read(item)
         writer.add(at, record, again=item[0] == wire.CLAIM_AGAIN)
 
@@ -266,6 +278,7 @@ class Recorder:
         """A parent presents itself; again, with a new incarnation, after it was fenced."""
         self._retire()
         self._keep_late()
+        self._running.clear()
         self._hello = hello
         self._reader = Reader(
             preview_bytes=hello["preview_bytes"],
@@ -435,7 +448,8 @@ class Recorder:
         detail = dict(tick[1]) if tick else {}
         if self._recording is not None and self._recording.backlog:
             detail["journal"] = self._recording.state.journal_bytes
-        return Pulse(os.getpid(), process_start(os.getpid()) or 0, age, detail)
+        start = process_start(os.getpid()) or 0
+        return Pulse(os.getpid(), start, age, detail, self._running.told(monotonic_ms()))
 
     # -- committing and answering ---------------------------------------------
 

@@ -93,7 +93,9 @@ class Store(Protocol):
         """Move the fence to the next recorder generation; None if it had moved or closed already."""
 
     def renew(self, fence: Fence, pulse: Pulse) -> bool:
-        """Count the heartbeat up; False if the incarnation is fenced."""
+        """Count the heartbeat up, and keep what it tells; False, and nothing is kept, if the incarnation is
+        fenced. What it tells of running attempts stays until it tells of others: of one that has ended it
+        means nothing."""
 
     def alive(self) -> list[Worker]:
         """Every incarnation in state alive."""

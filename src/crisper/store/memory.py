@@ -107,6 +107,7 @@ class MemoryStore:
         self._clock, self._lock = clock, threading.RLock()
         self._id = uuid.uuid4().hex
         self._workers: dict[str, Worker] = {}
+        self._running: dict[str, dict[str, Any]] = {}  # what heartbeats told of running attempts, by seq
         self._attempts: dict[str, list[Attempt]] = {}
         self._messages: dict[tuple[str, int], Message] = {}
         self._recoveries: dict[tuple[str, int], Recovery] = {}
@@ -145,6 +146,10 @@ class MemoryStore:
         with self._lock:
             return self._workers.get(id)
 
+    def running(self, id: str) -> dict[str, Any]:
+        with self._lock:
+            return self._running.get(id, {})
+
     # -- incarnations ---------------------------------------------------------
 
     def enroll(self, incarnation: Incarnation) -> Fence:
@@ -171,6 +176,8 @@ class MemoryStore:
         with self._lock:
             if not self._holds(fence):
                 return False
+            if pulse.running:
+                self._running[fence.incarnation] = _plain(pulse.running)
             self._change(
                 fence.incarnation,
                 counter=self._workers[fence.incarnation].counter + 1,
@@ -905,6 +912,7 @@ class MemoryStore:
             ][:limit]
             for id in gone:
                 del self._workers[id]
+                self._running.pop(id, None)
             return len(events) + len(gone)
 
     # -- parts ----------------------------------------------------------------

@@ -81,5 +81,6 @@ def rest(store: SqlStore, before: int, limit: int) -> int:
     events = [id for (id,) in store.db.rows(_LONE_EVENTS, before, limit)]
     store.db.each("DELETE FROM crisper_event WHERE id = ?", [(id,) for id in events])
     gone = [id for (id,) in store.db.rows(_LONE_INCARNATIONS, before, EARLY_MS, limit)]
+    store.db.each("DELETE FROM crisper_running WHERE incarnation = ?", [(id,) for id in gone])
     store.db.each("DELETE FROM crisper_incarnation WHERE id = ?", [(id,) for id in gone])
     return len(events) + len(gone)

@@ -79,6 +79,16 @@ Index(
     sqlite_where=text("NOT cleared"),
 )
 
+#: What each worker's last heartbeat told of the attempts that ran, by the seq of their claims: not a part of
+#: the worker's own row, which every sweeper reads.
+running = Table(
+    "crisper_running",
+    metadata,
+    Column("incarnation", OwnId, primary_key=True),
+    Column("at", BigInteger, nullable=False),
+    Column("told", AnyText, nullable=False),
+)
+
 attempt = Table(
     "crisper_attempt",
     metadata,

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from crisper.core.progress import so_far
 from crisper.faces.cli.text import clean, seconds
 
 
@@ -55,8 +56,15 @@ def _attempts(shown: dict[str, Any]) -> Iterator[Entry]:
         if one["started_at"]:
             process = f"process {one['pid']} of " if one["pid"] else ""
             yield Entry(one["started_at"], number, f"running in {process}{worker}", word="running")
+        if one["progress"] and one["progress"]["at"]:
+            yield Entry(one["progress"]["at"], number, _progress(one["progress"]))
         if one["finished_at"] and not (one["state"] == "lost" and number in losses):
             yield Entry(one["finished_at"], number, _ending(one), word=one["state"])
+
+
+def _progress(told: dict[str, Any]) -> str:
+    note = f": {clean(told['note'])}" if told["note"] else ""
+    return f"progress: {so_far(told['done'], told['total'])}{note}"
 
 
 def _ending(one: dict[str, Any]) -> str:
