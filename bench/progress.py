@@ -67,7 +67,7 @@ def _as_an_attempt(body: Callable[[], None]) -> float:
     task = app.task(shared=False, name=f"bench.{body.__name__}")(body)
     trace = build_tracer(task.name, task, app=app, eager=True, propagate=True)
     began = time.perf_counter()
-    trace("a-task", (), {}, {"id": "a-task", "crisper": (1, 1)})
+    trace("a-task", (), {}, {"id": "a-task", "crisper": (1, 1, "")})
     return time.perf_counter() - began
 
 

@@ -33,7 +33,7 @@ def test_how_far_a_running_task_is_stands_on_record_in_every_pool(pool: str, tmp
         wait_for("Celery's own word", lambda: told() == (3, 7, None))
         assert task.info == {"current": 3, "total": 7}
         (tmp_path / "open-again").touch()
-        assert task.get(timeout=20) == "a"
+        assert task.get(timeout=20) == ["a", "registry"]
         wait_for("the end", lambda: fleet.attempts(task.id) == [(1, "succeeded")])
         assert told() == ()
         assert fleet.errors() == []

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import marshal
+import select
 import signal
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,9 +18,12 @@ from celery.app.trace import build_tracer
 
 import crisper
 from crisper.celery.attempt import AT_ONCE, CurrentAttempt
+from crisper.celery.checkpoint import MOST_BYTES
 from crisper.celery.child import Child
 from crisper.celery.link import Link
+from crisper.errors import CheckpointError
 from crisper.recorder import wire
+from crisper.recorder.reply import ANCILLARY, Reply, descriptor
 
 Words = list[tuple[Any, ...]]
 
@@ -53,7 +58,7 @@ def said(recorder: socket.socket) -> Words:
             return words
 
 
-def attempt_of(app: Celery, body: Any, seq: int = 5, number: int = 2) -> Any:
+def attempt_of(app: Celery, body: Any, known: tuple[int, int, str] = (5, 2, "")) -> Any:
     """Run the body as the attempt of that claim, as a pool does."""
 
     def whole(self: Any) -> Any:
@@ -61,7 +66,7 @@ def attempt_of(app: Celery, body: Any, seq: int = 5, number: int = 2) -> Any:
 
     task = app.task(bind=True, shared=False, name=f"t{id(body)}")(whole)
     trace = build_tracer(task.name, task, app=app, eager=True, propagate=True)
-    return trace("the-task", (), {}, {"id": "the-task", "crisper": (seq, number)}).retval
+    return trace("the-task", (), {}, {"id": "the-task", "crisper": known}).retval
 
 
 def test_an_attempt_knows_itself_and_says_how_far_it_is(app: Celery, recorder: socket.socket) -> None:
@@ -181,3 +186,81 @@ def test_without_a_worker_everything_answers() -> None:
     nobody.progress(1, 2, "three")
     nobody.progress(2, 2)
     assert (bool(nobody), nobody.task_id, nobody.number) == (False, None, 0)
+
+
+# -- checkpoints --------------------------------------------------------------
+
+
+def test_a_checkpoint_is_on_its_way_at_once_and_is_what_the_attempt_goes_on_from(
+    app: Celery, recorder: socket.socket
+) -> None:
+    def body(self: Any) -> list[Any]:
+        mine = crisper.current_attempt()
+        return [mine.last_checkpoint, mine.checkpoint({"read": (1, 2)}), mine.last_checkpoint]
+
+    given = (5, 2, '{"read":[7]}')
+    assert attempt_of(app, body, given) == [{"read": [7]}, "", {"read": [1, 2]}]
+    assert said(recorder) == [(wire.CHECKPOINT, 5, "the-task", '{"read":[1,2]}', False)]
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        ({"at": object()}, "not JSON serializable"),
+        (float("nan"), "Out of range float"),
+        ({(1, 2): 3}, "keys must be str"),
+        ("x" * MOST_BYTES, r"a checkpoint of 32,770 bytes is more than 32,768"),
+    ],
+)
+def test_what_is_no_json_or_too_much_of_it_is_refused_in_words_without_a_worker_too(
+    data: Any, why: str
+) -> None:
+    with pytest.raises(CheckpointError, match=why):
+        crisper.current_attempt().checkpoint(data)
+
+
+def test_without_a_worker_nothing_is_kept_and_nothing_is_waited_for() -> None:
+    nobody = crisper.current_attempt()
+    assert (nobody.checkpoint([1], durable=True), crisper.current_attempt().last_checkpoint) == ("", None)
+
+
+def answering(recorder: socket.socket, *words: str) -> threading.Thread:
+    """A recorder that answers so; by `dies` it dies with the checkpoint in its hands."""
+
+    def answer() -> None:
+        for word in words:
+            assert select.select([recorder], [], [], 10)[0]
+            _, ancillary, _, _ = recorder.recvmsg(65536, ANCILLARY)
+            reply = Reply(descriptor(ancillary))
+            if word != "dies":
+                reply(word)
+            del reply
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("words", [("registry",), ("journal",), ("dies", "dies", "registry")])
+def test_a_durable_one_returns_when_it_is_safe_and_says_where(
+    app: Celery, recorder: socket.socket, words: tuple[str, ...]
+) -> None:
+    thread = answering(recorder, *words)
+    assert attempt_of(app, lambda self: crisper.current_attempt().checkpoint(1, durable=True)) == words[-1]
+    thread.join()
+
+
+def test_a_durable_one_of_a_fenced_attempt_says_so(app: Celery, recorder: socket.socket) -> None:
+    thread = answering(recorder, "late")
+    with pytest.raises(CheckpointError, match="over, or fenced"):
+        attempt_of(app, lambda self: crisper.current_attempt().checkpoint(1, durable=True))
+    thread.join()
+
+
+def test_a_durable_one_that_nobody_answers_says_what_to_look_at(app: Celery, recorder: socket.socket) -> None:
+    with pytest.raises(CheckpointError, match=r"not on record after 0.1 s.*crisper_registry_url"):
+        attempt_of(app, lambda self: crisper.current_attempt().checkpoint(1, durable=True, timeout=0.1))
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(CheckpointError):
+        attempt_of(app, lambda self: crisper.current_attempt().checkpoint(1, durable=True, timeout=0.1))
+    assert len(list(Path("/proc/self/fd").iterdir())) == before, "no socket is left behind"

@@ -78,7 +78,7 @@ def test_show_has_the_documented_shape(run: Run, read_scene: Scene) -> None:
     answer = read(run(read_scene.url, "show", read_scene.ids["recovered"], "--json"))
     assert list(answer) == [
         *("task_id", "name", "state", "args_preview", "kwargs_preview"),
-        *("attempts", "verdicts", "recoveries", "events"),
+        *("attempts", "verdicts", "recoveries", "events", "checkpoint"),
     ]
     assert list(answer["attempts"][0]) == [
         *("number", "state", "worker", "pid"),

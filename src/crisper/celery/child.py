@@ -33,13 +33,13 @@ class Child:
         signals.worker_process_init.connect(self._born, weak=False)
         signals.task_prerun.connect(self._begins, weak=False)
         signals.task_postrun.connect(self._ended, weak=False)
-        attempt.use(self._send)
+        attempt.use(self._link.words, self._send)
 
     def disconnect(self) -> None:
         signals.worker_process_init.disconnect(self._born)
         signals.task_prerun.disconnect(self._begins)
         signals.task_postrun.disconnect(self._ended)
-        attempt.use(None)
+        attempt.use(None, None)
 
     def _born(self, **kwargs: Any) -> None:
         """A child was forked: let go of the parent's wire, and tell the recorder of us."""

@@ -126,6 +126,13 @@ def of_story(
     }
 
 
+def of_checkpoint(row: Any | None) -> dict[str, Any] | None:
+    """What people may see of a task's last checkpoint; None if it made none."""
+    if row is None:
+        return None
+    return {"attempt": row.number, "at": iso(row.saved_at), "preview": plain(row.preview)}
+
+
 def of_vitals(about: dict[str, Any] | None, at: int = 0) -> dict[str, Any]:
     """The part of an attempt's answer that its worker's heartbeats told; `null` for what they did not."""
     progress = (about or {}).get("progress")

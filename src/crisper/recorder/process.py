@@ -38,6 +38,7 @@ from crisper.recorder.enrollment import Away, Enrolled, Enrollment, Moved, Outco
 from crisper.recorder.journals import life_of, open_journal, process_of, window_of
 from crisper.recorder.pulse import PulseThread
 from crisper.recorder.records import Reader, read_word
+from crisper.recorder.reply import ANCILLARY, Reply, descriptor
 from crisper.recorder.sign import SignThread
 from crisper.recorder.witness import LINUX, Process, is_stopped, process_start
 from crisper.store.base import Store
@@ -199,22 +200,34 @@ class Recorder:
     def _read_words(self) -> None:
         while True:
             try:
-                item = marshal.loads(self._words.recv(65536))
+                data, ancillary, _, _ = self._words.recvmsg(65536, ANCILLARY)
+                reply = Reply(descriptor(ancillary))
+                item = marshal.loads(data)
             except (BlockingIOError, EOFError, ValueError, TypeError):
                 return
-            self._take_word(item)
+            self._take_word(item, reply)
 
-    def _take_word(self, item: tuple[Any, ...]) -> None:
+    def _take_word(self, item: tuple[Any, ...], reply: Reply) -> None:
         if item[0] == wire.CHILD:
             self._know_child(item[1])
         elif item[0] == wire.NOTED:
             self._noted(item)
         elif item[0] == wire.PROGRESS:
             self._running.heard(item[1], Progress(*item[2:]), monotonic_ms())
+        elif item[0] == wire.CHECKPOINT:
+            self._save(item, reply)
         elif item[0] == wire.WORD and self._recording is not None:
             word = read_word(item)
             if word is not None:
                 self._recording.writer.heard(monotonic_ms(), word)
+
+    def _save(self, item: tuple[Any, ...], reply: Reply) -> None:
+        """One that comes before there is a fence is not answered: whoever waits for it asks again."""
+        if self._recording is None or self._reader is None:
+            return
+        _, seq, task_id, data, waits = item
+        made = (seq, task_id, data, self._reader.preview(data))
+        self._recording.writer.checkpoints.save(monotonic_ms(), *made, reply if waits else None)
 
     def _noted(self, item: tuple[Any, ...]) -> None:
         """A message was published in one of our processes."""

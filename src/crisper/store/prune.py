@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 #: An attempt may have been received so long before its incarnation is on record, in ms.
 EARLY_MS = 600_000
 
-_OF_TASKS = ("crisper_attempt", "crisper_recovery", "crisper_order", "crisper_event")
+_OF_TASKS = ("crisper_attempt", "crisper_recovery", "crisper_order", "crisper_checkpoint", "crisper_event")
 
 _LOOKED_AT = """
 SELECT received_at, task_id FROM crisper_attempt

@@ -188,6 +188,17 @@ Index(
     sqlite_where=_NOT_DONE,
 )
 
+#: Where a task said that its next attempt may go on: the latest of each task.
+checkpoint = Table(
+    "crisper_checkpoint",
+    metadata,
+    Column("task_id", Key, primary_key=True),
+    Column("number", Integer, nullable=False),
+    Column("saved_at", BigInteger, nullable=False),
+    Column("data", AnyText, nullable=False),
+    Column("preview", AnyText, nullable=False),
+)
+
 event = Table(
     "crisper_event",
     metadata,

@@ -23,7 +23,7 @@ class Entry(NamedTuple):
 
 def story(shown: dict[str, Any]) -> list[Entry]:
     """Everything on record about a task, oldest first; what happened at once in its natural order."""
-    entries = [*_attempts(shown), *_events(shown), *_sent(shown)]
+    entries = [*_attempts(shown), *_checkpoint(shown), *_events(shown), *_sent(shown)]
     return sorted(entries, key=lambda entry: (entry.at, entry.attempt or 0))
 
 
@@ -60,6 +60,12 @@ def _attempts(shown: dict[str, Any]) -> Iterator[Entry]:
             yield Entry(one["progress"]["at"], number, _progress(one["progress"]))
         if one["finished_at"] and not (one["state"] == "lost" and number in losses):
             yield Entry(one["finished_at"], number, _ending(one), word=one["state"])
+
+
+def _checkpoint(shown: dict[str, Any]) -> Iterator[Entry]:
+    last = shown["checkpoint"]
+    if last and last["at"]:
+        yield Entry(last["at"], last["attempt"], f"last checkpoint: {_value(last['preview'])}")
 
 
 def _progress(told: dict[str, Any]) -> str:
