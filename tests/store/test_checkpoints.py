@@ -6,6 +6,7 @@ import pytest
 
 from crisper.core.model import Checkpoint
 from crisper.core.states import State
+from crisper.store.base import Old
 from tests.store.acting import Actor, Registry
 
 RETRY = {"message_id": "m2", "retries": 1}
@@ -105,5 +106,5 @@ def test_it_is_forgotten_with_its_task(registry: Registry) -> None:
     held = me.runs()
     me.saves(held, "1")
     me.finishes(held)
-    registry.store.prune_tasks(2**62, limit=100)
+    registry.store.prune_tasks(Old(2**62, 2**62, 2**62), limit=100)
     assert registry.checkpoint("t") is None
