@@ -214,3 +214,24 @@ def test_any_host_name_can_enroll(registry: Registry, name: str) -> None:
     assert registry.store.renew(me.fence, PULSE)
     assert [w.id for w in registry.store.alive()] == [me.id]
     assert incarnation(hostname=name).hostname == name
+
+
+# What a heartbeat tells of running attempts.
+
+
+def test_the_last_heartbeat_says_how_far_its_attempts_are(registry: Registry) -> None:
+    me = registry.joins()
+    for done in (1, 2):
+        assert registry.store.renew(me.fence, PULSE._replace(running={"7": {"progress": {"done": done}}}))
+    assert registry.running(me.id) == {"7": {"progress": {"done": 2}}}
+    assert registry.store.renew(me.fence, PULSE)
+    assert registry.running(me.id) == {"7": {"progress": {"done": 2}}}, "of what has ended it means nothing"
+
+
+def test_a_fenced_worker_says_nothing_of_its_attempts(registry: Registry) -> None:
+    me = registry.joins()
+    told = PULSE._replace(running={"7": {"progress": {"done": 1}}})
+    assert registry.store.renew(me.fence, told)
+    me.is_declared()
+    assert not registry.store.renew(me.fence, PULSE._replace(running={"7": {"progress": {"done": 2}}}))
+    assert registry.running(me.id) == told.running

@@ -24,6 +24,7 @@ from crisper.core.states import (
 from crisper.core.text import storable
 from crisper.engine.answers import (
     iso,
+    of_checkpoint,
     of_published,
     of_pulse,
     of_story,
@@ -43,7 +44,8 @@ from crisper.engine.filters import (
 )
 from crisper.engine.reading import HANGS_SECONDS, Reading
 from crisper.engine.trail import all_events, audited, wanted_events
-from crisper.store.schema import attempt, event, incarnation, leader, publish, recovery, registry
+from crisper.engine.vitals import vitals
+from crisper.store.schema import attempt, checkpoint, event, incarnation, leader, publish, recovery, registry
 
 DAY_MS = 86_400_000
 
@@ -164,7 +166,11 @@ class Survey:
                 .order_by(event.c.id.desc())
                 .limit(STORY_MOST)
             ).all()[::-1]
-        return of_story(attempts, recoveries, events)
+            known = vitals(connection, attempts)
+            kept = connection.execute(
+                select(checkpoint).where(is_task(checkpoint.c.task_id, task_id)).limit(1)
+            ).first()
+        return {**of_story(attempts, recoveries, events, known), "checkpoint": of_checkpoint(kept)}
 
     def published(self, task_id: str) -> dict[str, Any] | None:
         """A task that was published and has no attempt yet; None if nothing is on record of it."""

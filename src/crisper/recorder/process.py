@@ -23,11 +23,12 @@ import traceback
 from collections import deque
 from typing import Any
 
-from crisper.core.model import Fence, Published, Pulse
+from crisper.core.model import Fence, Progress, Published, Pulse
 from crisper.engine.circuit import Circuit
 from crisper.engine.deadline import Watchdog
 from crisper.engine.journal import Journal
 from crisper.engine.recording import Recording
+from crisper.engine.running import Running, last_known
 from crisper.engine.sign import Sign
 from crisper.engine.window import Window
 from crisper.engine.writer import Writer
@@ -37,6 +38,7 @@ from crisper.recorder.enrollment import Away, Enrolled, Enrollment, Moved, Outco
 from crisper.recorder.journals import life_of, open_journal, process_of, window_of
 from crisper.recorder.pulse import PulseThread
 from crisper.recorder.records import Reader, read_word
+from crisper.recorder.reply import ANCILLARY, Reply, descriptor
 from crisper.recorder.sign import SignThread
 from crisper.recorder.witness import LINUX, Process, is_stopped, process_start
 from crisper.store.base import Store
@@ -94,6 +96,7 @@ class Recorder:
         self._selector.register(self._wake_read, selectors.EVENT_READ)
         self._watchdog = Watchdog(CALL_SECONDS)
         self._children: dict[int, Process] = {}
+        self._running = Running()
         self._hello: dict[str, Any] = {}
         self._parent: Process | None = None
         self._reader: Reader | None = None
@@ -197,20 +200,34 @@ class Recorder:
     def _read_words(self) -> None:
         while True:
             try:
-                item = marshal.loads(self._words.recv(65536))
+                data, ancillary, _, _ = self._words.recvmsg(65536, ANCILLARY)
+                reply = Reply(descriptor(ancillary))
+                item = marshal.loads(data)
             except (BlockingIOError, EOFError, ValueError, TypeError):
                 return
-            self._take_word(item)
+            self._take_word(item, reply)
 
-    def _take_word(self, item: tuple[Any, ...]) -> None:
+    def _take_word(self, item: tuple[Any, ...], reply: Reply) -> None:
         if item[0] == wire.CHILD:
             self._know_child(item[1])
         elif item[0] == wire.NOTED:
             self._noted(item)
+        elif item[0] == wire.PROGRESS:
+            self._running.heard(item[1], Progress(*item[2:]), monotonic_ms())
+        elif item[0] == wire.CHECKPOINT:
+            self._save(item, reply)
         elif item[0] == wire.WORD and self._recording is not None:
             word = read_word(item)
             if word is not None:
                 self._recording.writer.heard(monotonic_ms(), word)
+
+    def _save(self, item: tuple[Any, ...], reply: Reply) -> None:
+        """One that comes before there is a fence is not answered: whoever waits for it asks again."""
+        if self._recording is None or self._reader is None:
+            return
+        _, seq, task_id, data, waits = item
+        made = (seq, task_id, data, self._reader.preview(data))
+        self._recording.writer.checkpoints.save(monotonic_ms(), *made, reply if waits else None)
 
     def _noted(self, item: tuple[Any, ...]) -> None:
         """A message was published in one of our processes."""
@@ -261,7 +278,15 @@ class Recorder:
         if item[0] == wire.START:
             at, kind_fields = item[1], item[2:]
             claim_seq, task_id, pid = kind_fields
-            item = (wire.START, at, claim_seq, task_id, pid, self._start_of(pid) if pid else 0)
+            pid_start = self._start_of(pid) if pid else 0
+            item = (wire.START, at, claim_seq, task_id, pid, pid_start)
+            if pid:
+                self._running.began(claim_seq, task_id, pid, pid_start)
+        elif item[0] in (wire.FINISH, wire.CHILD_LOST):
+            run = self._running.ended(item[3])
+            if run is not None and item[0] == wire.CHILD_LOST:
+                *about, evidence = item
+                item = (*about, {**evidence, **last_known(run)})
         at, record = self._reader.read(item)
         writer.add(at, record, again=item[0] == wire.CLAIM_AGAIN)
 
@@ -274,6 +299,7 @@ class Recorder:
         """A parent presents itself; again, with a new incarnation, after it was fenced."""
         self._retire()
         self._keep_late()
+        self._running.clear()
         self._hello = hello
         self._reader = Reader(
             preview_bytes=hello["preview_bytes"],
@@ -474,7 +500,8 @@ class Recorder:
         detail = dict(tick[1]) if tick else {}
         if self._recording is not None and self._recording.backlog:
             detail["journal"] = self._recording.state.journal_bytes
-        return Pulse(os.getpid(), process_start(os.getpid()) or 0, age, detail)
+        start = process_start(os.getpid()) or 0
+        return Pulse(os.getpid(), start, age, detail, self._running.told(monotonic_ms()))
 
     # -- committing and answering ---------------------------------------------
 

@@ -40,7 +40,7 @@ CLAIM_AGAIN = "C"
 READY, FATAL, ANSWERS, FENCED, TOLD, CASES, LOG = "ready", "fatal", "a", "fenced", "told", "cases", "log"
 TROUBLE, UNCLAIMED, ORDERS, PAUSE = "trouble", "lost", "stop", "pause"
 #: Datagrams from a pool child; a note of a publish may take several.
-WORD, CHILD, NOTED = "w", "k", "p"
+WORD, CHILD, NOTED, PROGRESS, CHECKPOINT = "w", "k", "p", "g", "v"
 #: Of a datagram's content: with less than half of the least that systems let a socket buffer.
 PART_BYTES = 60_000
 

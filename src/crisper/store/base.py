@@ -101,7 +101,9 @@ class Store(Protocol):
         """Move the fence to the next recorder generation; None if it had moved or closed already."""
 
     def renew(self, fence: Fence, pulse: Pulse) -> bool:
-        """Count the heartbeat up; False if the incarnation is fenced."""
+        """Count the heartbeat up, and keep what it tells; False, and nothing is kept, if the incarnation is
+        fenced. What it tells of running attempts stays until it tells of others: of one that has ended it
+        means nothing."""
 
     def alive(self) -> list[Worker]:
         """Every incarnation in state alive."""
@@ -136,8 +138,11 @@ class Store(Protocol):
         incarnations whose leases the caller saw move lately; None: it has not looked. If it has, a
         redelivered message that nobody has on record is parked while an incarnation of the same scope
         does not renew, or says that it has a journal to replay: it may have run it.
+        An attempt that is not its task's first is granted with the task's last checkpoint, unless the task
+        has succeeded since. A checkpoint of an attempt that is open is `kept`, in the place of the task's
+        last one; of any other it is `late`, and changes nothing.
         A claim that is `provisional` became an attempt, or has a rival and is answered `overlap`.
-        Answers follow claims, finishes and children's losses, one each, in order.
+        Answers follow claims, checkpoints, finishes and children's losses, one each, in order.
 
         Raises `Fenced` unless all was written; what was not changes nothing, but finishes of an
         incarnation that is over are kept as events.

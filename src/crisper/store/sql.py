@@ -91,6 +91,9 @@ VALUES (?, ?, ?, 'stop', ?, ?, ?) ON CONFLICT DO NOTHING"""
 
 CLOSE_ORDER = "UPDATE crisper_order SET done_at = ? WHERE task_id = ? AND number = ? AND done_at IS NULL"
 
+_TELL = "UPDATE crisper_running SET at = ?, told = ? WHERE incarnation = ?"
+_TELL_FIRST = "INSERT INTO crisper_running (at, told, incarnation) VALUES (?, ?, ?)"
+
 #: An attempt that was stopped and not lost has no recovery until a person recovers it.
 _OPEN_STOPPED = """
 INSERT INTO crisper_recovery
@@ -195,6 +198,10 @@ class SqlStore:
                 as_json({"loop_age_ms": pulse.loop_age_ms, **pulse.detail}),
                 *fence,
             )
+            if renewed and pulse.running:
+                told = self.now(), as_json(pulse.running), fence.incarnation
+                if not self.db.run(_TELL, *told):
+                    self.db.run(_TELL_FIRST, *told)
         return bool(renewed)
 
     def alive(self) -> list[Worker]:

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from crisper.core.progress import so_far
 from crisper.faces.cli.text import clean, seconds
 
 
@@ -22,7 +23,7 @@ class Entry(NamedTuple):
 
 def story(shown: dict[str, Any]) -> list[Entry]:
     """Everything on record about a task, oldest first; what happened at once in its natural order."""
-    entries = [*_attempts(shown), *_events(shown), *_sent(shown)]
+    entries = [*_attempts(shown), *_checkpoint(shown), *_events(shown), *_sent(shown)]
     return sorted(entries, key=lambda entry: (entry.at, entry.attempt or 0))
 
 
@@ -55,8 +56,21 @@ def _attempts(shown: dict[str, Any]) -> Iterator[Entry]:
         if one["started_at"]:
             process = f"process {one['pid']} of " if one["pid"] else ""
             yield Entry(one["started_at"], number, f"running in {process}{worker}", word="running")
+        if one["progress"] and one["progress"]["at"]:
+            yield Entry(one["progress"]["at"], number, _progress(one["progress"]))
         if one["finished_at"] and not (one["state"] == "lost" and number in losses):
             yield Entry(one["finished_at"], number, _ending(one), word=one["state"])
+
+
+def _checkpoint(shown: dict[str, Any]) -> Iterator[Entry]:
+    last = shown["checkpoint"]
+    if last and last["at"]:
+        yield Entry(last["at"], last["attempt"], f"last checkpoint: {_value(last['preview'])}")
+
+
+def _progress(told: dict[str, Any]) -> str:
+    note = f": {clean(told['note'])}" if told["note"] else ""
+    return f"progress: {so_far(told['done'], told['total'])}{note}"
 
 
 def _ending(one: dict[str, Any]) -> str:
