@@ -24,6 +24,15 @@ import crisper
 from crisper.celery.brokers.filesystem import put_by_rename
 
 
+@control_command()
+def deafen(state: Any) -> None:
+    """The loop turns, and hears no more of the broker's connection, as after a reconnect that went wrong."""
+    hub = state.consumer.hub
+    hub.on_tick = {one for one in hub.on_tick if one.__module__ != "kombu.transport.redis"}
+    for fd in state.consumer.connection.transport.cycle.fds:
+        hub.remove(fd)
+
+
 def make(environment: Mapping[str, str]) -> Celery:
     folder = Path(environment["FLEET_FOLDER"])
     broker, backend = environment["FLEET_BROKER"], environment["FLEET_BACKEND"]
@@ -192,6 +201,22 @@ def _tasks(app: Celery, ledger: Path) -> None:
     def nap(self: Task, seconds: float) -> None:
         time.sleep(seconds)
 
+    def spins(self: Task, key: Any, seconds: float) -> None:
+        """Computes, in Python."""
+        until = time.monotonic() + seconds
+        with entry(self, key):
+            while time.monotonic() < until:
+                sum(range(1000))
+
+    def advances(self: Task, key: Any, seconds: float) -> None:
+        """Says how far it is, all the time."""
+        until, done = time.monotonic() + seconds, 0
+        with entry(self, key):
+            while time.monotonic() < until:
+                done += 1
+                crisper.current_attempt().progress(done)
+                time.sleep(0.1)
+
     def boom(self: Task, key: Any = 0, seconds: float | str = 0) -> None:
         with entry(self, key):
             spend(seconds)
@@ -278,6 +303,8 @@ def _tasks(app: Celery, ledger: Path) -> None:
     register(documents, acks_late=True)
     register(nap, acks_late=True)
     register(eats, acks_late=True)
+    register(spins, acks_late=True)
+    register(advances, acks_late=True)
     register(boom, acks_late=True)
     register(retry_once, acks_late=True)
     register(retry_always, acks_late=True, max_retries=None)

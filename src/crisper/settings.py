@@ -30,7 +30,10 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "sweep_interval": (0.05, 21_600),
     "recovery_rate": (0.1, 1_000_000),
     "redelivery_grace": (0, 2_592_000),
+    "stall_after": (0, 31_536_000),
+    "stall_usual": (0, 1_000_000),
     "wedged_after": (3, 86_400),
+    "silent_after": (4, 86_400),
     "loss_budget": (0, 1_000_000),
     "max_message_bytes": (0, 512 * 2**20),
     "journal_max_bytes": (4 * 2**20, 2**50),
@@ -107,6 +110,20 @@ class Settings:
     redelivery_grace: float = _setting(
         30.0, "how long a redelivery by the broker is awaited before a re-send", unit="s"
     )
+    stall_after: float = _setting(
+        0.0,
+        "an attempt that runs and has said nothing of its progress for so long is stalled; 0: never by that",
+        unit="s",
+    )
+    stall_usual: float = _setting(
+        0.0, "so many times the usual time of its name (the median), and it is stalled too; 0: never by that"
+    )
+    on_stalled: str = _setting(
+        "warn",
+        "what becomes of a stalled attempt; warn: it is named; stop: its process is ended, and its callers"
+        " are told; stop_and_resend: ended, and its message sent again",
+        one_of=("warn", "stop", "stop_and_resend"),
+    )
     wedged_after: float = _setting(
         10.0,
         "a worker whose loop has not gone round for so long is wedged, unless for a broker outage, a shutdown"
@@ -118,6 +135,18 @@ class Settings:
         "what becomes of a wedged worker; warn: it is named; exit: and its process ended, for its supervisor"
         " to start it again",
         one_of=("warn", "exit"),
+    )
+    silent_after: float = _setting(
+        40.0,
+        "an idle worker whose queues have messages that nobody takes for so long is silent; where its broker"
+        " tells (Redis, RabbitMQ)",
+        unit="s",
+    )
+    on_silent: str = _setting(
+        "warn",
+        "what becomes of a silent worker; warn: it is named; reconnect: and takes a new broker connection;"
+        " exit: and shuts down, for its supervisor to start it again",
+        one_of=("warn", "reconnect", "exit"),
     )
     track_publish: str = _setting(
         "off",

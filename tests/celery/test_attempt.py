@@ -21,6 +21,7 @@ from crisper.celery.attempt import AT_ONCE, CurrentAttempt
 from crisper.celery.checkpoint import MOST_BYTES
 from crisper.celery.child import Child
 from crisper.celery.link import Link
+from crisper.celery.slots import Slots
 from crisper.errors import CheckpointError
 from crisper.recorder import wire
 from crisper.recorder.reply import ANCILLARY, Reply, descriptor
@@ -39,7 +40,7 @@ def app() -> Celery:
 def recorder() -> Iterator[socket.socket]:
     """Where a recorder would read what this process's attempts say."""
     link = Link("test@host", dict)
-    child = Child(link)
+    child = Child(link, Slots())
     child.connect()
     reading = link._sockets.words_read
     reading.setblocking(False)

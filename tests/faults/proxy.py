@@ -66,6 +66,12 @@ class FaultProxy:
         """A black hole in both directions."""
         self.up.hold = self.down.hold = held
 
+    def hold_open_ones(self) -> None:
+        """A black hole for the connections that are open now, for good; new ones pass."""
+        self.hold()
+        self.up = self._fault.up = Direction()
+        self.down = self._fault.down = Direction()
+
     def heal(self) -> None:
         """No fault any more; connections that live go on."""
         self.up.heal()

@@ -13,6 +13,7 @@ from celery.utils.log import get_logger
 
 from crisper.celery import attempt
 from crisper.celery.link import Link
+from crisper.celery.slots import Slots
 from crisper.recorder import wire
 
 logger = get_logger(__name__)
@@ -24,8 +25,8 @@ NOTE_SECONDS = 1.0
 class Child:
     """Connected in the parent, so that every forked child has it."""
 
-    def __init__(self, link: Link) -> None:
-        self._link = link
+    def __init__(self, link: Link, slots: Slots) -> None:
+        self._link, self._slots = link, slots
         self._started: dict[str, float] = {}
         self._noted = 0
 
@@ -46,14 +47,18 @@ class Child:
         if os.getpid() == self._link.pid:
             return
         self._link.forget_in_child()
+        self._slots.born()
         self._send((wire.CHILD, os.getpid()))
 
     def _begins(self, task_id: str | None = None, task: Any = None, **kwargs: Any) -> None:
         if not task_id:
             return
-        attempt.begins(task_id, getattr(task, "request", None))
+        request = getattr(task, "request", None)
+        attempt.begins(task_id, request)
         if os.getpid() != self._link.pid:
             self._started[task_id] = time.monotonic()
+            if known := getattr(request, "crisper", None):  # else one calls it eagerly
+                self._slots.runs(known[0])
 
     def _ended(self, task_id: str | None = None, task: Any = None, state: Any = None, **kwargs: Any) -> None:
         """The result is stored; the parent has not heard of it yet, and may never."""
@@ -66,6 +71,7 @@ class Child:
         known = getattr(getattr(task, "request", None), "crisper", None)
         if not known:
             return
+        self._slots.runs(0)
         said = "REJECTED" if state == "FAILURE" and _goes_back(task) else state
         runtime_ms = int((time.monotonic() - began) * 1000)
         self._send((wire.WORD, known[0], task_id, str(said), runtime_ms))

@@ -28,8 +28,8 @@ from crisper.celery.rollcall import consumed_blindly, in_their_hands
 from crisper.celery.upkeep import PERIODS_UNKEPT, keep_every
 from crisper.core.message import Kept, delivery_count, unpack
 from crisper.core.model import Attempt, Case, Look, Recovery, Unclaimed
-from crisper.core.states import RecoveryState, VerdictKind
-from crisper.core.verdict import Facts, InBroker, Judgement, Verdict, judge, stopped_by
+from crisper.core.states import OnLost, RecoveryState, VerdictKind
+from crisper.core.verdict import RESEND, Facts, InBroker, Judgement, Verdict, judge, stopped_by
 from crisper.errors import CrisperError, MessageDamaged, RegistryUnreachable
 from crisper.recorder.cases import case_from_wire
 from crisper.settings import Settings
@@ -225,7 +225,7 @@ class Courier:
             ran=attempt.ran,
             started=attempt.started_at is not None,
             acks_late=attempt.acks_late,
-            on_lost=attempt.on_lost,
+            on_lost=OnLost.RESEND if loss.get(RESEND) else attempt.on_lost,
             losses=recovery.losses,
             loss_budget=attempt.loss_budget,
             kept=isinstance(kept, Kept),

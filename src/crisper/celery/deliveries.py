@@ -17,6 +17,7 @@ from copy import copy
 from itertools import takewhile
 from typing import Any
 
+from billiard.pool import SIG_SOFT_TIMEOUT
 from celery.exceptions import TaskRevokedError
 from celery.utils.log import get_logger
 from celery.worker import state as worker_state
@@ -25,11 +26,14 @@ from kombu.transport.virtual import Channel as VirtualChannel
 from crisper.celery.brokers.amqp import begin_anew, prefetch_is_static
 from crisper.celery.claims import DISPATCHED, QUEUE, Claims
 from crisper.celery.dispatcher import Dispatcher
+from crisper.celery.ending import end
 from crisper.celery.held import Held, Stage
 from crisper.celery.link import Item, Link, monotonic_ms
 from crisper.celery.pausing import Pausing
+from crisper.celery.slots import Slots
 from crisper.celery.standing import is_consuming
 from crisper.core.states import State
+from crisper.engine.stalled import Usual
 from crisper.recorder import wire
 from crisper.settings import Settings
 
@@ -82,6 +86,8 @@ class Deliveries:
         self.ready = False
         self.ticked_at = monotonic_ms()  # the loop, last
         self.incarnation = ""  # whose attempts these are
+        self.usual: Usual | None = None
+        self.slots = Slots()
 
     # -- claiming -------------------------------------------------------------
 
@@ -394,16 +400,20 @@ class Deliveries:
 
     # -- orders to stop -------------------------------------------------------
 
-    def _ordered(self, orders: list[tuple[int, int, str]]) -> None:
-        """Attempts of ours that a person ordered to stop; each comes again until it is closed."""
-        for seq, number, why in orders:
+    def _ordered(self, orders: list[tuple[int, int, str, bool]]) -> None:
+        """Attempts of ours that a person, or a policy, ordered to stop; each comes again until it is closed.
+        The last word of each: whether it is to run again."""
+        for seq, number, why, resend in orders:
             held = self._by_seq.get(seq)
             if held is None or held.number != number or held.muted or held.finish_seq:
                 continue  # not known yet, or over: what was recorded of it is on its way
             with self.counted("stopping a task"):
-                if held.stage is Stage.GRANTED or (held.future is not None and held.future.cancel()):
+                if resend:
+                    held.resend |= not held.stopped
+                    self._terminate(held, why)
+                elif held.stage is Stage.GRANTED or (held.future is not None and held.future.cancel()):
                     self._revoke(held, why)
-                elif held.stage is Stage.DISPATCHED and held.accepted and self._is_prefork():
+                else:
                     self._terminate(held, why)
 
     def _heed_orders(self) -> None:
@@ -432,8 +442,12 @@ class Deliveries:
 
         How the attempt ended is recorded when the process is gone, or has ended the body in time.
         """
+        if held.stage is not Stage.DISPATCHED or not (held.accepted and self._is_prefork()):
+            return
         now, pid = time.monotonic(), held.request.worker_pid
-        if not held.stopped and self._stop(held, pid, signal.SIGTERM):
+        own = getattr(held.request.task, "crisper", None) or {}
+        softly = own.get("stop_by") == "soft"
+        if not held.stopped and self._stop(held, pid, SIG_SOFT_TIMEOUT if softly else signal.SIGTERM):
             logger.warning("crisper: ending process %s, which runs %s: %s", pid, held.task_id, why)
             held.stopped, held.kill_at = why, now + GRACE_SECONDS
         elif held.stopped and now >= held.kill_at:
@@ -587,10 +601,10 @@ class Deliveries:
     def accepted(self, held: Held, pid: int) -> None:
         """The pool began the body."""
         if held.muted:
-            self._stop(held, pid)
+            self._stop_unless_ended(held)
         if held.muted or held.finish_seq:
             return
-        held.accepted = True
+        held.accepted, held.accepted_at = True, monotonic_ms()
         pid = pid if self._is_prefork() else self.link.pid
         item = (wire.START, monotonic_ms(), held.seq, held.task_id, pid)
         self.link.stand(held.seq, item)
@@ -608,6 +622,8 @@ class Deliveries:
         """The attempt ended; its acknowledgement waits until that is durable."""
         if held.muted or held.finish_seq or held.stage is Stage.CLOSED:
             return
+        if self.usual is not None and runtime is not None:
+            self.usual.ran(held.request.name, runtime)
         was, held.stage = held.stage, Stage.CLOSED
         if was is Stage.PARKED:
             self._drop_claim(held, state, reason)
@@ -850,20 +866,14 @@ class Deliveries:
             self._keep_asking(held)
 
     def _stop_unless_ended(self, held: Held) -> None:
-        if held.stage is Stage.DISPATCHED:
+        """Again and again, until it has ended: its process may not have come to the body yet."""
+        if held.stage is Stage.DISPATCHED and self._is_prefork() and not self._closing():
             self._stop(held, held.request.worker_pid)
+            self.worker.timer.call_after(STOP_SECONDS, self._stop_unless_ended, (held,))
 
     def _stop(self, held: Held, pid: int | None, number: int = signal.SIGKILL) -> bool:
-        """Signal the pool process that runs the attempt; pools without processes have none."""
-        processes = getattr(getattr(self.worker.pool, "_pool", None), "_pool", None) or []
-        if not self._is_prefork():
-            return False
-        for process in processes:
-            # Ours and not reaped yet, so the pid cannot be anybody else's.
-            if process.pid == pid and process.exitcode is None:
-                self.worker.pool.terminate_job(pid, number)
-                return True
-        return False
+        """Signal the pool process that runs the attempt now; pools without processes have none."""
+        return self._is_prefork() and end(self.worker.pool, self.slots, held.seq, pid, number)
 
     def late(self, held: Held, state: State, reason: str | None, runtime: float | None) -> None:
         """A fenced attempt ended: that changes nothing, and is kept as an event."""

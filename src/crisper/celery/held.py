@@ -24,9 +24,10 @@ class Held:
     """One delivery and its attempt."""
 
     __slots__ = (
-        "accepted", "acks_late", "asked_at", "checkpoint", "finish_seq", "future", "generation", "has_slot",
-        "is_copy", "kill_at", "message_id", "muted", "number", "pool", "put_back_at", "queue", "received_at",
-        "request", "seq", "stage", "stays", "stopped", "task_id", "wants_to_run",
+        "accepted", "accepted_at", "acks_late", "asked_at", "checkpoint", "finish_seq", "future",
+        "generation", "has_slot", "is_copy", "kill_at", "message_id", "muted", "number", "pool",
+        "put_back_at", "queue", "received_at", "request", "resend", "seq", "stage", "stays", "stopped",
+        "task_id", "wants_to_run",
     )  # fmt: skip
 
     def __init__(self, seq: int, request: Any, message_id: str, generation: int) -> None:
@@ -45,6 +46,8 @@ class Held:
         self.is_copy = False  # we hold another delivery of the message, on the same connection
         self.wants_to_run = False  # Celery asked to run it while it was parked
         self.accepted = False
+        self.accepted_at = 0  # milliseconds of the host's monotonic clock
+        self.resend = False  # what is being ended is to run again
         self.finish_seq = 0
         self.muted = False  # fenced: nothing it says counts
         self.stopped = ""  # by a person, who and why: its process is being ended, or it never begins

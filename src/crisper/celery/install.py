@@ -105,7 +105,9 @@ def _say(sentence: str) -> None:
     print(f"crisper: {sentence}", file=sys.stderr, flush=True)
 
 
-_TASK_KEYS = {"on_lost", "loss_budget"}
+#: `stop_by` is no setting: only a task knows whether it catches the exception of a soft time limit.
+_TASK_KEYS = {"on_lost", "loss_budget", "stall_after", "on_stalled", "stop_by"}
+_STOP_BY = ("term", "soft")
 
 
 def check_task(task: Any) -> bool:
@@ -122,10 +124,14 @@ def check_task(task: Any) -> bool:
         if key not in _TASK_KEYS:
             near = difflib.get_close_matches(str(key), _TASK_KEYS, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            known = " and ".join(sorted(_TASK_KEYS))
+            known = ", ".join(sorted(_TASK_KEYS))
             raise SettingsError(f"task {task.name}: crisper={{…}} knows {known}, not {key!r}.{hint}")
+    if own.get("stop_by", "term") not in _STOP_BY:
+        raise SettingsError(
+            f"task {task.name}: crisper={dict(own)!r}: stop_by must be one of {', '.join(_STOP_BY)}"
+        )
     try:
-        load({PREFIX + key: value for key, value in own.items()}, environ={})
+        load({PREFIX + key: value for key, value in own.items() if key != "stop_by"}, environ={})
     except SettingsError as exc:
         raise SettingsError(f"task {task.name}: crisper={dict(own)!r}: {exc}") from None
     return True
@@ -143,16 +149,19 @@ class Recording:
         from crisper.celery.link import Link
         from crisper.celery.node import new_incarnation
         from crisper.celery.patience import Patience
+        from crisper.celery.silence import Silence
+        from crisper.celery.stalls import Stalls
         from crisper.celery.standing import say_if_it_stands
         from crisper.celery.upkeep import Upkeep
 
+        self._say_if_it_stands = say_if_it_stands
         self._request, self._publishing, self._new_incarnation = request, publishing, new_incarnation
         self.worker, self.settings = worker, settings
         self.incarnation = new_incarnation(worker, settings)
         self.link = Link(worker.hostname, self._hello)
         self.deliveries = Deliveries(worker, self.link, settings)
         self.deliveries.incarnation = self.incarnation.id
-        self.child = Child(self.link)
+        self.child = Child(self.link, self.deliveries.slots)
         desk = WireDesk(self.link)
         self.courier = WorkerCourier(worker.app, settings, desk, name=worker.hostname)
         self.courier.on_error = self.deliveries.count_error
@@ -167,10 +176,12 @@ class Recording:
         self.deliveries.may_come_back = self.patience.may_come_back
         self.deliveries.on_fatal = self._fatal
         self.deliveries.on_fenced = self._reborn
+        self.silence = Silence(worker, self.deliveries, settings)
+        self.silence.on_error = self.deliveries.count_error
         self.link.on_new_wire = self._wake_loop
-        self.link.on_round = lambda: say_if_it_stands(
-            worker, self.link, self.deliveries.ticked_at, settings.wedged_after
-        )
+        self.stalls = Stalls(worker, self.link, settings)
+        self.deliveries.usual = self.stalls.usual
+        self.link.on_round = self._on_round
         self.link.on_blocked = self._watch_writable
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_read.setblocking(False)
@@ -184,6 +195,13 @@ class Recording:
         self.child.connect()
         publishing.use(self.child.note)
         self.link.start()
+
+    def _on_round(self) -> None:
+        """Once a second, on the keeper's native thread."""
+        ticked_at = self.deliveries.ticked_at
+        self._say_if_it_stands(self.worker, self.link, ticked_at, self.settings.wedged_after)
+        with self.deliveries.counted("looking for stalled attempts"):
+            self.stalls.look(self.deliveries.held())
 
     def _hello(self) -> dict[str, Any]:
         from crisper.engine.sign import default_folder
@@ -206,6 +224,7 @@ class Recording:
             "failover_window": settings.failover_window,
             "wedged_after": settings.wedged_after,
             "on_wedged": settings.on_wedged,
+            "on_silent": settings.on_silent,
             "stack_signal": self.link.stack_signal,
             "children": self._children(),
             "courier": True,
@@ -340,6 +359,7 @@ class Recording:
             self.upkeep.start(connection)
             self.deliveries.new_connection()
             self.patience.start(connection)
+            self.silence.start(connection)
 
     # -- the end --------------------------------------------------------------
 
@@ -366,6 +386,7 @@ class Recording:
             self.courier.stop()
             self.upkeep.stop()
             self.patience.stop()
+            self.silence.stop()
             self.deliveries.goodbye()
         self.link.close()
         self.child.disconnect()

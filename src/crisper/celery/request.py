@@ -18,6 +18,7 @@ from kombu.transport.virtual import Channel as VirtualChannel
 from crisper.celery.deliveries import Deliveries
 from crisper.celery.held import Held
 from crisper.core.states import State
+from crisper.core.verdict import RESEND
 
 logger = get_logger(__name__)
 
@@ -152,6 +153,8 @@ class RecordedRequest(Request):
         if isinstance(exc, _DEATHS):
             if self._already_cancelled:
                 return self._crisper_cancelled()
+            if self._crisper is not None and self._crisper.resend:
+                return self._crisper_child_lost(exc)
             if self._crisper is not None and self._crisper.stopped:
                 if not self._already_revoked:
                     self._crisper_revoke(terminated=True, signum=str(exc))
@@ -219,6 +222,8 @@ class RecordedRequest(Request):
         worker_state.task_ready(self)
         shutting = bool(worker_state.should_terminate)
         evidence = {"how": "process died", "pid": self.worker_pid, "error": str(exc)}
+        if held.resend:
+            evidence |= {"how": "ended", "why": held.stopped, RESEND: True}
         if count := held.delivery_count:
             evidence["delivery_count"] = count
         _deliveries.child_lost(held, evidence, counted=not shutting, then=self._crisper_after_loss)

@@ -87,6 +87,9 @@ def judge(facts: Facts) -> Verdict:
 #: In the evidence of what is held because the broker dead-lettered it; its owner may send it back.
 DEAD_LETTERED = "dead_lettered"
 
+#: In the evidence of the loss of what was ended in order to run again, whatever else its policy says.
+RESEND = "resend"
+
 _Ruling = tuple[VerdictKind, str]
 
 

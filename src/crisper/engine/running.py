@@ -62,6 +62,12 @@ class Running:
                 if len(self._early) > MOST_EARLY:
                     del self._early[next(iter(self._early))]
 
+    def quiet(self, seq: int, now: int) -> int | None:
+        """Milliseconds since it last said how far it is; None if it never has. From any thread."""
+        with self._lock:
+            run = self._runs.get(seq)
+            return None if run is None or run.progress is None else max(0, now - run.progress_at)
+
     def told(self, now: int) -> dict[str, Any]:
         """For the heartbeat: of each attempt that there is something to say of."""
         with self._lock:

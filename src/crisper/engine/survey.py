@@ -33,7 +33,7 @@ from crisper.engine.answers import (
     pool_of,
     version_of,
 )
-from crisper.engine.diagnosis import SILENT, WEDGED
+from crisper.engine.diagnosis import SILENT, STALLED, WEDGED
 from crisper.engine.filters import (
     Filters,
     bounded,
@@ -304,6 +304,7 @@ def _worker_counts(connection: Connection, now: int) -> dict[str, Any]:
         "lost": counts.get(WorkerState.LOST.value, 0),
         "gone": counts.get(WorkerState.GONE.value, 0),
         **{kind: _ailing(pulses, kind) for kind in (WEDGED, SILENT)},
+        "stalled": sum(ails.get("kind") == STALLED for pulse in pulses for ails in pulse["ails"]),
         "errors": sum(one["errors"] for one in pulses),
         "versions": dict(Counter(version_of(one.about) for one in living)),
     }

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, and_, case, func, or_, select
 
 from crisper.core.states import OPEN, WAITS_FOR_A_PERSON, State, WorkerState
 from crisper.engine.answers import ailing, iso, of_pulse, of_vitals, plain
+from crisper.engine.diagnosis import STALLED
 from crisper.engine.reading import Reading
 from crisper.engine.survey import HOSTNAME, is_latest, task_counts
 from crisper.engine.vitals import vitals
@@ -103,6 +104,7 @@ def _running(connection: Connection) -> Sequence[Any]:
 def _runs(connection: Connection, now: int) -> list[dict[str, Any]]:
     rows = _running(connection)
     known = vitals(connection, rows)
+    stalled = _stalled(connection)
     return [
         {
             "task_id": row.task_id,
@@ -110,10 +112,19 @@ def _runs(connection: Connection, now: int) -> list[dict[str, Any]]:
             "name": row.name,
             "worker": row.worker,
             "age": None if row.started_at is None else max(0, now - row.started_at) / 1000,
+            "stalled": (row.task_id, row.number) in stalled,
             **known.get((row.incarnation, row.seq), of_vitals(None)),
         }
         for row in rows
     ]
+
+
+def _stalled(connection: Connection) -> set[tuple[Any, Any]]:
+    """Attempts, as their workers' last heartbeats named them."""
+    alive = incarnation.c.state == WorkerState.ALIVE.value
+    pulses = connection.execute(select(incarnation.c.pulse).where(alive).limit(MOST)).scalars()
+    ails = (one for pulse in pulses for one in of_pulse(pulse)["ails"])
+    return {(one.get("task_id"), one.get("attempt")) for one in ails if one.get("kind") == STALLED}
 
 
 def _waiting(connection: Connection) -> Sequence[Any]:

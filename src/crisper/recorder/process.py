@@ -37,7 +37,7 @@ from crisper.errors import Fenced, JournalError, RegistryUnreachable
 from crisper.recorder import wire
 from crisper.recorder.enrollment import Away, Enrolled, Enrollment, Moved, Outcome, Over, Refused
 from crisper.recorder.journals import life_of, open_journal, process_of, window_of
-from crisper.recorder.pulse import PulseThread
+from crisper.recorder.pulse import PulseThread, Stop
 from crisper.recorder.records import Reader, read_word
 from crisper.recorder.reply import ANCILLARY, Reply, descriptor
 from crisper.recorder.sign import SignThread
@@ -130,6 +130,9 @@ class Recorder:
         self._tick: tuple[int, dict[str, Any]] | None = None
         self._stands, self._stood_at, self._stack = "", 0, ""
         self._began_ms = self._turned_ms = monotonic_ms()
+        self._silent: tuple[Any, ...] = ()  # as the parent said last
+        self._long: tuple[Any, ...] = ()  # too
+        self._stops: deque[Stop] = deque()  # for the pulse thread
         self._sign: SignThread | None = None
         self._watch: WatchThread | None = None
         self._testimony: deque[Sighting] = deque(maxlen=MOST_TESTIMONY)  # for the pulse thread
@@ -264,6 +267,10 @@ class Recorder:
             self._tick, self._stands = (item[1], item[2]), ""
         elif kind == wire.STANDS:
             self._stands, self._stood_at, self._stack = item[2], item[1], item[3]
+        elif kind == wire.SILENT:
+            self._silent = item
+        elif kind == wire.LONG:
+            self._long = item
         elif kind == wire.BYE:
             self._said_bye = item[1]
         elif self._recording is None:
@@ -341,6 +348,11 @@ class Recorder:
             parent,
             Stacks(STACKS_FD, hello["stack_signal"]),
             loop=self._loop,
+            silent=lambda: self._silent,
+            long=lambda: self._long,
+            quiet=self._running.quiet,
+            process=lambda pid: self._children.get(pid, parent),
+            stop=self._stops.append,
             may_act=self._may_act,
             testify=self._testimony.append,
             tell=self._tell,
@@ -493,6 +505,7 @@ class Recorder:
             circuit=self._circuit,
             moved=self._moved,
             testimony=self._testimony,
+            stops=self._stops,
         )
         self._tell((wire.READY, fence.generation))
         if self._recording is None:

@@ -14,10 +14,11 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from crisper.core.model import Entry, Fence, Look, Order, Published, Sighting, Unclaimed
 from crisper.core.model import Pulse as Beating
+from crisper.core.states import Saw, State
 from crisper.engine.adoption import Adopter
 from crisper.engine.circuit import Circuit
 from crisper.engine.clockwatch import ClockWatch
@@ -38,6 +39,8 @@ from crisper.recorder.journals import adoption_told, registry_digest, replay_clo
 from crisper.store.base import Store
 from crisper.store.cases import CASE_MS
 
+#: Who stops what is stalled, where a setting says so.
+BY = "crisper"
 #: Cases handed to a courier at a time.
 CASES = 50
 #: Published messages that wait to be written, at most; written together; looked for at a time.
@@ -46,6 +49,14 @@ MOST_PUBLISHED, BATCH, UNCLAIMED = 10_000, 500, 500
 LOOK_AROUND_SECONDS = 30.0
 #: For so long a pass replays journals of the dead, in seconds, before it renews its own lease again.
 ADOPT_SECONDS = 0.5
+
+
+class Stop(NamedTuple):
+    """An attempt that a policy stops."""
+
+    task_id: str
+    number: int
+    reason: str
 
 
 class PulseThread(threading.Thread):
@@ -68,6 +79,7 @@ class PulseThread(threading.Thread):
         circuit: Circuit,
         moved: Callable[[], None] = lambda: None,
         testimony: deque[Sighting] | None = None,
+        stops: deque[Stop] | None = None,
     ) -> None:
         super().__init__(name="crisper-pulse", daemon=True)
         self._store, self._fence, self._tell, self._circuit = store, fence, tell, circuit
@@ -119,6 +131,7 @@ class PulseThread(threading.Thread):
         self._look_at, self._looking_until = 0.0, 0.0
         self._published: deque[Published] = deque()
         self._testimony = testimony if testimony is not None else deque()
+        self._stops = stops if stops is not None else deque()
         self._ticked = ticked
         self._told: tuple[list[Order], int] = [], 0
         self.renewing: frozenset[str] = frozenset()
@@ -171,6 +184,7 @@ class PulseThread(threading.Thread):
                 self._guarded(self._look_around)
                 self._look_around_at = now + LOOK_AROUND_SECONDS
             self._guarded(self._testify)
+            self._guarded(self._order_stops)
             self._guarded(self._write_published)
             if self._look_every is not None and now >= self._look_at:
                 self._guarded(self._look_for_unclaimed)
@@ -245,7 +259,7 @@ class PulseThread(threading.Thread):
         orders = self._store.orders(self._fence.incarnation)
         telling = orders, self._ticked()
         if orders and telling != self._told:  # a loop that stands still is told once
-            self._tell((wire.ORDERS, [tuple(order) for order in orders]))
+            self._tell((wire.ORDERS, [(*order, False) for order in orders]))
         self._told = telling
 
     def _hand_over(self) -> None:
@@ -263,6 +277,15 @@ class PulseThread(threading.Thread):
             self._store.testify(self._fence, seen)
             for _ in seen:
                 self._testimony.popleft()
+
+    def _order_stops(self) -> None:
+        """By the attempt that was seen to be stalled: of one that has ended, or is followed by another,
+        nothing becomes of it."""
+        while self._stops:
+            one = self._stops[0]
+            saw = Saw(one.number, State.RUNNING)
+            self._store.stop(one.task_id, by=BY, reason=one.reason, saw=saw)
+            self._stops.popleft()
 
     def _write_published(self) -> None:
         while self._published:

@@ -7,21 +7,26 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any
 
 from crisper.core import stack
 from crisper.core.model import Sighting
-from crisper.engine.diagnosis import WEDGED, WENT_ON, Diagnosis
+from crisper.engine.diagnosis import SILENT, WEDGED, WENT_ON, Diagnosis
 from crisper.engine.wedged import Loop, WedgeWatch, sentence, speaks
 from crisper.recorder import wire
+from crisper.recorder.pulse import Stop
 from crisper.recorder.stacks import Stacks, kernel_says
+from crisper.recorder.watch_attempts import AttemptWatch
 from crisper.recorder.witness import Process, is_stopped
 
 EVERY_SECONDS = 1.0
 #: Between the SIGTERM and the SIGKILL that end a wedged parent, at most.
 GRACE_MS = 10_000
+#: For the shutdown of a silent one, which runs nothing.
+SHUTDOWN_MS = 30_000
 #: Between two stacks of a parent whose native thread does not run.
 STACK_EVERY_MS = 5000
 
@@ -37,14 +42,21 @@ class WatchThread(threading.Thread):
         stacks: Stacks,
         *,
         loop: Callable[[], tuple[Loop, str]],
+        silent: Callable[[], tuple[Any, ...]],
+        long: Callable[[], tuple[Any, ...]],
+        quiet: Callable[[int, int], int | None],
+        process: Callable[[int], Process],
+        stop: Callable[[Stop], None],
         may_act: Callable[[], bool],
         testify: Callable[[Sighting], None],
         tell: Callable[[tuple[Any, ...]], None],
     ) -> None:
         super().__init__(name="crisper-watch", daemon=True)
         self._parent, self._stacks = parent, stacks
-        self._loop, self._may_act, self._testify, self._tell = loop, may_act, testify, tell
-        self._actions = {WEDGED: hello["on_wedged"]}
+        self._loop, self._silent, self._may_act = loop, silent, may_act
+        self._testify, self._tell = testify, tell
+        self._attempts = AttemptWatch(stacks, long, quiet, process, stop, may_act, testify, tell)
+        self._actions = {WEDGED: hello["on_wedged"], SILENT: hello["on_silent"]}
         after_ms = int(hello["wedged_after"] * 1000)
         self._wedge, self._grace_ms = WedgeWatch(after_ms), min(GRACE_MS, after_ms)
         self._named: dict[str, Diagnosis] = {}
@@ -57,7 +69,7 @@ class WatchThread(threading.Thread):
 
     def named(self) -> list[Diagnosis]:
         """What ails the worker now. From any thread."""
-        return list(self._named.values())
+        return [*self._named.values(), *self._attempts.named()]
 
     def run(self) -> None:
         while not self._stopped.wait(EVERY_SECONDS):
@@ -69,6 +81,8 @@ class WatchThread(threading.Thread):
     def tick(self) -> None:
         """One look."""
         self._look_at_the_loop()
+        self._look_at_silence()
+        self._attempts.look()
 
     # -- wedged ---------------------------------------------------------------
 
@@ -97,20 +111,47 @@ class WatchThread(threading.Thread):
         self._end_wedged(loop)
 
     def _end_wedged(self, loop: Loop) -> None:
-        """SIGTERM, and SIGKILL if its loop still does not turn; by pidfd, and only while the fence holds."""
-        if self._actions[WEDGED] != "exit" or not self._may_act():
+        if self._actions[WEDGED] == "exit":
+            self._end(WEDGED, loop.at, self._grace_ms)
+
+    def _end(self, kind: str, now: int, grace_ms: int) -> None:
+        """SIGTERM, and SIGKILL after a grace if it still is what it was; by pidfd, and only while the fence
+        holds."""
+        if not self._may_act():
             return
         if self._kill_at is None:
-            self._kill_at = loop.at + self._grace_ms
-            self._act(WEDGED, "ended by SIGTERM", signal.SIGTERM)
-        elif loop.at >= self._kill_at:
-            self._kill_at = loop.at + self._grace_ms
-            self._act(WEDGED, "ended by SIGKILL", signal.SIGKILL)
+            self._act(kind, "ended by SIGTERM", signal.SIGTERM)
+        elif now >= self._kill_at:
+            self._act(kind, "ended by SIGKILL", signal.SIGKILL)
+        else:
+            return
+        self._kill_at = now + grace_ms
 
     def _act(self, kind: str, action: str, number: int) -> None:
         self._testify(Sighting(f"{kind}_{'exit'}", {"action": action, "pid": self._parent.pid}))
         self._tell((wire.LOG, "error", f"this worker is {kind} and is {action}, as crisper_on_{kind} says"))
         self._parent.kill(number)
+
+    # -- silent ---------------------------------------------------------------
+
+    def _look_at_silence(self) -> None:
+        """The parent judges it, and reconnects where that is wanted: it alone speaks to the broker."""
+        said = self._silent()
+        if not said:
+            return
+        _, at, since, words, queue, waiting = said
+        if words:
+            if SILENT not in self._named:
+                evidence = {"queue": queue, "waiting": waiting, "action": self._actions[SILENT]}
+                self._say(Diagnosis(SILENT, words, since, evidence))
+            self._end_silent()
+        elif SILENT in self._named:
+            self._goes_on(SILENT, at)
+
+    def _end_silent(self) -> None:
+        """A shutdown may hang on the very connection that is broken. Nothing runs here."""
+        if self._actions[SILENT] == "exit":
+            self._end(SILENT, now_ms(), SHUTDOWN_MS)
 
     # -- both -----------------------------------------------------------------
 
@@ -125,3 +166,7 @@ class WatchThread(threading.Thread):
         seconds = (now - was.since_ms) // 1000
         self._testify(Sighting(WENT_ON, {"was": kind, "seconds": seconds}))
         self._tell((wire.LOG, "warning", f"this worker is not {kind} any more, after {seconds} s"))
+
+
+def now_ms() -> int:
+    return time.monotonic_ns() // 1_000_000

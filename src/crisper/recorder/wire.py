@@ -12,6 +12,8 @@ Parent to recorder                      Recorder to parent
     x       a parked claim is dropped       a       durable up to, answers that say more
     t       the loop's tick                 fenced  the incarnation
     i       why the loop stands still, and where if for no reason
+    L       attempts that run for longer than a bound of theirs
+    q       it is silent; or, without a sentence, that this is over
     ask     the courier's verbs             told    the answers to them
     bye     clean goodbye                   cases   recoveries for the courier
                                             pause   why no more messages are to be taken; empty: go on
@@ -33,7 +35,7 @@ from typing import Any
 
 HEADER = struct.Struct("<I")
 
-HELLO, BYE, TICK, STANDS, DROP, ASK = "hello", "bye", "t", "i", "x", "ask"
+HELLO, BYE, TICK, STANDS, SILENT, LONG, DROP, ASK = "hello", "bye", "t", "i", "q", "L", "x", "ask"
 CLAIM, START, FINISH, CHILD_LOST, NOTE = "c", "s", "f", "l", "n"
 #: A claim that an earlier recorder had parked: its answer is news whatever it is.
 CLAIM_AGAIN = "C"

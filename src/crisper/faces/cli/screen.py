@@ -108,12 +108,16 @@ def _running(shown: dict[str, Any]) -> Part:
     short = short_ids(one["task_id"] for one in shown["running"])
     rows = [
         (
-            *(short[one["task_id"]], one["name"], one["worker"], _progress(one["progress"]), one["attempt"]),
+            *(short[one["task_id"]], one["name"], one["worker"], _progress(one["progress"]), _attempt(one)),
             None if one["age"] is None else short_age(one["age"]),
         )
         for one in shown["running"]
     ]
     return Part(_RUNNING, rows, shown["open"]["running"], "Nothing runs.")
+
+
+def _attempt(one: dict[str, Any]) -> str:
+    return f"{one['attempt']}, stalled" if one["stalled"] else str(one["attempt"])
 
 
 def _progress(told: dict[str, Any] | None) -> str | None:

@@ -104,6 +104,8 @@ def advice(answer: dict[str, Any], typed: str) -> list[str]:
         for word in ("wedged", "silent")
         if workers[word]
     ]
+    if workers["stalled"]:
+        told.append(f"{plural(workers['stalled'], 'running task')} stalled: {typed} workers")
     if workers["errors"]:
         count = plural(workers["errors"], "error")
         told.append(f"{count} in Crisper's own code: {typed} workers")

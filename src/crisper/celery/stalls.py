@@ -1,0 +1,111 @@
+"""Which attempts run for longer than they may say: told to the recorder, which knows their progress.
+
+Looked at once a second by the keeper's native thread, which goes on while a solo body keeps the loop. What is
+within its bounds costs nothing but the look.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Iterator
+from types import FrameType
+from typing import Any, NamedTuple
+
+from crisper.celery.held import Held, Stage
+from crisper.celery.link import Link, monotonic_ms
+from crisper.celery.stacks import of_frame
+from crisper.core.stack import bounded
+from crisper.engine.stalled import Long, Usual, is_long
+from crisper.recorder import wire
+from crisper.settings import Settings
+
+#: Of those that are told of at a time.
+MOST = 100
+
+
+class Policy(NamedTuple):
+    stall_after: int  # milliseconds; 0: never by progress
+    on_stalled: str
+
+
+class Stalls:
+    """`look` on the keeper's thread; `ran` wherever an outcome comes in."""
+
+    def __init__(self, worker: Any, link: Link, settings: Settings) -> None:
+        self._worker, self._link, self._settings = worker, link, settings
+        self._policies: dict[str, Policy] = {}
+        self.usual = Usual(settings.stall_usual) if settings.stall_usual else None
+        self._told = False
+
+    def look(self, held: Collection[Held]) -> None:
+        """Tell of those that are beyond a bound, each time anew; and once that there are none any more."""
+        now = monotonic_ms()
+        long = [self._long(one, age, bounds) for one, age, bounds in self._beyond(held, now)][:MOST]
+        if long or self._told:
+            self._link.send((wire.LONG, now, [tuple(one) for one in long]))
+            self._link.flush()
+        self._told = bool(long)
+
+    def _beyond(self, held: Collection[Held], now: int) -> Iterator[tuple[Held, int, tuple[int, int, int]]]:
+        for one in held:
+            if one.stage is not Stage.DISPATCHED or not one.accepted or one.muted:
+                continue
+            age = now - one.accepted_at
+            if age < 1000:
+                continue
+            name = one.request.name
+            limit = limit_of(one.request)
+            usual = 0 if self.usual is None else self.usual.beyond(name)
+            bounds = self._policy(one.request.task).stall_after, limit, usual
+            if is_long(age, *bounds):
+                yield one, age, bounds
+
+    def _long(self, one: Held, age: int, bounds: tuple[int, int, int]) -> Long:
+        pool = self._worker.pool
+        in_process = not pool.uses_semaphore
+        pool_name = type(pool).__module__.rpartition(".")[2]
+        why_not = f"it runs inside its worker's process (pool: {pool_name})" if in_process else ""
+        pid = self._link.pid if in_process else one.request.worker_pid or 0
+        stack = bounded(of_frame(body_of(pool, one.task_id))) if in_process else ""
+        policy = self._policy(one.request.task)
+        number, name = one.number, str(one.request.name)
+        return Long(one.seq, number, one.task_id, name, pid, age, *bounds, policy.on_stalled, why_not, stack)
+
+    def _policy(self, task: Any) -> Policy:
+        policy = self._policies.get(task.name)
+        if policy is None:
+            policy = self._policies[task.name] = policy_of(task, self._settings)
+        return policy
+
+
+def policy_of(task: Any, settings: Settings) -> Policy:
+    """What the task says, or the settings."""
+    own = getattr(task, "crisper", None) or {}
+    after = float(own.get("stall_after", settings.stall_after))
+    return Policy(int(after * 1000), str(own.get("on_stalled", settings.on_stalled)))
+
+
+def limit_of(request: Any) -> int:
+    """The hard time limit of this message or its task, else the soft one, in milliseconds; 0: none."""
+    limits = request.time_limits or (None, None)
+    hard = limits[0] or request.task.time_limit
+    soft = limits[1] or request.task.soft_time_limit
+    return int((hard or soft or 0) * 1000)
+
+
+def body_of(pool: Any, task_id: str) -> FrameType | None:
+    """The innermost frame of the thread or greenlet that runs this task; None if it is not found."""
+    for frame in _innermost(pool):
+        outer: FrameType | None = frame
+        while outer is not None:
+            if outer.f_code.co_name == "trace_task" and outer.f_locals.get("uuid") == task_id:
+                return frame
+            outer = outer.f_back
+    return None
+
+
+def _innermost(pool: Any) -> Iterator[FrameType]:
+    yield from sys._current_frames().values()
+    for greenlet in list(getattr(getattr(pool, "_pool", None), "greenlets", ())):
+        if greenlet.gr_frame is not None:
+            yield greenlet.gr_frame
