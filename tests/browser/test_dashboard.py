@@ -27,6 +27,12 @@ LOOK = {
     "/workers": "/workers?all=true",
     "/tasks": "/tasks?name=shop.*",
     "/task": "/task?id={quarantined}",
+    "/running": "/running",
+    "/timeline": "/timeline?since=1d",
+    "/failures": "/failures",
+    "/queues": "/queues",
+    "/audit": "/audit",
+    "/many": "/many?verb=recover",
 }
 #: They lead to another page.
 LEADS_ON = {"/search"}

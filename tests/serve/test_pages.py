@@ -22,7 +22,10 @@ from tests.faces.scene import HOSTILE, INJECTIONS, KEPT, Scene, new_id
 from tests.serve.conftest import Served
 from tests.store.acting import SCOPE, Actor
 
-PAGES = ("/", "/workers", "/workers?all=true", "/tasks", "/tasks?state=held", "/task?id={held}")
+PAGES = (
+    *("/", "/workers", "/workers?all=true", "/tasks", "/tasks?state=held", "/task?id={held}"),
+    *("/running", "/timeline?since=1d", "/failures", "/queues", "/audit", "/many?verb=recover"),
+)
 EVIL = '<img src=x onerror="alert(1)">\'"><script>alert(1)</script>{{7*7}}'
 
 

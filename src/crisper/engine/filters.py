@@ -95,7 +95,7 @@ def conditions(filters: Filters, now: int, dialect: str) -> list[ColumnElement[b
     if filters.states:
         wanted.append(or_(*(in_state(word) for word in filters.states)))
     if filters.name is not None:
-        wanted.append(_glob(attempt.name, filters.name, dialect))
+        wanted.append(glob(attempt.name, filters.name, dialect))
     if filters.worker is not None:
         wanted.append(_by_worker(filters.worker))
     if filters.queue is not None:
@@ -119,7 +119,7 @@ def _by_worker(worker: str) -> ColumnElement[bool]:
     return or_(equals(schema.attempt.c.incarnation, worker), schema.attempt.c.incarnation.in_(of_that_name))
 
 
-def _glob(column: ColumnElement[str], pattern: str, dialect: str) -> ColumnElement[bool]:
+def glob(column: ColumnElement[str], pattern: str, dialect: str) -> ColumnElement[bool]:
     """`*` and `?` alone are special, and case counts, on every database."""
     pattern = re.sub(r"\*+", "*", storable(pattern))
     if len(pattern) > _LONGEST_GLOB or pattern.count("*") > _MOST_STARS:

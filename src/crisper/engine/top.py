@@ -28,7 +28,7 @@ def top(reading: Reading) -> dict[str, Any]:
             "now": iso(now),
             "workers": _workers(connection, now),
             "open": _open(connection),
-            "running": [_run(row, now) for row in _running(connection)],
+            "running": [run(row, now) for row in running(connection)],
             "tasks": task_counts(connection, now - HOUR_MS),
             "waiting": [_waits(row, now) for row in _waiting(connection)],
         }
@@ -85,18 +85,19 @@ def _open(connection: Connection) -> dict[str, int]:
     return {state.value: counts.get(state.value, 0) for state in (State.CLAIMED, State.RUNNING)}
 
 
-def _running(connection: Connection) -> Sequence[Any]:
+def running(connection: Connection, most: int = MOST) -> Sequence[Any]:
+    """The oldest first."""
     question = (
         select(attempt.c.task_id, attempt.c.number, attempt.c.name, attempt.c.started_at, HOSTNAME)
         .join(incarnation, incarnation.c.id == attempt.c.incarnation, isouter=True)
         .where(attempt.c.state == State.RUNNING.value)
         .order_by(attempt.c.started_at, attempt.c.task_id)
-        .limit(MOST)
+        .limit(most)
     )
     return connection.execute(question).all()
 
 
-def _run(row: Any, now: int) -> dict[str, Any]:
+def run(row: Any, now: int) -> dict[str, Any]:
     age = None if row.started_at is None else max(0, now - row.started_at) / 1000
     return {"task_id": row.task_id, "attempt": row.number, "name": row.name, "worker": row.worker, "age": age}
 

@@ -23,7 +23,7 @@ from crisper.faces.serve.saying import Answered
 
 #: The registry is asked that often at most, however many listen; nobody listens, nobody asks.
 LOOK_SECONDS = 2.0
-STREAMS = 40
+STREAMS = 250
 #: A stream ends after that; a browser comes again, and shows anew who it is.
 LONGEST_SECONDS = 600.0
 _TICK = 0.25
@@ -40,16 +40,19 @@ class Watch:
     def word(self) -> str:
         with self._lock:
             if time.monotonic() >= self._again_at:
-                self._word = self._look()
+                before, self._word = self._word, self._look()
+                if self._word != before:
+                    self._registry.shown.forget()  # who is told now must not see what was before
                 self._again_at = time.monotonic() + LOOK_SECONDS
             return self._word
 
     def _look(self) -> str:
         survey = self._registry.survey
         try:
-            status = survey.status()
-            status["registry"].pop("now")
-            seen: Any = [status, survey.tasks(limit=50)["tasks"], _lives(survey.workers())]
+            with self._registry.reading.snapshot():
+                status = survey.status()
+                status["registry"].pop("now")
+                seen: Any = [status, survey.tasks(limit=50)["tasks"], _lives(survey.workers())]
         except CrisperError as exc:
             seen = str(exc)
         return hashlib.sha256(json.dumps(seen).encode()).hexdigest()

@@ -20,7 +20,7 @@ from crisper.faces.serve import api as answers
 from crisper.faces.serve import asked, openapi
 from crisper.faces.serve.access import Needs
 from crisper.faces.serve.doors import Door
-from crisper.faces.serve.registry import Registry
+from crisper.faces.serve.registry import SHOWN_SECONDS, Registry
 from crisper.faces.serve.render import page
 
 #: Tasks of one kind on the triage page, and on one page of tasks.
@@ -30,7 +30,6 @@ _PREVIEW_MOST = 2000
 _ENTRIES = 300
 
 _SECTIONS = (
-    ("lost", "Died, and not yet decided", "No lost task waits for its verdict."),
     ("held", "Needs a decision", "No task waits for somebody to decide."),
     ("recovering", "Recovering", "Nothing is being brought back now."),
     ("quarantined", "Quarantined", "No task was lost more often than its loss budget allows."),
@@ -69,9 +68,9 @@ class Pages:
 
     def triage(self, request: Request) -> Response:
         asked.only(request, ())
-        status = self._registry.status()
+        status, lives, sections = self._registry.shown.ask("triage", self._triage, seconds=SHOWN_SECONDS)
         workers, attempts, tasks = status["workers"], status["attempts"], status["tasks"]
-        lost = [one for one in self._survey.workers()["workers"] if one["state"] == "lost"]
+        lost = [one for one in lives if one["state"] == "lost"]
         counts = (
             ("workers alive", workers["alive"] + workers["suspect"]),
             ("running", attempts["running"]),
@@ -85,9 +84,15 @@ class Pages:
             advice=advice(status, self._typed),
             counts=counts,
             workers=[{**one, "told": told(one["evidence"])} for one in lost[:FEW]],
-            sections=[self._section(*one) for one in _SECTIONS],
+            sections=sections,
             typed=self._typed,
         )
+
+    def _triage(self) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]:
+        status = self._registry.status()
+        with self._registry.reading.snapshot():
+            lives = self._survey.workers()["workers"]
+            return status, lives, [self._section(*one) for one in _SECTIONS]
 
     def _section(self, state: str, title: str, empty: str) -> dict[str, Any]:
         answer = self._survey.tasks(Filters((state,)), limit=FEW)
@@ -102,7 +107,12 @@ class Pages:
     def workers(self, request: Request) -> Response:
         asked.only(request, ("all",))
         everything = asked.flag(request, "all")
-        workers = self._survey.workers(everything=everything)["workers"]
+
+        def ask() -> list[dict[str, Any]]:
+            lives: list[dict[str, Any]] = self._survey.workers(everything=everything)["workers"]
+            return lives
+
+        workers = self._registry.shown.ask(("workers", everything), ask, seconds=SHOWN_SECONDS)
         shown = [{**one, "notes": _notes(one)} for one in workers]
         return page(request.scope, "workers.html", workers=shown, everything=everything, typed=self._typed)
 
@@ -128,8 +138,9 @@ class Pages:
     def task(self, request: Request) -> Response:
         asked.only(request, ("id",))
         id = request.query_params.get("id", "")
-        shown = answers.story(self._registry, id)
-        standing = self._survey.standing(id)
+        with self._registry.reading.snapshot():
+            shown = answers.story(self._registry, id)
+            standing = self._survey.standing(id)
         attempts = shown.get("attempts")
         saw = {"attempt": attempts[-1]["number"], "state": shown["state"]} if attempts else None
         return page(

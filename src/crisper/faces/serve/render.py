@@ -7,7 +7,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.responses import HTMLResponse
 
-from crisper.faces.cli.text import age, clean, plural
+from crisper.faces.cli.text import age, clean, plural, seconds
 from crisper.faces.serve.access import Role, Who
 
 _ENVIRONMENT = Environment(
@@ -17,7 +17,7 @@ _ENVIRONMENT = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_ENVIRONMENT.filters |= {"clean": clean, "age": age, "plural": plural}
+_ENVIRONMENT.filters |= {"clean": clean, "age": age, "plural": plural, "seconds": seconds}
 
 #: Below these nobody is answered with a page.
 _FOR_PROGRAMS = ("/api/", "/metrics", "/healthz", "/readyz", "/static/", "/live")

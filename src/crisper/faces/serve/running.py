@@ -22,7 +22,7 @@ from crisper.faces.serve.sweeping import Sweeping
 from crisper.faces.serve.web import Site, application
 
 #: Connections at once; more are told to come again.
-CONNECTIONS = 200
+CONNECTIONS = 1000
 #: What is under way when it ends has that long.
 GRACE_SECONDS = 3
 

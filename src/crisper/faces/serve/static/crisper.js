@@ -33,9 +33,19 @@
     }
   }
 
+  // All open pages are told at once: each takes its turn within a second, and one that nobody sees when it is seen.
+  let due = 0;
+  const soon = () => {
+    if (document.hidden) return document.addEventListener("visibilitychange", soon, { once: true });
+    due = due || setTimeout(() => {
+      due = 0;
+      reload().then(() => say("Updated.")).catch(() => say("The server does not answer."));
+    }, Math.random() * 1000);
+  };
+
   function listen(url) {
     const source = new EventSource(url);
-    source.addEventListener("changed", () => reload().then(() => say("Updated.")).catch(() => say("The server does not answer.")));
+    source.addEventListener("changed", soon);
     source.addEventListener("error", () => {
       const over = source.readyState === EventSource.CLOSED;
       say(over ? "Live updates have ended: load the page again." : "Live updates are interrupted, and go on by themselves.");
@@ -49,6 +59,7 @@
       body.attempt = Number(form.dataset.attempt);
       body.state = form.dataset.state;
     }
+    if (form.dataset.tasks) body.tasks = JSON.parse(form.dataset.tasks);
     return body;
   }
 
@@ -63,6 +74,7 @@
       return "";
     }
     const [task] = heard.tasks || [];
+    if (heard.said) return heard.said;
     return task ? task.reason || task.outcome : heard.error ? heard.error.message : "Done.";
   }
 
