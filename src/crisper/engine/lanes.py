@@ -58,7 +58,8 @@ def _has_a_death(lane: dict[str, Any]) -> bool:
 
 def _brought_back(connection: Connection, since: int, moment: int) -> dict[str, list[dict[str, Any]]]:
     """By the life that lost them: how many tasks were brought back, in each moment."""
-    at = recovery.c.done_at - recovery.c.done_at % moment
+    moment_of = recovery.c.done_at - recovery.c.done_at % moment
+    at = func.max(recovery.c.done_at)
     rows = connection.execute(
         select(attempt.c.incarnation, at.label("at"), func.count().label("many"))
         .join(attempt, (attempt.c.task_id == recovery.c.task_id) & (attempt.c.number == recovery.c.number))
@@ -67,10 +68,10 @@ def _brought_back(connection: Connection, since: int, moment: int) -> dict[str, 
             recovery.c.verdict.in_(sorted(BRINGS_BACK)),
             recovery.c.done_at >= since,
         )
-        .group_by(attempt.c.incarnation, at)
+        .group_by(attempt.c.incarnation, moment_of)
         .order_by(at)
     )
     found: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        found.setdefault(row.incarnation, []).append({"at": iso(max(row.at, since)), "tasks": int(row.many)})
+        found.setdefault(row.incarnation, []).append({"at": iso(row.at), "tasks": int(row.many)})
     return found

@@ -10,7 +10,7 @@ from urllib.parse import quote, urlencode
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from crisper.engine import control
+from crisper.engine import control, deaths
 from crisper.engine.control import Outcome
 from crisper.engine.filters import TASK_STATES, Filters
 from crisper.faces.cli.status import advice
@@ -68,9 +68,8 @@ class Pages:
 
     def triage(self, request: Request) -> Response:
         asked.only(request, ())
-        status, lives, sections = self._registry.shown.ask("triage", self._triage, seconds=SHOWN_SECONDS)
+        status, lost, sections = self._registry.shown.ask("triage", self._triage, seconds=SHOWN_SECONDS)
         workers, attempts, tasks = status["workers"], status["attempts"], status["tasks"]
-        lost = [one for one in lives if one["state"] == "lost"]
         counts = (
             ("workers alive", workers["alive"] + workers["suspect"]),
             ("running", attempts["running"]),
@@ -83,16 +82,24 @@ class Pages:
             "triage.html",
             advice=advice(status, self._typed),
             counts=counts,
-            workers=[{**one, "told": told(one["evidence"])} for one in lost[:FEW]],
+            deaths=lost,
+            more_deaths=len(lost) == FEW,
             sections=sections,
             typed=self._typed,
         )
 
     def _triage(self) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]:
         status = self._registry.status()
-        with self._registry.reading.snapshot():
+        reading = self._registry.reading
+        with reading.snapshot():
             lives = self._survey.workers()["workers"]
-            return status, lives, [self._section(*one) for one in _SECTIONS]
+            lost = [one for one in lives if one["state"] == "lost"]
+            lost = sorted(lost, key=lambda one: one["ended_at"] or "", reverse=True)[:FEW]
+            became = deaths.became(reading, [one["id"] for one in lost])
+            shown = [
+                {**one, "told": told(one["evidence"]), "became": became.get(one["id"], {})} for one in lost
+            ]
+            return status, shown, [self._section(*one) for one in _SECTIONS]
 
     def _section(self, state: str, title: str, empty: str) -> dict[str, Any]:
         answer = self._survey.tasks(Filters((state,)), limit=FEW)
