@@ -91,7 +91,7 @@ class Night:
                 VerdictKind.HOLD: "its policy is to wait for a person",
                 VerdictKind.QUARANTINE: "its body was lost 4 times, and its loss budget is 3",
             }[kind]
-            evidence = {"how": "process gone", "losses": 4 if kind is VerdictKind.QUARANTINE else 1}
+            evidence = {"how": "silence", "losses": 4 if kind is VerdictKind.QUARANTINE else 1}
             decided = self.store.decide(case.recovery, kind, why, evidence, by="celery@web-1")
             assert decided is not None
             if kind is VerdictKind.RESEND:
@@ -103,9 +103,16 @@ class Night:
         ago = minutes * MINUTE_MS
         self._moved(worker, started=320, ended=minutes)
         for id in held:
+            self._sql(
+                "UPDATE crisper_attempt SET received_at = received_at - ?, started_at = started_at - ?,"
+                " finished_at = finished_at - ? WHERE task_id = ?",
+                *(ago + 3 * MINUTE_MS, ago + 3 * MINUTE_MS, ago, id),
+            )
             self._sql("UPDATE crisper_recovery SET done_at = done_at - ? WHERE task_id = ?", ago, id)
             self._sql("UPDATE crisper_event SET at = at - ? WHERE task_id = ?", ago, id)
-        self._sql("UPDATE crisper_event SET at = at - ? WHERE incarnation = ?", ago, worker.id)
+        self._sql(
+            "UPDATE crisper_event SET at = at - ? WHERE incarnation = ? AND task_id IS NULL", ago, worker.id
+        )
 
     def _moved(self, worker: Actor, *, started: int, ended: int | None = None) -> None:
         self._sql("UPDATE crisper_incarnation SET started_at = started_at - ? WHERE id = ?",

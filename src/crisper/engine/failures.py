@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, case, func, select
 
 from crisper.core.states import State
-from crisper.engine.answers import iso, task_word
+from crisper.engine.answers import iso
 from crisper.engine.filters import bounded
 from crisper.engine.reading import Reading
 from crisper.store.schema import attempt, recovery
@@ -56,13 +56,12 @@ def _question(since: int, limit: int, dialect: str) -> Any:
         (newest.c.state == State.LOST.value, func.coalesce(recovery.c.reason, newest.c.reason)),
         else_=_before_colon(newest.c.reason, dialect),
     ).label("why")
-    kinds = (newest.c.name, newest.c.state, recovery.c.state, recovery.c.verdict, why)
+    kinds = (newest.c.name, newest.c.state, recovery.c.verdict, why)
     count = func.count()
     return (
         select(
             newest.c.name,
             newest.c.state,
-            recovery.c.state.label("recovery_state"),
             recovery.c.verdict,
             why,
             count.label("attempts"),
@@ -92,7 +91,7 @@ def _group(row: Any) -> dict[str, Any]:
     failed = row.state != State.LOST.value
     return {
         "name": row.name,
-        "state": task_word(row.state, row.recovery_state, row.verdict),
+        "state": row.state,
         "verdict": row.verdict,
         "why": row.why or None,
         "attempts": int(row.attempts),

@@ -14,6 +14,7 @@ _COLUMNS = (
     Column("attempts", right=True),
     Column("name", most=40, flexible=3, tail=True),
     Column("state"),
+    Column("verdict"),
     Column("why", flexible=4),
     Column("last", right=True),
 )
@@ -29,8 +30,9 @@ _COLUMNS = (
 def failures(place: Place, since: str, limit: int, as_json: bool) -> None:
     """Attempts that failed, were lost or rejected, in groups.
 
-    By the task's name, how it stands, and why: the type of the exception, or
-    the verdict's reason. The groups are made of the newest 10,000.
+    By the task's name, how it ended, the verdict on what was lost, and why:
+    the type of the exception, or the verdict's reason. The groups are made of
+    the newest 10,000.
 
     \b
     Examples:
@@ -60,4 +62,5 @@ def left_out(answer: dict[str, Any], limit: int) -> list[str]:
 
 
 def _row(group: dict[str, Any]) -> tuple[object, ...]:
-    return group["attempts"], group["name"], group["state"], group["why"], age(group["last_at"])
+    verdict = (group["verdict"] or "").replace("_", " ")
+    return group["attempts"], group["name"], group["state"], verdict, group["why"], age(group["last_at"])

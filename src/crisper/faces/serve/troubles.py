@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from crisper.core.states import RecoveryState, State, VerdictKind
 from crisper.engine import failures
 from crisper.engine.filters import age_ms
 from crisper.faces.cli import queues as cli_queues
@@ -83,4 +84,15 @@ class Troubles:
 
 
 def _tasks_of(group: dict[str, Any]) -> str:
-    return urlencode({"name": group["name"][:500], "state": group["state"]}, errors="backslashreplace")
+    """Those of the name that stand as these do, where that can be said of what was lost at all."""
+    told = {"name": group["name"][:500]}
+    state = _STANDS.get(group["verdict"]) if group["state"] == State.LOST else group["state"]
+    return urlencode(told if state is None else {**told, "state": state}, errors="backslashreplace")
+
+
+_STANDS = {
+    VerdictKind.QUARANTINE: RecoveryState.QUARANTINED,
+    VerdictKind.HOLD: RecoveryState.HELD,
+    VerdictKind.FAIL: State.FAILED,
+    VerdictKind.DISCARD: "discarded",
+}
