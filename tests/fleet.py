@@ -130,6 +130,7 @@ class Fleet:
             "FLEET_PLAIN": "1" if plain else "",
             "CRISPER_REGISTRY_URL": self.registry_url,
             "CRISPER_JOURNAL_DIR": str(self.folder / "journal"),
+            "CRISPER_PROBE_DIR": str(self.folder / "signs"),
             "PYTHONPATH": str(ROOT),
         }
         self.environment |= {f"CRISPER_{key.upper()}": str(value) for key, value in settings.items()}

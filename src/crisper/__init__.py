@@ -9,12 +9,14 @@ imported where they are used.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+TYPE_CHECKING = False  # as type checkers know it: `typing` takes longer to import than a probe may
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "current_attempt", "errors", "install"]
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from celery import Celery
 
     from crisper import errors

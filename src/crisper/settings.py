@@ -82,6 +82,9 @@ class Settings:
     journal_max_bytes: int = _setting(
         2**30, "a worker's journal takes no new tasks beyond that; one needs 1 to 2 kB", unit="bytes"
     )
+    probe_dir: str = _setting(
+        "", "folder of the workers' signs of life, which crisper-probe reads; for their user alone"
+    )
     failover_window: float = _setting(
         600.0,
         "what was committed for so long before a PostgreSQL failover is written again after it, because an"

@@ -22,6 +22,7 @@ def row_of(field: dataclasses.Field[object]) -> str:
     of_the_platform = {
         "registry_url": "a SQLite file in the platform's state folder",
         "journal_dir": "a folder in the platform's state folder",
+        "probe_dir": "a folder in the platform's runtime folder",
     }
     if field.name in of_the_platform:
         default = of_the_platform[field.name]

@@ -13,7 +13,7 @@ from tests.store.looking import hasten
 from tests.store.machine import Machine
 
 #: Runs of so many steps. One takes 0.05 s on SQLite, 0.35 s on MariaDB.
-EXAMPLES, STEPS = int(os.environ.get("CRISPER_MACHINE_EXAMPLES", 40)), 35
+EXAMPLES, STEPS = int(os.environ.get("CRISPER_MACHINE_EXAMPLES", 20)), 35
 
 
 @pytest.mark.timeout(120 + 2 * EXAMPLES)

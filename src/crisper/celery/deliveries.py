@@ -28,6 +28,7 @@ from crisper.celery.dispatcher import Dispatcher
 from crisper.celery.held import Held, Stage
 from crisper.celery.link import Item, Link, monotonic_ms
 from crisper.celery.pausing import Pausing
+from crisper.celery.standing import is_consuming
 from crisper.core.states import State
 from crisper.recorder import wire
 from crisper.settings import Settings
@@ -79,6 +80,7 @@ class Deliveries:
         self._dropped: dict[int, tuple[int, Held, State, str | None]] = {}
         self.pausing = Pausing(worker)
         self.ready = False
+        self.ticked_at = monotonic_ms()  # the loop, last
         self.incarnation = ""  # whose attempts these are
 
     # -- claiming -------------------------------------------------------------
@@ -894,13 +896,10 @@ class Deliveries:
 
     def on_timer(self) -> None:
         """Once a second: the loop's tick, and deliveries that waited long enough."""
-        self.link.send(
-            (
-                wire.TICK,
-                monotonic_ms(),
-                {"errors": self.errors, "held": len(self._by_seq), "refused": self.refused},
-            )
-        )
+        self.ticked_at = monotonic_ms()
+        counted = {"errors": self.errors, "held": len(self._by_seq), "refused": self.refused}
+        consuming = is_consuming(self.worker) and not self.pausing.why
+        self.link.send((wire.TICK, self.ticked_at, {**counted, "consuming": consuming}))
         self._make_room()
         self.pausing.enforce()
         now = time.monotonic()

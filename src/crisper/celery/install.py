@@ -143,6 +143,7 @@ class Recording:
         from crisper.celery.link import Link
         from crisper.celery.node import new_incarnation
         from crisper.celery.patience import Patience
+        from crisper.celery.standing import say_if_it_stands
         from crisper.celery.upkeep import Upkeep
 
         self._request, self._publishing, self._new_incarnation = request, publishing, new_incarnation
@@ -167,6 +168,7 @@ class Recording:
         self.deliveries.on_fatal = self._fatal
         self.deliveries.on_fenced = self._reborn
         self.link.on_new_wire = self._wake_loop
+        self.link.on_round = lambda: say_if_it_stands(worker, self.link, self.deliveries.ticked_at)
         self.link.on_blocked = self._watch_writable
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_read.setblocking(False)
@@ -182,6 +184,8 @@ class Recording:
         self.link.start()
 
     def _hello(self) -> dict[str, Any]:
+        from crisper.engine.sign import default_folder
+
         settings = self.settings
         return {
             "incarnation": asdict(self.incarnation),
@@ -196,6 +200,7 @@ class Recording:
             "strict": settings.recording == "strict",
             "journal_dir": str(settings.journals) if settings.on_registry_down == "journal" else "",
             "journal_max_bytes": settings.journal_max_bytes,
+            "probe_dir": settings.probe_dir.strip() or default_folder(),
             "failover_window": settings.failover_window,
             "children": self._children(),
             "courier": True,

@@ -60,6 +60,7 @@ class Link:
         self.generation = 0
         self.replaced = 0  # recorders started after the first
         self.on_new_wire: Callable[[], None] = lambda: None
+        self.on_round: Callable[[], None] = lambda: None  # from the keeper's thread
         self.on_blocked: Callable[[bool], None] = lambda blocked: None
         self.pid = os.getpid()
 
@@ -117,6 +118,7 @@ class Link:
         while not self._closed:
             recorder = self._recorder
             if recorder is not None and self._goes_round(recorder):
+                self.on_round()
                 continue
             if self._is_over():
                 return

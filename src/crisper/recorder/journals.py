@@ -26,6 +26,11 @@ def registry_digest(url: str) -> str:
     return hashlib.sha256(repr(place).encode()).hexdigest()[:16]
 
 
+def process_of(hello: dict[str, Any]) -> str:
+    """What the incarnations of one process have in common: the end of their ids."""
+    return str(hello["incarnation"]["id"])[-16:]
+
+
 def life_of(hello: dict[str, Any]) -> Life:
     """What a journal's lines of this incarnation begin with."""
     grace_ms = int(hello["redelivery_grace"] * 1000)
@@ -38,7 +43,7 @@ def window_of(hello: dict[str, Any]) -> Window | None:
         return None
     return Window(
         Path(hello["journal_dir"]),
-        str(hello["incarnation"]["id"])[-16:],
+        process_of(hello),
         seconds=hello["failover_window"],
         most_bytes=hello["journal_max_bytes"],
     )
@@ -60,10 +65,10 @@ def adoption_told(adopted: Adopted) -> str:
 
 def open_journal(hello: dict[str, Any], trouble: Callable[[str], None]) -> Journal | None:
     """The journal of the worker's process, with what an earlier recorder of it left; None if it cannot be."""
-    # The incarnations of one process have the end of their ids in common.
-    name = str(hello["incarnation"]["id"])[-16:]
     try:
-        return Journal(own_file(Path(hello["journal_dir"]), name), most_bytes=hello["journal_max_bytes"])
+        return Journal(
+            own_file(Path(hello["journal_dir"]), process_of(hello)), most_bytes=hello["journal_max_bytes"]
+        )
     except (JournalError, OSError) as exc:
         trouble(f"{exc}. Until then a registry that is away keeps tasks waiting")
         return None

@@ -28,14 +28,16 @@ from crisper.engine.circuit import Circuit
 from crisper.engine.deadline import Watchdog
 from crisper.engine.journal import Journal
 from crisper.engine.recording import Recording
+from crisper.engine.sign import Sign
 from crisper.engine.window import Window
 from crisper.engine.writer import Writer
 from crisper.errors import Fenced, JournalError, RegistryUnreachable
 from crisper.recorder import wire
 from crisper.recorder.enrollment import Away, Enrolled, Enrollment, Moved, Outcome, Over, Refused
-from crisper.recorder.journals import life_of, open_journal, window_of
+from crisper.recorder.journals import life_of, open_journal, process_of, window_of
 from crisper.recorder.pulse import PulseThread
 from crisper.recorder.records import Reader, read_word
+from crisper.recorder.sign import SignThread
 from crisper.recorder.witness import LINUX, Process, is_stopped, process_start
 from crisper.store.base import Store
 from crisper.store.database import Place
@@ -117,6 +119,9 @@ class Recorder:
         self._busy = False
         self._parts = wire.Parts()
         self._tick: tuple[int, dict[str, Any]] | None = None
+        self._stands, self._stood_at = "", 0
+        self._began_ms = self._turned_ms = monotonic_ms()
+        self._sign: SignThread | None = None
 
     # -- the loop -------------------------------------------------------------
 
@@ -129,6 +134,7 @@ class Recorder:
                 with contextlib.suppress(BlockingIOError, BrokenPipeError):
                     os.write(ALIVE_FD, b".")
             self._wait(alive_at)
+            self._turned_ms = monotonic_ms()
             if self._parent is not None and not self._parent.is_alive():
                 return self._witness()
             if not self._wire_open:
@@ -230,7 +236,9 @@ class Recorder:
         if kind == wire.HELLO:
             self._greeted(item[1])
         elif kind == wire.TICK:
-            self._tick = (item[1], item[2])
+            self._tick, self._stands = (item[1], item[2]), ""
+        elif kind == wire.STANDS:
+            self._stands, self._stood_at = item[2], item[1]
         elif kind == wire.BYE:
             self._said_bye = item[1]
         elif self._recording is None:
@@ -279,6 +287,11 @@ class Recorder:
                 self._selector.register(self._parent.fileno(), selectors.EVENT_READ)
         for pid in hello["children"]:
             self._know_child(pid)
+        if self._sign is None and hello["probe_dir"]:
+            self._sign = SignThread(
+                hello["probe_dir"], process_of(hello), self._look, self._trouble_with_sign
+            )
+            self._sign.start()
         if self._journal is None and hello["journal_dir"]:
             self._journal = open_journal(hello, self._trouble_with_journal)
             self._window = window_of(hello) if self._journal is not None else None
@@ -287,6 +300,32 @@ class Recorder:
 
     def _trouble_with_journal(self, sentence: str) -> None:
         self._tell((wire.LOG, "error", sentence))
+
+    def _trouble_with_sign(self, sentence: str) -> None:
+        self._tell((wire.LOG, "warning", sentence))
+
+    def _look(self) -> Sign | None:
+        """The worker as it is now; None while it is nobody. From the sign's thread."""
+        hello, recording, tick = self._hello, self._recording, self._tick
+        if not hello:
+            return None
+        one, where = hello["incarnation"], ""
+        if recording is not None and not self._paused:
+            where = "registry" if self._circuit.closed else "journal"
+        return Sign(
+            worker=hello["nodename"],
+            pid=one["pid"],
+            pid_start=one["pid_start"],
+            pid_namespace=one["pid_namespace"],
+            at=monotonic_ms(),
+            turned=self._turned_ms,
+            ticked=tick[0] if tick else self._began_ms,
+            stands=self._stands,
+            stood_at=self._stood_at,
+            records=where,
+            consumes=bool(tick and tick[1].get("consuming")),
+            why=self._paused or "",
+        )
 
     def _keep_late(self) -> None:
         """What a fenced incarnation still said before its parent knew: its outcomes are kept as events."""
@@ -581,6 +620,8 @@ class Recorder:
         """The parent hung up: it said goodbye, it replaced us, or it is dying right now."""
         if self._said_bye is None and self._parent is not None and self._parent.wait(2.0):
             return self._witness()
+        if self._said_bye is not None:
+            self._end_sign()
         if self._said_bye is not None and self._recording is not None:
             return self._last_writes(self._recording, {})
         self._retire()
@@ -588,6 +629,7 @@ class Recorder:
 
     def _witness(self) -> int:
         """The parent is dead. Make sure of its children, write what is known, declare it."""
+        self._end_sign()
         while self._wire_open and self._read_wire():
             pass
         self._take_outcomes()
@@ -607,6 +649,10 @@ class Recorder:
             "children_stopped": len(self._children),
         }
         return self._last_writes(recording, evidence)
+
+    def _end_sign(self) -> None:
+        if self._sign is not None:
+            self._sign.end()
 
     def _last_writes(self, recording: Recording, evidence: dict[str, Any]) -> int:
         """Everything that is known, then the end itself; as long as the registry may come back. What is

@@ -11,6 +11,7 @@ Parent to recorder                      Recorder to parent
     c C s f l n records, below              fatal   sentence, exit code
     x       a parked claim is dropped       a       durable up to, answers that say more
     t       the loop's tick                 fenced  the incarnation
+    i       why the loop stands still
     ask     the courier's verbs             told    the answers to them
     bye     clean goodbye                   cases   recoveries for the courier
                                             pause   why no more messages are to be taken; empty: go on
@@ -32,7 +33,7 @@ from typing import Any
 
 HEADER = struct.Struct("<I")
 
-HELLO, BYE, TICK, DROP, ASK = "hello", "bye", "t", "x", "ask"
+HELLO, BYE, TICK, STANDS, DROP, ASK = "hello", "bye", "t", "i", "x", "ask"
 CLAIM, START, FINISH, CHILD_LOST, NOTE = "c", "s", "f", "l", "n"
 #: A claim that an earlier recorder had parked: its answer is news whatever it is.
 CLAIM_AGAIN = "C"
