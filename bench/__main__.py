@@ -33,6 +33,7 @@ FIGURES = {
     "Ten thousand attempts, killed and running again": "ten_thousand_running.py",
     "Heartbeats of a thousand workers": "fleet.py",
     "Forgetting": "prune.py",
+    "The dashboard beside much history": "dashboard.py",
     "One probe of a worker": "probe.py",
 }
 

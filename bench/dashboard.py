@@ -10,13 +10,47 @@ while something changes each second, and each asks for its page again when it is
 
 from __future__ import annotations
 
+import argparse
+import asyncio
+import os
+import random
 import sys
+import time
 from pathlib import Path
+from typing import NamedTuple
 
+import httpx
 import psycopg
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from crisper.store.migrate import upgrade
+from crisper.store.open import open_store
+from tests.serve.test_process import LINK, serving
+from tests.servers import PrivatePostgres
+from tests.store.acting import Actor
+
+PAGES = (
+    *(
+        "/",
+        "/running",
+        "/workers",
+        "/timeline",
+        "/timeline?since=7d",
+        "/failures",
+        "/failures?since=7d",
+        "/queues",
+    ),
+    *(
+        "/audit",
+        "/audit?by=ann@*",
+        "/many?verb=recover",
+        "/tasks",
+        "/tasks?state=failed",
+        "/tasks?state=held",
+    ),
+    *("/tasks?state=running", "/tasks?queue=mail", "/tasks?worker=celery@w3", "/task?id=running-77"),
+)
 AT_ONCE = 500_000
 WEEK_MS = 7 * 86_400_000
 WORKERS = 50
@@ -77,3 +111,100 @@ def fill(url: str, rows: int, running: int) -> None:
         connection.execute(_RUNNING, {**told, "last": running})
         connection.execute("VACUUM ANALYZE")
         connection.execute("CHECKPOINT")
+
+
+class Times(NamedTuple):
+    """Milliseconds, the shortest first."""
+
+    all: list[float]
+
+    def __str__(self) -> str:
+        told = sorted(self.all)
+        return (
+            f"p50 {told[len(told) // 2]:.0f} p95 {told[int(len(told) * 0.95)]:.0f} longest {told[-1]:.0f} ms"
+        )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--running", type=int, default=10_000)
+    parser.add_argument("--asks", type=int, default=60)
+    parser.add_argument("--open", type=int, default=200)
+    parser.add_argument("--seconds", type=float, default=20.0)
+    options = parser.parse_args()
+    with PrivatePostgres() as server:
+        upgrade(server.url)
+        fill(server.url, options.rows, options.running)
+        measure(server.url, options)
+    return 0
+
+
+def measure(url: str, options: argparse.Namespace) -> None:
+    with serving(url, "--no-sweep") as process:
+        base, link = process.wait_for(LINK).groups()
+        with httpx.Client(base_url=base, timeout=60) as client:
+            client.get(link)
+            for page in PAGES:
+                print(f"{page}: {asked(client, page, options.asks)}", flush=True)
+            cookies = dict(client.cookies)
+        pid, before, began = process.popen.pid, cpu(process.popen.pid), time.monotonic()
+        told = asyncio.run(open_pages(base, cookies, url, options))
+        share = (cpu(pid) - before) / (time.monotonic() - began)
+        print(f"{options.open} open: {len(told.all)} pages in {options.seconds:g} s, {told};"
+              f" {share:.2f} of a core")  # fmt: skip
+
+
+def asked(client: httpx.Client, page: str, times: int) -> Times:
+    took = []
+    for _ in range(times):
+        at = time.perf_counter()
+        assert client.get(page).status_code == 200, page
+        took.append((time.perf_counter() - at) * 1000)
+    return Times(took)
+
+
+async def open_pages(base: str, cookies: dict[str, str], url: str, options: argparse.Namespace) -> Times:
+    """How long each page took that was asked for because something had changed."""
+    took: list[float] = []
+    until = time.monotonic() + options.seconds
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    async with httpx.AsyncClient(base_url=base, cookies=cookies, timeout=60, limits=limits) as client:
+        opened = [asyncio.create_task(open_page(client, took)) for _ in range(options.open)]
+        store = open_store(url)
+        worker = Actor(store, hostname="celery@busy", lease_ms=86_400_000)
+        n = 0
+        while time.monotonic() < until:
+            await asyncio.sleep(1)
+            worker.runs(f"new-{n}", f"new-{n}")
+            n += 1
+        for one in opened:
+            assert not one.done(), one.exception()
+            one.cancel()
+        await asyncio.gather(*opened, return_exceptions=True)
+        store.close()
+    return Times(took)
+
+
+async def open_page(client: httpx.AsyncClient, took: list[float]) -> None:
+    async with client.stream("GET", "/live") as stream:
+        assert stream.status_code == 200, stream.status_code
+        async for line in stream.aiter_lines():
+            if line == "event: changed":
+                await asyncio.sleep(random.random())  # as crisper.js does
+                at = time.perf_counter()
+                answer = await client.get("/")
+                assert answer.status_code == 200
+                took.append((time.perf_counter() - at) * 1000)
+
+
+def cpu(pid: int) -> float:
+    """Seconds of both modes that the process has had."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

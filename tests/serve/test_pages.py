@@ -358,7 +358,7 @@ def test_a_stream_tells_of_a_change_and_ends_with_the_server(
         return heard
 
     heard = asyncio.run(asyncio.wait_for(listen(), 20))
-    assert heard == ["retry: 5000\n\n", "event: changed\ndata: \n\n"]
+    assert heard == [f"retry: 5000\n\n{live._CHANGED}", live._CHANGED]
     assert stream.streams == 0
 
 

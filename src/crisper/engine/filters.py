@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, and_, or_, select, true
+from sqlalchemy import ColumnElement, and_, case, or_, select, true
 
 from crisper.core.states import HAVE_RECOVERIES, RecoveryState, State, VerdictKind, task_words
 from crisper.core.text import key, storable
@@ -62,6 +62,7 @@ def in_state(word: str) -> ColumnElement[bool]:
     if word not in _WORDS:
         raise BadQuestion(f"no task is ever {word!r}; the states are {', '.join(sorted(TASK_STATES))}")
     attempt, recovery = schema.attempt.c, schema.recovery.c
+    by_itself: list[State] = []
     plain: list[ColumnElement[bool]] = []
     by_recovery: dict[tuple[State, RecoveryState], list[VerdictKind | None]] = {}
     for state, its_recovery, verdict in _WORDS[word]:
@@ -70,12 +71,20 @@ def in_state(word: str) -> ColumnElement[bool]:
         elif state in HAVE_RECOVERIES:
             plain.append(and_(attempt.state == state.value, recovery.state.is_(None)))
         else:
-            plain.append(attempt.state == state.value)
+            by_itself.append(state)
     lost = [
         and_(attempt.state == state.value, recovery.state == its.value, _verdict_in(verdicts))
         for (state, its), verdicts in by_recovery.items()
     ]
-    return or_(*plain, *lost)
+    rest = [*plain, *lost]
+    alone = attempt.state.in_(sorted(by_itself))
+    if not by_itself or not rest:
+        return alone if by_itself else or_(*rest)
+    # Of an OR PostgreSQL counts the state twice, expects next to nothing, and gathers all to show fifty.
+    return and_(
+        attempt.state.in_(sorted({state for state, *_ in _WORDS[word]})),
+        case((alone, True), else_=or_(*rest)),
+    )
 
 
 def _verdict_in(verdicts: list[VerdictKind | None]) -> ColumnElement[bool]:

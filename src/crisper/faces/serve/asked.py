@@ -103,10 +103,11 @@ _EXAMPLE = '{"tasks": [{"task_id": "…", "attempt": 1, "state": "quarantined"}]
 
 
 def _seen(told: Any) -> Seen:
-    if not isinstance(told, dict) or not isinstance(told.get("task_id"), str):
+    id = told.get("task_id") if isinstance(told, dict) else None
+    if not isinstance(id, str) or len(id) > LONGEST:
         raise BadQuestion(f"each task is told as you saw it: {_EXAMPLE}")
     _nothing_else(told, ("task_id", "attempt", "state"))
-    return Seen(told["task_id"][:LONGEST], _saw(told))
+    return Seen(id, _saw(told))
 
 
 def _nothing_else(told: dict[str, Any], known: Collection[str]) -> None:

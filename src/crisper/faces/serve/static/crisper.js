@@ -20,17 +20,22 @@
       location.reload(); // it has become another page: an error, or no error any more
       return;
     }
+    let changed = false;
     for (const region of regions) {
+      const next = fresh.getElementById(region.id);
+      if (region.isEqualNode(next)) continue;
       if (region.dataset.live === "still" && isInUse(region)) continue; // somebody is deciding on what they saw
       if (region.contains(document.activeElement)) {
         const focused = document.activeElement.getAttribute("href");
-        region.replaceWith(document.adoptNode(fresh.getElementById(region.id)));
+        region.replaceWith(document.adoptNode(next));
         const again = focused && [...document.querySelectorAll("a[href]")].find((a) => a.getAttribute("href") === focused);
         if (again) again.focus({ preventScroll: true });
       } else {
-        region.replaceWith(document.adoptNode(fresh.getElementById(region.id)));
+        region.replaceWith(document.adoptNode(next));
       }
+      changed = true;
     }
+    return changed;
   }
 
   // All open pages are told at once: each takes its turn within a second, and one that nobody sees when it is seen.
@@ -39,7 +44,7 @@
     if (document.hidden) return document.addEventListener("visibilitychange", soon, { once: true });
     due = due || setTimeout(() => {
       due = 0;
-      reload().then(() => say("Updated.")).catch(() => say("The server does not answer."));
+      reload().then((changed) => changed && say("Updated.")).catch(() => say("The server does not answer."));
     }, Math.random() * 1000);
   };
 
