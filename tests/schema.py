@@ -27,7 +27,7 @@ def set_revision(url: str, revision: str, oldest: str | None = None) -> None:
     """`oldest`: whose Crisper may still work on it; that revision's own, unless it is said."""
     with closing(open_store(url)) as store, store.db.write():
         store.db.run(f"UPDATE {TABLE} SET version_num = ?", revision)
-        [[was]] = store.db.rows(OLDEST)
+        [(was,)] = store.db.rows(OLDEST)
         store.db.run("UPDATE crisper_registry SET value = ? WHERE value = ?", oldest or revision, was)
 
 

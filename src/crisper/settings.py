@@ -30,12 +30,15 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "sweep_interval": (0.05, 21_600),
     "recovery_rate": (0.1, 1_000_000),
     "redelivery_grace": (0, 2_592_000),
+    "wedged_after": (3, 86_400),
     "loss_budget": (0, 1_000_000),
     "max_message_bytes": (0, 512 * 2**20),
     "journal_max_bytes": (4 * 2**20, 2**50),
     "failover_window": (0, 86_400),
     "preview_bytes": (256, 2**20),
     "retention_days": (0, 36_500),
+    "retention_lost_days": (0, 36_500),
+    "retention_audit_days": (0, 36_500),
 }
 
 #: What Kubernetes calls the variables that it puts beside every service, behind the service's own name.
@@ -104,6 +107,18 @@ class Settings:
     redelivery_grace: float = _setting(
         30.0, "how long a redelivery by the broker is awaited before a re-send", unit="s"
     )
+    wedged_after: float = _setting(
+        10.0,
+        "a worker whose loop has not gone round for so long is wedged, unless for a broker outage, a shutdown"
+        " or a solo task",
+        unit="s",
+    )
+    on_wedged: str = _setting(
+        "warn",
+        "what becomes of a wedged worker; warn: it is named; exit: and its process ended, for its supervisor"
+        " to start it again",
+        one_of=("warn", "exit"),
+    )
     track_publish: str = _setting(
         "off",
         "messages on record from when they are published, so that what vanishes in a broker is found;"
@@ -123,6 +138,16 @@ class Settings:
         "how long what is over stays on record, and its message is refused if it comes again; 0: for ever",
         unit="days",
     )
+    retention_lost_days: float = _setting(
+        90.0,
+        "the same for a task that was ever lost; at least as long as for the others; 0: for ever",
+        unit="days",
+    )
+    retention_audit_days: float = _setting(
+        365.0,
+        "how long events (losses, verdicts, decisions) stay when their task is forgotten; 0: for ever",
+        unit="days",
+    )
     redact: tuple[str, ...] = _setting(DEFAULT_REDACT, "parts of argument names whose values are never shown")
 
     @property
@@ -134,6 +159,11 @@ class Settings:
         import platformdirs  # only where it is wanted: a client starts fast
 
         return Path(platformdirs.user_state_dir("crisper")) / "journal"
+
+    @property
+    def retention(self) -> tuple[float, float, float]:
+        """Days: of what finished, of what was lost, of events."""
+        return self.retention_days, self.retention_lost_days, self.retention_audit_days
 
     def __post_init__(self) -> None:
         for problem in _problems(self):

@@ -58,6 +58,7 @@ class Link:
         self._closed = False
         self.durable = 0
         self.generation = 0
+        self.since = 0  # the last record's number when this recorder was told everything again
         self.replaced = 0  # recorders started after the first
         self.on_new_wire: Callable[[], None] = lambda: None
         self.on_round: Callable[[], None] = lambda: None  # from the keeper's thread
@@ -71,8 +72,14 @@ class Link:
         """Where pool children send their datagrams."""
         return self._sockets.words_write
 
+    @property
+    def stack_signal(self) -> int:
+        """On which processes of this worker write their stacks for the recorder; 0 if they do not."""
+        return self._sockets.stacks.signal
+
     def start(self) -> None:
         """Start the first recorder, and the keeper that replaces it."""
+        self._sockets.stacks.register()
         self._spawn()
         original("_thread", "start_new_thread")(self._keep, ())
 
@@ -92,6 +99,7 @@ class Link:
             again = [item for _, item in self._unconfirmed]
             standing = [self._standing[seq] for seq in sorted(self._standing)]
             self._bytes += wire.frame([(wire.HELLO, self._greeting()), *again, *standing])
+            self.since = self._seq
             self._push()
 
     def _greeting(self) -> dict[str, Any]:

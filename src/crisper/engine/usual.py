@@ -9,7 +9,7 @@ from sqlalchemy import func, or_, select
 from crisper.core.states import State
 from crisper.engine.filters import bounded
 from crisper.engine.reading import Reading
-from crisper.engine.top import run, running
+from crisper.engine.top import runs
 from crisper.store.schema import attempt
 
 #: Usual times are of the newest so many attempts that succeeded: what a name took last year tells little.
@@ -71,7 +71,7 @@ def present(reading: Reading, known: dict[str, Usual], *, limit: int = 100) -> l
     """
     with reading.snapshot() as connection:
         now = reading.now(connection)
-        rows = [run(row, now) for row in running(connection, bounded(limit))]
+        rows = runs(connection, now, bounded(limit))
     return [{**row, **_compared(row["age"], known.get(row["name"]))} for row in rows]
 
 

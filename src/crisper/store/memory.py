@@ -29,6 +29,7 @@ from crisper.core.model import (
     Answer,
     Attempt,
     Case,
+    Checkpoint,
     ChildLost,
     Claim,
     Entry,
@@ -43,6 +44,7 @@ from crisper.core.model import (
     Pulse,
     Record,
     Recovery,
+    Sighting,
     Start,
     Worker,
 )
@@ -68,7 +70,7 @@ from crisper.core.states import (
 from crisper.core.text import as_json, key, storable, storable_entry, storable_record
 from crisper.core.verdict import DEAD_LETTERED, Judgement, is_same_verdict, stopped_by, superseded_or_finished
 from crisper.errors import Fenced
-from crisper.store.base import START, Closed, Mark, Pruned, Stopped, Term
+from crisper.store.base import START, Closed, Mark, Old, Pruned, Stopped, Term
 from crisper.store.batch import DOUBTED, has_journal
 
 #: As on a server: how long a courier has a case, or a message to look for, to itself.
@@ -107,11 +109,13 @@ class MemoryStore:
         self._clock, self._lock = clock, threading.RLock()
         self._id = uuid.uuid4().hex
         self._workers: dict[str, Worker] = {}
+        self._running: dict[str, dict[str, Any]] = {}  # what heartbeats told of running attempts, by seq
         self._attempts: dict[str, list[Attempt]] = {}
         self._messages: dict[tuple[str, int], Message] = {}
         self._recoveries: dict[tuple[str, int], Recovery] = {}
         self._held: dict[str, dict[int, tuple[str, int]]] = defaultdict(dict)  # open, by handle
         self._orders: dict[tuple[str, int], _Stop] = {}
+        self._checkpoints: dict[str, tuple[int, int, str, str]] = {}  # number, when, data, preview
         self._terms: dict[str, Term] = {}
         self._mended = 0  # steps of the clock
         self._published: dict[str, tuple[Published, int]] = {}  # until claimed, with when it is due
@@ -145,6 +149,15 @@ class MemoryStore:
         with self._lock:
             return self._workers.get(id)
 
+    def checkpoint(self, task_id: str) -> tuple[int, int, str, str] | None:
+        """Number, when, data and preview of the task's last one."""
+        with self._lock:
+            return self._checkpoints.get(key(task_id))
+
+    def running(self, id: str) -> dict[str, Any]:
+        with self._lock:
+            return self._running.get(id, {})
+
     # -- incarnations ---------------------------------------------------------
 
     def enroll(self, incarnation: Incarnation) -> Fence:
@@ -171,6 +184,8 @@ class MemoryStore:
         with self._lock:
             if not self._holds(fence):
                 return False
+            if pulse.running:
+                self._running[fence.incarnation] = _plain(pulse.running)
             self._change(
                 fence.incarnation,
                 counter=self._workers[fence.incarnation].counter + 1,
@@ -212,6 +227,22 @@ class MemoryStore:
         with self._lock:
             held = self._holds(fence)
             return held and self._end(fence.incarnation, WorkerState.GONE, "worker", {"reason": reason})
+
+    def testify(self, fence: Fence, seen: Sequence[Sighting]) -> bool:
+        with self._lock:
+            if not self._holds(fence):
+                return False
+            for one in seen:
+                self._event(
+                    self._clock(),
+                    storable(one.kind),
+                    task_id=None if one.task_id is None else key(one.task_id),
+                    number=one.number,
+                    incarnation=fence.incarnation,
+                    actor="recorder",
+                    data=one.data,
+                )
+            return True
 
     def _end(self, id: str, state: WorkerState, by: str, evidence: dict[str, Any]) -> bool:
         now = self._clock()
@@ -258,6 +289,8 @@ class MemoryStore:
                 return self._claim(me, record, renewing)
             case Start():
                 self._start(me, record)
+            case Checkpoint():
+                return self._save(me, record)
             case Finish():
                 return self._finish(me, record)
             case ChildLost():
@@ -338,7 +371,8 @@ class MemoryStore:
     def _granted(self, claim: Claim, number: int) -> Answer:
         order = self._orders.get((claim.task_id, number))
         if order is None or order.done:
-            return Answer(claim.seq, "granted", number)
+            last = self._last_checkpoint(claim.task_id, number)
+            return Answer(claim.seq, "granted", number, checkpoint=last)
         return Answer(claim.seq, "stopped", number, stopped_by(order.by, order.reason))
 
     def _grant(self, me: str, claim: Claim, latest: Attempt | None) -> int:
@@ -402,7 +436,7 @@ class MemoryStore:
 
     # -- starts, finishes, losses ---------------------------------------------
 
-    def _open(self, me: str, record: Start | Finish | ChildLost) -> Attempt | None:
+    def _open(self, me: str, record: Start | Checkpoint | Finish | ChildLost) -> Attempt | None:
         place = self._held[me].get(record.claim_seq)
         return self._at(*place) if place and place[0] == record.task_id else None
 
@@ -417,6 +451,19 @@ class MemoryStore:
             )  # fmt: skip
         else:
             self._set(attempt, dispatched=True)
+
+    def _save(self, me: str, made: Checkpoint) -> Answer:
+        attempt = self._open(me, made)
+        if attempt is None:
+            return Answer(made.seq, "late")
+        at = self._clock() - made.age_ms
+        self._checkpoints[made.task_id] = attempt.number, at, made.data, made.preview
+        return Answer(made.seq, "kept")
+
+    def _last_checkpoint(self, task_id: str, number: int) -> str:
+        of, _, data, _ = self._checkpoints.get(task_id, (0, 0, "", ""))
+        over = any(a.state is State.SUCCEEDED and a.number >= of for a in self._attempts[task_id])
+        return "" if number == 1 or over else data
 
     def _finish(self, me: str, finish: Finish) -> Answer:
         attempt = self._open(me, finish)
@@ -854,23 +901,23 @@ class MemoryStore:
 
     # -- retention ------------------------------------------------------------
 
-    def prune_tasks(
-        self, before: int, after: Mark = START, *, limit: int, only_count: bool = False
-    ) -> Pruned:
+    def prune_tasks(self, old: Old, after: Mark = START, *, limit: int, only_count: bool = False) -> Pruned:
         with self._lock:
             looked_at = sorted(
                 Mark(a.received_at, a.task_id)
                 for some in self._attempts.values()
                 for a in some
-                if a.received_at < before and Mark(a.received_at, a.task_id) > after
+                if a.received_at < old.finished and Mark(a.received_at, a.task_id) > after
             )[:limit]
-            over = {mark.task_id for mark in looked_at if not self._is_kept(mark.task_id, before)}
+            over = {mark.task_id for mark in looked_at if not self._is_kept(mark.task_id, old)}
             if not only_count:
                 for task_id in over:
                     self._forget_task(task_id)
             return Pruned(len(over), looked_at[-1] if len(looked_at) == limit else None)
 
-    def _is_kept(self, task_id: str, before: int) -> bool:
+    def _is_kept(self, task_id: str, old: Old) -> bool:
+        was_lost = any(task == task_id for task, _ in self._recoveries)
+        before = old.lost if was_lost else old.finished
         return (
             any(
                 a.state in OPEN or a.finished_at is None or a.finished_at >= before
@@ -886,25 +933,27 @@ class MemoryStore:
         )
 
     def _forget_task(self, task_id: str) -> None:
+        self._checkpoints.pop(task_id, None)
         for number in range(1, len(self._attempts.pop(task_id)) + 1):
             for known in (self._messages, self._recoveries, self._orders):
                 known.pop((task_id, number), None)
-        self._events = [event for event in self._events if event.task_id != task_id]
 
-    def prune_rest(self, before: int, *, limit: int) -> int:
+    def prune_rest(self, old: Old, *, limit: int) -> int:
         with self._lock:
-            lone = [e for e in self._events if e.at < before and e.task_id not in self._attempts]
+            lone = [e for e in self._events if e.at < old.events and e.task_id not in self._attempts]
             events = sorted(lone, key=lambda event: event.at)[:limit]
             self._events = [event for event in self._events if event not in events]
             used = {attempt.incarnation for some in self._attempts.values() for attempt in some}
+            used |= {event.incarnation for event in self._events if event.task_id and event.incarnation}
             gone = [
                 worker.id
                 for worker in self._workers.values()
                 if worker.state is not WorkerState.ALIVE and worker.cleared
-                if worker.id not in used and (worker.ended_at or before) < before
+                if worker.id not in used and (worker.ended_at or old.finished) < old.finished
             ][:limit]
             for id in gone:
                 del self._workers[id]
+                self._running.pop(id, None)
             return len(events) + len(gone)
 
     # -- parts ----------------------------------------------------------------

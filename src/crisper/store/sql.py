@@ -27,6 +27,7 @@ from crisper.core.model import (
     Pulse,
     Record,
     Recovery,
+    Sighting,
     Worker,
 )
 from crisper.core.order import in_order, late_of, segments
@@ -46,7 +47,7 @@ from crisper.core.text import as_json, key, storable, storable_entry, storable_r
 from crisper.core.verdict import Judgement, Verdict, stopped_by
 from crisper.errors import Fenced, RegistryUnreachable
 from crisper.store import cases, prune, publishes
-from crisper.store.base import START, Closed, Mark, Pruned, Stopped, Term
+from crisper.store.base import START, Closed, Mark, Old, Pruned, Stopped, Term
 from crisper.store.batch import Batch
 from crisper.store.database import Conflict, Database
 from crisper.store.rows import ATTEMPT, EVENT, IS_OPEN, RECOVERY, WORKER, as_attempt, as_recovery, as_worker
@@ -90,6 +91,9 @@ INSERT INTO crisper_order (task_id, number, incarnation, kind, ordered_by, reaso
 VALUES (?, ?, ?, 'stop', ?, ?, ?) ON CONFLICT DO NOTHING"""
 
 CLOSE_ORDER = "UPDATE crisper_order SET done_at = ? WHERE task_id = ? AND number = ? AND done_at IS NULL"
+
+_TELL = "UPDATE crisper_running SET at = ?, told = ? WHERE incarnation = ?"
+_TELL_FIRST = "INSERT INTO crisper_running (at, told, incarnation) VALUES (?, ?, ?)"
 
 #: An attempt that was stopped and not lost has no recovery until a person recovers it.
 _OPEN_STOPPED = """
@@ -195,6 +199,10 @@ class SqlStore:
                 as_json({"loop_age_ms": pulse.loop_age_ms, **pulse.detail}),
                 *fence,
             )
+            if renewed and pulse.running:
+                told = self.now(), as_json(pulse.running), fence.incarnation
+                if not self.db.run(_TELL, *told):
+                    self.db.run(_TELL_FIRST, *told)
         return bool(renewed)
 
     def alive(self) -> list[Worker]:
@@ -236,6 +244,24 @@ class SqlStore:
             "generation = ? AND state = 'alive'",
             fence.generation,
         )
+
+    @_verb
+    def testify(self, fence: Fence, seen: Sequence[Sighting]) -> bool:
+        with self.db.write():
+            now = self._hold(fence)
+            if now is None:
+                return False
+            for one in seen:
+                self._event(
+                    now,
+                    storable(one.kind),
+                    task_id=None if one.task_id is None else key(one.task_id),
+                    number=one.number,
+                    incarnation=fence.incarnation,
+                    actor="recorder",
+                    data=one.data,
+                )
+            return True
 
     # -- the way of an attempt ------------------------------------------------
 
@@ -650,16 +676,14 @@ class SqlStore:
     # -- retention ------------------------------------------------------------
 
     @_verb
-    def prune_tasks(
-        self, before: int, after: Mark = START, *, limit: int, only_count: bool = False
-    ) -> Pruned:
+    def prune_tasks(self, old: Old, after: Mark = START, *, limit: int, only_count: bool = False) -> Pruned:
         with self.db.write():
-            return prune.tasks(self, before, after, limit, only_count)
+            return prune.tasks(self, old, after, limit, only_count)
 
     @_verb
-    def prune_rest(self, before: int, *, limit: int) -> int:
+    def prune_rest(self, old: Old, *, limit: int) -> int:
         with self.db.write():
-            return prune.rest(self, before, limit)
+            return prune.rest(self, old, limit)
 
     # -- parts ----------------------------------------------------------------
 

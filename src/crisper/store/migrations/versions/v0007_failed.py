@@ -10,8 +10,8 @@ import sqlalchemy as sa
 
 from crisper.store.migrations import dialect
 
-revision = "0005"
-down_revision = "0004"
+revision = "0007"
+down_revision = "0006"
 
 _FAILED = sa.text("state IN ('failed', 'lost', 'rejected', 'revoked')")
 
