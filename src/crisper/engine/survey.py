@@ -290,12 +290,14 @@ def _worker_counts(connection: Connection, now: int) -> dict[str, Any]:
     alive = incarnation.c.state == WorkerState.ALIVE.value
     suspect = connection.execute(select(func.count()).where(alive, _suspect_before(now))).scalar_one()
     living = connection.execute(select(incarnation.c.pulse, incarnation.c.about).where(alive)).all()
+    pulses = [of_pulse(one.pulse) for one in living]
     return {
         "alive": counts.get(WorkerState.ALIVE.value, 0) - suspect,
         "suspect": suspect,
         "lost": counts.get(WorkerState.LOST.value, 0),
         "gone": counts.get(WorkerState.GONE.value, 0),
-        "errors": sum(of_pulse(one.pulse)["errors"] for one in living),
+        "errors": sum(pulse["errors"] for pulse in pulses),
+        "journal_bytes": sum(pulse["journal_bytes"] for pulse in pulses),
         "versions": dict(Counter(version_of(one.about) for one in living)),
     }
 

@@ -109,7 +109,9 @@ class Sweeper:
         if leads and silent:
             passes = self._brake.passes(silent, len(workers))
             braked = not passes
-            declared += self._declare_silent(workers, silent) if passes else self._hold(silent, now)
+            declared += (
+                self._declare_silent(workers, silent) if passes else self._hold(silent, len(workers), now)
+            )
         closed, more = self._close()
         return Swept(len(workers), len(silent), leads, braked, tuple(declared), closed, more)
 
@@ -155,12 +157,13 @@ class Sweeper:
                 judged.append(Judged(id, "silence"))
         return judged
 
-    def _hold(self, silent: dict[str, int], now: float) -> list[Judged]:
+    def _hold(self, silent: dict[str, int], alive: int, now: float) -> list[Judged]:
         self._warn(
             f"brake: {len(silent)} workers fell silent at once; observing a second full lease"
             " before any of them is declared lost"
         )
         self._observer.restart(silent, now)
+        self._store.note("brake", None, None, self._me, {"silent": len(silent), "alive": alive})
         return []
 
     # -- the second phase -----------------------------------------------------
