@@ -1,0 +1,1 @@
+"""What some web frameworks make easier. Nothing here imports a framework."""
