@@ -19,7 +19,7 @@ from crisper.core.states import VerdictKind
 from crisper.faces.cli.events import KINDS
 from crisper.faces.serve.metrics import FROM_ZERO, METRICS
 from crisper.faces.shipped.files import STARTS_WORKERS, TEMPLATES, Blanks, filled
-from tests.faces.conftest import Run, run  # noqa: F401
+from tests.faces.conftest import Run
 from tests.left_out import needs
 from tests.servers import Unavailable
 
@@ -245,7 +245,7 @@ def test_systemd_reads_the_unit(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("hostile", ["x\nUser=root", "a b", 'x"', "$(id)", "-x", "@GRACE@", "x:y:z", ""])
 @pytest.mark.parametrize("what", STARTS_WORKERS)
-def test_an_app_s_name_writes_nothing_else(run: Run, what: str, hostile: str) -> None:  # noqa: F811
+def test_an_app_s_name_writes_nothing_else(run: Run, what: str, hostile: str) -> None:
     result = run("sqlite:////none", "-A", hostile, "export-config", what)
     assert (result.exit_code, result.stdout) == (2, "")
 
@@ -253,7 +253,7 @@ def test_an_app_s_name_writes_nothing_else(run: Run, what: str, hostile: str) ->
 # -- the command -------------------------------------------------------------------
 
 
-def test_it_prints_or_writes_and_never_overwrites(run: Run, tmp_path: Path) -> None:  # noqa: F811
+def test_it_prints_or_writes_and_never_overwrites(run: Run, tmp_path: Path) -> None:
     for what in TEMPLATES:
         text = run("sqlite:////none", "export-config", what).stdout
         assert "@" not in re.sub(r"worker@|\w@host", "", text).replace("user:password@", "")

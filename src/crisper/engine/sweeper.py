@@ -64,19 +64,19 @@ class Election:
 
     NAME = "sweeper"
 
-    def __init__(self, store: Store, me: str, lease: float) -> None:
-        self._store, self._me, self._lease = store, me, lease
+    def __init__(self, store: Store, me: str, lease: float, name: str = NAME) -> None:
+        self._store, self._me, self._lease, self._name = store, me, lease, name
         self._observer = Observer()
         self._term: Term | None = None
 
     def leads(self, now: float) -> bool:
-        seen = self._store.term(self.NAME)
+        seen = self._store.term(self._name)
         if seen is None or seen.holder == self._me:
-            self._term = self._store.campaign(self.NAME, self._me, seen)
+            self._term = self._store.campaign(self._name, self._me, seen)
             return self._term is not None
         self._observer.observe(now, [Seen(seen.holder, seen.counter, self._lease)])
         if self._observer.silent():
-            return self._store.campaign(self.NAME, self._me, seen) is not None
+            return self._store.campaign(self._name, self._me, seen) is not None
         return False
 
 

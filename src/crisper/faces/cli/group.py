@@ -34,6 +34,7 @@ COMMANDS = {
     "export-config": "crisper.faces.shipped.command:export_config",
     "prune": "crisper.faces.cli.prune:prune",
     "completion": "crisper.faces.cli.completion:completion",
+    "alerts": "crisper.faces.alerts.command:alerts",
     "serve": "crisper.faces.serve.command:serve",
 }
 
