@@ -22,6 +22,9 @@ from tests.left_out import needs
 
 WORKERS, TASKS = 5, 1000
 POOL = ("-P", "threads", "-c", "1")
+#: The deaths are proven on the host. A machine that starts five workers at once may keep one waiting for
+#: longer than the lease of the other tests, and whoever is fenced for that loses attempts too.
+PATIENT = QUICK | {"lease": 20}
 
 
 @pytest.fixture
@@ -29,7 +32,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
     with (
         needs("postgres"),
         FaultyPostgres() as postgres,
-        site(tmp_path, postgres, **broker_urls("redis", request), **QUICK) as made,
+        site(tmp_path, postgres, **broker_urls("redis", request), **PATIENT) as made,
     ):
         yield made
 
@@ -74,9 +77,9 @@ def test_a_thousand_stale_attempts_are_recovered_once_each_when_five_workers_res
 
 
 def _once_each(place: Site) -> None:
-    recoveries = place.fleet.rows("SELECT task_id, number, state FROM crisper_recovery")
-    assert Counter(number for _, number, _ in recoveries) == {1: TASKS}
-    assert {state for _, _, state in recoveries} == {"done"}
+    recoveries = place.fleet.rows("SELECT number, state, cause, evidence FROM crisper_recovery")
+    assert [again for again in recoveries if again[0] != 1] == []
+    assert Counter(state for _, state, _, _ in recoveries) == {"done": TASKS}
     attempts = place.fleet.rows("SELECT number, state FROM crisper_attempt WHERE state <> 'released'")
     states = Counter((str(state), int(number) > 1) for number, state in attempts)
     assert states == {("lost", False): TASKS, ("succeeded", True): TASKS}
