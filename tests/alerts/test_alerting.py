@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +16,9 @@ from crisper.store.open import open_store
 from crisper.store.sql import SqlStore
 from tests.alerts.conftest import Looks
 from tests.alerts.receiver import Receiver
+from tests.faces.scene import Scene
 from tests.fleet import wait_for
+from tests.serve.test_process import LINK, serving
 from tests.servers import PrivatePostgres
 from tests.store.acting import SCOPE, Actor
 
@@ -127,3 +131,17 @@ def test_a_registry_that_is_away_is_told_once_and_so_is_its_return(
         assert receiver.told() == [("crisper.registry_down.begun", 1), ("crisper.registry_down.over", 1)]
     finally:
         one.stop()
+
+
+def test_crisper_serve_tells_of_what_waits(tmp_path: Path, receiver: Receiver) -> None:
+    with closing(Scene(f"sqlite:///{tmp_path}/registry.db")) as scene:
+        with serving(scene.url, "--no-sweep") as process:
+            wait_for("it is told", receiver.told)
+            assert process.ends(signal.SIGTERM) == 0
+        assert receiver.told() == [("crisper.quarantine.begun", 1)]
+        with serving(scene.url, "--no-sweep") as process:
+            process.wait_for(LINK)
+            leader = wait_for("the alerts of the first", lambda: scene.store.term("alerts"))
+            assert leader.holder.startswith("serve:")
+            assert process.ends(signal.SIGTERM) == 0
+    assert len(receiver.got) == 1
