@@ -18,13 +18,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from crisper.core.states import State
 from crisper.engine.pruner import BATCH
-from crisper.store.base import START
+from crisper.store.base import START, Old
 from crisper.store.migrate import upgrade
 from crisper.store.open import open_store
 from tests.servers import PrivatePostgres
 from tests.store.acting import Actor, start
 
-LATER = 2**53
+LATER = Old(2**53, 2**53, 2**53)
 
 
 def main() -> int:

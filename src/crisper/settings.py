@@ -40,6 +40,8 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "failover_window": (0, 86_400),
     "preview_bytes": (256, 2**20),
     "retention_days": (0, 36_500),
+    "retention_lost_days": (0, 36_500),
+    "retention_audit_days": (0, 36_500),
 }
 
 #: What Kubernetes calls the variables that it puts beside every service, behind the service's own name.
@@ -127,6 +129,16 @@ class Settings:
         "how long what is over stays on record, and its message is refused if it comes again; 0: for ever",
         unit="days",
     )
+    retention_lost_days: float = _setting(
+        90.0,
+        "the same for a task that was ever lost; at least as long as for the others; 0: for ever",
+        unit="days",
+    )
+    retention_audit_days: float = _setting(
+        365.0,
+        "how long events (losses, verdicts, decisions) stay when their task is forgotten; 0: for ever",
+        unit="days",
+    )
     alerts_webhook: str = _setting(
         "", "https://… that `crisper serve` tells of incidents: CloudEvents, signed by Standard Webhooks"
     )
@@ -147,6 +159,11 @@ class Settings:
         import platformdirs  # only where it is wanted: a client starts fast
 
         return Path(platformdirs.user_state_dir("crisper")) / "journal"
+
+    @property
+    def retention(self) -> tuple[float, float, float]:
+        """Days: of what finished, of what was lost, of events."""
+        return self.retention_days, self.retention_lost_days, self.retention_audit_days
 
     def __post_init__(self) -> None:
         for problem in _problems(self):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from crisper.core.states import State
-from crisper.engine.pruner import BATCH, DAY_MS, PASS_SECONDS, Pruner
+from math import inf
+
+import pytest
+
+from crisper.core.states import State, VerdictKind
+from crisper.engine.pruner import BATCH, DAY_MS, PASS_SECONDS, Pruner, Retention
 from crisper.store.memory import MemoryStore
 from tests.store.acting import Actor
 
@@ -27,7 +31,8 @@ def made(count: int = 1, days: float = 30) -> tuple[MemoryStore, Pruner, Times]:
     actor = Actor(store)
     for n in range(count):
         actor.ends(f"t{n}", f"m{n}", State.SUCCEEDED)
-    return store, Pruner(store, days, wall=lambda: times.host / 1000), times
+    retention = Retention.of(days, 90, 365)
+    return store, Pruner(store, retention, wall=lambda: times.host / 1000), times
 
 
 def test_it_forgets_after_the_retention_and_not_before() -> None:
@@ -61,3 +66,39 @@ def test_no_retention_keeps_everything() -> None:
     times.pass_days(10_000)
     assert pruner.tick(0) == 0
     assert len(store.attempts("t0")) == 1
+
+
+def test_what_was_lost_stays_longer_and_the_events_longer_still() -> None:
+    store, pruner, times = made()
+    actor = Actor(store)
+    actor.loses_child(actor.runs("lost", "m"))
+    [case] = store.take_cases("c", "scope-1", limit=9)
+    assert store.decide(case.recovery, VerdictKind.QUARANTINE, "so", {}, by="c") is not None
+    assert store.discard("lost", by="ann", reason="not needed")
+    left = []
+    for days, pass_ in ((31, 0), (60, 1), (275, 2)):
+        times.pass_days(days)
+        pruner.tick(pass_ * PASS_SECONDS)
+        left.append((len(store.attempts("t0")), len(store.attempts("lost")), len(store.events())))
+    tasks = [(finished, lost) for finished, lost, _ in left]
+    assert tasks == [(0, 1), (0, 0), (0, 0)]
+    assert left[0][2] == left[1][2] > left[2][2] == 0
+
+
+@pytest.mark.parametrize(
+    ("set_to", "kept_for"),
+    [
+        ((30, 90, 365), (30, 90, 365)),
+        ((120, 90, 365), (120, 120, 365)),  # what was lost is kept no shorter
+        ((0, 90, 365), (inf, inf, 365)),
+        ((30, 0, 0), (30, inf, inf)),
+    ],
+)
+def test_nought_is_for_ever_and_the_lost_are_kept_as_long_as_the_others(
+    set_to: tuple[float, float, float], kept_for: tuple[float, float, float]
+) -> None:
+    assert Retention.of(*set_to) == kept_for
+    assert all(
+        (old == 0) == (days == inf)
+        for old, days in zip(Retention.of(*set_to).old(BEGAN), kept_for, strict=True)
+    )

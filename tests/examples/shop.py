@@ -20,17 +20,22 @@ from tests.fleet import ROOT, children_of, wait_for
 EXAMPLES = ROOT / "examples"
 
 
+def own_environment(folder: Path, redis: str) -> dict[str, str]:
+    """Of somebody who has set nothing of Crisper's or Celery's; what is put on record is in this folder."""
+    dropped = ("CRISPER_", "CELERY_", "DJANGO_", "PYTHONPATH")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(dropped)}
+    own = {"REDIS_URL": redis, "XDG_STATE_HOME": str(folder / "state"), "XDG_RUNTIME_DIR": str(folder)}
+    return {**kept, **own, "PYTHONDONTWRITEBYTECODE": "1"}
+
+
 class Shop:
     """One example on a Redis, with its registry where its own settings or the platform's have it."""
 
     def __init__(self, name: str, folder: Path, redis: str, app: str) -> None:
         self.folder, self.app = folder / name, app
         shutil.copytree(EXAMPLES / name, self.folder)
-        dropped = ("CRISPER_", "CELERY_", "DJANGO_", "PYTHONPATH")
-        kept = {key: value for key, value in os.environ.items() if not key.startswith(dropped)}
+        self.environment = own_environment(folder, redis)
         self.state = folder / "state"
-        self.environment = {**kept, "REDIS_URL": redis, "XDG_STATE_HOME": str(self.state)}
-        self.environment |= {"XDG_RUNTIME_DIR": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
         self.registry = self.state / "crisper" / "registry.db"
         self._workers: list[subprocess.Popen[bytes]] = []
 

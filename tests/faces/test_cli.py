@@ -98,6 +98,7 @@ def test_migrate_says_what_it_did(run: Run, sqlite_url: str) -> None:
 
 def test_show_tells_of_a_task_that_was_published_and_waits(run: Run, scene: Scene) -> None:
     waiting = Published("m-waits", "waits", SCOPE, "shop.charge", "mail", 0, 3, TOO_LARGE, "[42]", "{}")
+    assert read(run(scene.url, "status", "--json"))["messages"] == {"unclaimed": 0}
     scene.store.publish([waiting], due_in_ms=0)
     answer = read(run(scene.url, "show", "waits", "--json"))
     assert list(answer) == [
@@ -107,6 +108,8 @@ def test_show_tells_of_a_task_that_was_published_and_waits(run: Run, scene: Scen
     told = " ".join(run(scene.url, "show", "waits").stdout.split())
     assert re.search("published at .* to the queue mail, and no worker has claimed it", told)
     assert read(run(scene.url, "status", "--json"))["messages"] == {"unclaimed": 1}
+    scene.store.publish([waiting._replace(message_id="m-too", task_id="too")], due_in_ms=3_600_000)
+    assert read(run(scene.url, "status", "--json"))["messages"] == {"unclaimed": 2}
     [taken] = scene.store.take_unclaimed(SCOPE, limit=1)
     scene.store.declare_vanished([("m-waits", taken.until)], by="w", evidence={"looks": 2}, due_in_ms=0)
     told = " ".join(run(scene.url, "show", "waits").stdout.split())

@@ -28,11 +28,12 @@ def names(scene: Scene) -> set[str]:
 
 
 def test_it_counts_what_it_would_forget_and_forgets_that(run: Run, scene: Scene) -> None:
-    grow_old(scene, 31)
+    grow_old(scene, 91)
     before = names(scene)
     counted = read(run(scene.url, "prune", "--dry-run", "--json"))
     assert names(scene) == before
-    assert counted == {"dry_run": True, "days": 30.0, "tasks": counted["tasks"]}
+    days = {"days": 30.0, "lost_days": 90.0, "audit_days": 365.0}
+    assert counted == {"dry_run": True, **days, "tasks": counted["tasks"]}
     assert counted["tasks"] > 0
     result = run(scene.url, "prune", "--yes", "--reason", "spring")
     assert result.exit_code == 0, result.stderr
@@ -44,6 +45,17 @@ def test_it_counts_what_it_would_forget_and_forgets_that(run: Run, scene: Scene)
         [(actor, data)] = store.db.rows("SELECT actor, data FROM crisper_event WHERE kind = 'pruned'")
     assert "@" in actor
     assert '"spring"' in data
+
+
+def test_what_was_ever_lost_stays_longer_unless_it_is_asked_for(run: Run, scene: Scene) -> None:
+    grow_old(scene, 31)
+    fewer, all_of_them = (
+        read(run(scene.url, "prune", "--dry-run", "--json", *days))["tasks"]
+        for days in ((), ("--lost-days", "0", "--audit-days", "0"))
+    )
+    assert 0 < fewer < all_of_them
+    run(scene.url, "prune", "--yes", "--days", "30", "--lost-days", "0", "--audit-days", "0")
+    assert not {"discarded", "failed by policy"} & names(scene)
 
 
 def test_nothing_is_old_yet(run: Run, scene: Scene) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from crisper.core.states import VerdictKind
 from crisper.faces.serve.metrics import METRICS, _lines
 from crisper.store import totals
+from crisper.store.base import Old
 from crisper.store.open import open_store
 from tests.faces.scene import Scene
 from tests.serve.conftest import Served
@@ -66,7 +67,7 @@ def test_totals_count_what_happened_and_survive_a_prune(served: Served, scene: S
     before = scraped(served)
     assert before["crisper_events_total", "lost"] >= 1
     assert before["crisper_verdicts_total", "hold"] == 3
-    scene.store.prune_rest(2**60, limit=10_000)
+    scene.store.prune_rest(Old(2**60, 2**60, 2**60), limit=10_000)
     with scene.store.db.write():
         scene.store.db.run("DELETE FROM crisper_event")
     totals.follow(scene.store, lag_ms=-1000)

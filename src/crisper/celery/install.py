@@ -207,7 +207,7 @@ class Recording:
             "look_every": None if settings.track_publish == "off" else settings.redelivery_grace / 3,
             "redelivery_grace": settings.redelivery_grace,
             "loss_budget": settings.loss_budget,
-            "retention_days": settings.retention_days,
+            "retention": settings.retention,
             "starting": not self.deliveries.ready,
         }
 

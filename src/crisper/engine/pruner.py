@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
-from crisper.store.base import START, Store
+from crisper.store.base import START, Old, Store
 
 DAY_MS = 86_400_000
 #: Looked at, or forgotten, in one transaction: some 20 ms.
 BATCH = 500
 #: Between two passes over what is old.
 PASS_SECONDS = 3600.0
+
+
+class Retention(NamedTuple):
+    """Days for which things stay on record after their end; infinite: for ever."""
+
+    finished: float  # a task that was never lost
+    lost: float  # one that was
+    events: float  # once their task is forgotten
+
+    @classmethod
+    def of(cls, finished: float, lost: float, events: float) -> Retention:
+        """By settings, in which 0 is for ever. What was lost is kept no shorter than the rest."""
+        finished, lost, events = (days or math.inf for days in (finished, lost, events))
+        return cls(finished, max(finished, lost), events)
+
+    def old(self, now: int) -> Old:
+        """What is old at this time of the registry's clock, in ms."""
+        return Old(*(0 if days == math.inf else now - int(days * DAY_MS) for days in self))
 
 
 class Pruner:
@@ -21,25 +41,25 @@ class Pruner:
     by a year forgets nothing.
     """
 
-    def __init__(self, store: Store, retention_days: float, *, wall: Callable[[], float] = time.time) -> None:
-        self._store, self._retention_days, self._wall = store, retention_days, wall
-        self._due, self._before, self._after = 0.0, 0, START
+    def __init__(self, store: Store, retention: Retention, *, wall: Callable[[], float] = time.time) -> None:
+        self._store, self._retention, self._wall = store, retention, wall
+        self._due, self._old, self._after = 0.0, Old(0, 0, 0), START
 
     def tick(self, now: float) -> int:
-        """Forgets one batch, if a pass is due or under way; how many tasks. 0 days: nothing, ever."""
-        if not self._retention_days or now < self._due:
+        """Forgets one batch, if a pass is due or under way; how many tasks."""
+        if self._retention.finished == math.inf or now < self._due:
             return 0
         if self._after == START:
-            self._before = old_before(self._store, self._retention_days, self._wall)
-        pruned = self._store.prune_tasks(self._before, self._after, limit=BATCH)
+            self._old = self._retention.old(trusted_now(self._store, self._wall))
+        pruned = self._store.prune_tasks(self._old, self._after, limit=BATCH)
         if pruned.mark is not None:
             self._after = pruned.mark
-        elif self._store.prune_rest(self._before, limit=BATCH) < BATCH:
+        elif self._store.prune_rest(self._old, limit=BATCH) < BATCH:
             self._due, self._after = now + PASS_SECONDS, START
         return pruned.tasks
 
 
-def old_before(store: Store, days: float, wall: Callable[[], float] = time.time) -> int:
+def trusted_now(store: Store, wall: Callable[[], float] = time.time) -> int:
     """Milliseconds of the registry's clock, as far as this host's confirms it."""
     registry, _ = store.clock()
-    return min(registry, int(wall() * 1000)) - int(days * DAY_MS)
+    return min(registry, int(wall() * 1000))

@@ -304,7 +304,7 @@ def _worker_counts(connection: Connection, now: int) -> dict[str, Any]:
 
 def _unclaimed(connection: Connection) -> int:
     """Messages on record from when they were published, and not claimed yet."""
-    return int(connection.execute(select(func.count()).where(_NOT_CLAIMED)).scalar_one())
+    return int(connection.execute(select(func.count()).select_from(publish).where(_NOT_CLAIMED)).scalar_one())
 
 
 def _open_counts(connection: Connection) -> dict[str, int]:

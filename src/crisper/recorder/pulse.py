@@ -22,7 +22,7 @@ from crisper.engine.adoption import Adopter
 from crisper.engine.circuit import Circuit
 from crisper.engine.clockwatch import ClockWatch
 from crisper.engine.heartbeat import Beat, Heartbeat
-from crisper.engine.pruner import Pruner
+from crisper.engine.pruner import Pruner, Retention
 from crisper.engine.sweeper import Sweeper
 from crisper.engine.window import forget_windows
 from crisper.errors import CrisperError, RegistryMoved, RegistryUnreachable
@@ -107,7 +107,7 @@ class PulseThread(threading.Thread):
             host=Patient(self._adopters),
             warn=lambda sentence: tell((wire.LOG, "warning", sentence)),
         )
-        self._pruner = Pruner(store, hello["retention_days"])
+        self._pruner = Pruner(store, Retention.of(*hello["retention"]))
         self._asks: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()
         self._in_hand, self._handed_at = 0, 0.0
         self._unheard = False  # cases may have been given to us that we do not know of

@@ -53,6 +53,14 @@ class Stopped(NamedTuple):
     recovery: Recovery | None  # of a lost one: decided, and not yet carried out
 
 
+class Old(NamedTuple):
+    """What is old: it was over before these times of the registry's clock, in ms."""
+
+    finished: int  # a task that was never lost
+    lost: int  # one that was, at any time; not later than `finished`
+    events: int
+
+
 class Mark(NamedTuple):
     """How far a pass over what is old has come."""
 
@@ -269,12 +277,9 @@ class Store(Protocol):
 
     # -- retention ------------------------------------------------------------
 
-    def prune_tasks(
-        self, before: int, after: Mark = START, *, limit: int, only_count: bool = False
-    ) -> Pruned:
-        """Forget tasks all of whose attempts were received and closed before that time of the registry's
-        clock, looking at so many attempts at most. A task stays if any of it is open, waits for a person or
-        a courier, or an order to stop it stands."""
+    def prune_tasks(self, old: Old, after: Mark = START, *, limit: int, only_count: bool = False) -> Pruned:
+        """Forget tasks all of whose attempts are old, looking at so many attempts at most. A task stays if
+        any of it is open, waits for a person or a courier, or an order to stop it stands. Its events stay."""
 
-    def prune_rest(self, before: int, *, limit: int) -> int:
-        """Forget events and incarnations as old as that which belong to no task on record; how many rows."""
+    def prune_rest(self, old: Old, *, limit: int) -> int:
+        """Forget old events and incarnations which belong to no task on record; how many rows."""

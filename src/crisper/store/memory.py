@@ -68,7 +68,7 @@ from crisper.core.states import (
 from crisper.core.text import as_json, key, storable, storable_entry, storable_record
 from crisper.core.verdict import DEAD_LETTERED, Judgement, is_same_verdict, stopped_by, superseded_or_finished
 from crisper.errors import Fenced
-from crisper.store.base import START, Closed, Mark, Pruned, Stopped, Term
+from crisper.store.base import START, Closed, Mark, Old, Pruned, Stopped, Term
 from crisper.store.batch import DOUBTED, has_journal
 
 #: As on a server: how long a courier has a case, or a message to look for, to itself.
@@ -854,23 +854,23 @@ class MemoryStore:
 
     # -- retention ------------------------------------------------------------
 
-    def prune_tasks(
-        self, before: int, after: Mark = START, *, limit: int, only_count: bool = False
-    ) -> Pruned:
+    def prune_tasks(self, old: Old, after: Mark = START, *, limit: int, only_count: bool = False) -> Pruned:
         with self._lock:
             looked_at = sorted(
                 Mark(a.received_at, a.task_id)
                 for some in self._attempts.values()
                 for a in some
-                if a.received_at < before and Mark(a.received_at, a.task_id) > after
+                if a.received_at < old.finished and Mark(a.received_at, a.task_id) > after
             )[:limit]
-            over = {mark.task_id for mark in looked_at if not self._is_kept(mark.task_id, before)}
+            over = {mark.task_id for mark in looked_at if not self._is_kept(mark.task_id, old)}
             if not only_count:
                 for task_id in over:
                     self._forget_task(task_id)
             return Pruned(len(over), looked_at[-1] if len(looked_at) == limit else None)
 
-    def _is_kept(self, task_id: str, before: int) -> bool:
+    def _is_kept(self, task_id: str, old: Old) -> bool:
+        was_lost = any(task == task_id for task, _ in self._recoveries)
+        before = old.lost if was_lost else old.finished
         return (
             any(
                 a.state in OPEN or a.finished_at is None or a.finished_at >= before
@@ -889,19 +889,19 @@ class MemoryStore:
         for number in range(1, len(self._attempts.pop(task_id)) + 1):
             for known in (self._messages, self._recoveries, self._orders):
                 known.pop((task_id, number), None)
-        self._events = [event for event in self._events if event.task_id != task_id]
 
-    def prune_rest(self, before: int, *, limit: int) -> int:
+    def prune_rest(self, old: Old, *, limit: int) -> int:
         with self._lock:
-            lone = [e for e in self._events if e.at < before and e.task_id not in self._attempts]
+            lone = [e for e in self._events if e.at < old.events and e.task_id not in self._attempts]
             events = sorted(lone, key=lambda event: event.at)[:limit]
             self._events = [event for event in self._events if event not in events]
             used = {attempt.incarnation for some in self._attempts.values() for attempt in some}
+            used |= {event.incarnation for event in self._events if event.task_id and event.incarnation}
             gone = [
                 worker.id
                 for worker in self._workers.values()
                 if worker.state is not WorkerState.ALIVE and worker.cleared
-                if worker.id not in used and (worker.ended_at or before) < before
+                if worker.id not in used and (worker.ended_at or old.finished) < old.finished
             ][:limit]
             for id in gone:
                 del self._workers[id]

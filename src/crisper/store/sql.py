@@ -46,7 +46,7 @@ from crisper.core.text import as_json, key, storable, storable_entry, storable_r
 from crisper.core.verdict import Judgement, Verdict, stopped_by
 from crisper.errors import Fenced, RegistryUnreachable
 from crisper.store import cases, prune, publishes
-from crisper.store.base import START, Closed, Mark, Pruned, Stopped, Term
+from crisper.store.base import START, Closed, Mark, Old, Pruned, Stopped, Term
 from crisper.store.batch import Batch
 from crisper.store.database import Conflict, Database
 from crisper.store.rows import ATTEMPT, EVENT, IS_OPEN, RECOVERY, WORKER, as_attempt, as_recovery, as_worker
@@ -650,16 +650,14 @@ class SqlStore:
     # -- retention ------------------------------------------------------------
 
     @_verb
-    def prune_tasks(
-        self, before: int, after: Mark = START, *, limit: int, only_count: bool = False
-    ) -> Pruned:
+    def prune_tasks(self, old: Old, after: Mark = START, *, limit: int, only_count: bool = False) -> Pruned:
         with self.db.write():
-            return prune.tasks(self, before, after, limit, only_count)
+            return prune.tasks(self, old, after, limit, only_count)
 
     @_verb
-    def prune_rest(self, before: int, *, limit: int) -> int:
+    def prune_rest(self, old: Old, *, limit: int) -> int:
         with self.db.write():
-            return prune.rest(self, before, limit)
+            return prune.rest(self, old, limit)
 
     # -- parts ----------------------------------------------------------------
 
