@@ -68,6 +68,23 @@ def test_a_claim_that_was_taken_back_is_asked_for_anew_of_every_recorder_until_o
     assert not deliveries._dropped  # no grant is on its way any more
 
 
+def test_what_an_earlier_recorder_was_told_says_nothing_of_a_claim_that_the_next_one_may_get() -> None:
+    """The next one is told of it again, and never that it was taken back; it may write older records first."""
+    deliveries, link, held = deliveries_with_one()
+    deliveries._asking.clear()
+    held.stage = Stage.PARKED
+    link.keep_standing(held.seq, (wire.CLAIM_AGAIN, "the claim"))
+    deliveries.new_connection()
+    deliveries.note("something", None, {})
+    link.since = link.last  # it died, and the next one was told everything again
+    deliveries._answers(link.last, [])
+    assert link._standing
+    deliveries._answer(held.seq, "granted", 2, "on record now")
+    [*_, (_, item)] = link._unconfirmed
+    assert (item[0], item[3]) == (wire.CHILD_LOST, held.seq)
+    assert not link._standing
+
+
 def test_what_is_claimed_anew_is_not_lost_by_the_late_grant_of_its_earlier_claim() -> None:
     deliveries, link, held = deliveries_with_one()
     deliveries._asking.clear()

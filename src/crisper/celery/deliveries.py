@@ -624,8 +624,11 @@ class Deliveries:
         self._dropped[held.seq] = (self.link.last, copy(held), state, reason)  # it may be claimed anew
 
     def _forget_dropped(self, durable: int) -> None:
-        """What was said after the claim was taken back is confirmed: no grant is on its way any more."""
-        for seq in [seq for seq, (last, *_) in self._dropped.items() if last < durable]:
+        """What was said after the claim was taken back is confirmed: no grant is on its way any more.
+
+        A recorder that has taken the place of the one that was told hears of the claim itself first.
+        """
+        for seq in [seq for seq, (last, *_) in self._dropped.items() if max(last, self.link.since) < durable]:
             self.link.sit(seq)
             del self._dropped[seq]
 

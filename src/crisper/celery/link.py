@@ -58,6 +58,7 @@ class Link:
         self._closed = False
         self.durable = 0
         self.generation = 0
+        self.since = 0  # the last record's number when this recorder was told everything again
         self.replaced = 0  # recorders started after the first
         self.on_new_wire: Callable[[], None] = lambda: None
         self.on_round: Callable[[], None] = lambda: None  # from the keeper's thread
@@ -92,6 +93,7 @@ class Link:
             again = [item for _, item in self._unconfirmed]
             standing = [self._standing[seq] for seq in sorted(self._standing)]
             self._bytes += wire.frame([(wire.HELLO, self._greeting()), *again, *standing])
+            self.since = self._seq
             self._push()
 
     def _greeting(self) -> dict[str, Any]:

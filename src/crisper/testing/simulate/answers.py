@@ -73,7 +73,8 @@ class Answers:
             self._answer(seq, "granted", 1)
         for seq in [seq for seq in self.lost if seq <= durable]:
             self._answer(seq, "closed", 0)
-        for seq in [seq for seq, (last, _) in self.dropped.items() if last < durable]:
+        since = self.link.since
+        for seq in [seq for seq, (last, _) in self.dropped.items() if max(last, since) < durable]:
             self.link.sit(seq)
             del self.dropped[seq]
 

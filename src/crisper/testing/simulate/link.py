@@ -20,7 +20,7 @@ class Link:
 
     def __init__(self, world: World, thread: Thread) -> None:
         self._world, self._thread = world, thread
-        self.seq = self.durable = self.generation = 0
+        self.seq = self.durable = self.generation = self.since = 0
         self.unconfirmed: deque[tuple[int, Item]] = deque()
         self.standing: dict[int, Item] = {}
         self.waiting: deque[tuple[int, Callable[[], None], Callable[[], None]]] = deque()
@@ -71,6 +71,7 @@ class Link:
         recorder.inbox += [["hello", 0, {**greeting, "generation": self.generation}]]
         recorder.inbox += [item for _, item in self.unconfirmed]
         recorder.inbox += [self.standing[seq] for seq in sorted(self.standing)]
+        self.since = self.seq
         recorder.wake(self._world.soon())
 
     def greet(self, greeting: dict[str, Any], goes_on: Callable[[int], bool]) -> None:

@@ -114,12 +114,15 @@ def is_over(registry: Registry, message: Message) -> bool:
 
 
 def _ended_late(registry: Registry, lost: Attempt) -> bool:
-    """Its worker had not heard that it was declared, adopted what was handed back, and ended it."""
+    """Who ran it adopted what was handed back, and ended it: its own worker, which had not heard that it was
+    declared, or one that had let it run by its journal, beside it."""
+    events = [event for event in registry._events if event.task_id == lost.task_id]
+    beside = {event.incarnation for event in events if event.kind == "overlap"}
     return any(
         event.kind == "late_finish"
-        and (event.task_id, event.incarnation) == (lost.task_id, lost.incarnation)
+        and event.incarnation in {lost.incarnation, *beside}
         and event.data.get("state") in CLOSED_FOR_GOOD
-        for event in registry._events
+        for event in events
     )
 
 
