@@ -118,7 +118,14 @@ def test_an_end_is_told_to_whoever_was_told_the_beginning_and_to_nobody_else() -
     [over] = look(book, facts(1000)).incidents
     assert (over.stage, over.left) == ("over", ("chat 1",))
     unheard, _ = tell(look(look(None, facts(0)), facts(0, braked="x")), 0, reached=())
-    assert look(unheard, facts(1000)).incidents == ()
+    assert look(unheard, facts(unheard.incidents[0].due)).incidents == ()
+
+
+def test_what_ends_while_its_beginning_is_sent_for_the_first_time_is_not_forgotten() -> None:
+    book, taken = incident.take(look(look(None, facts(0)), facts(0, braked="x")), 0)
+    book = look(book, facts(5))
+    book = incident.told(book, taken[0], BOTH, 10, 0.0)
+    assert tell(look(book, facts(20)), 20)[1] == [(BRAKE, "over", "x")]
 
 
 def test_what_ends_while_its_beginning_is_sent_is_still_told_to_be_over() -> None:

@@ -92,8 +92,8 @@ def _still(one: Incident, facts: Facts, channels: tuple[str, ...]) -> Incident |
     if one.stage == OVER or set(one.members) & set(facts.lasts.get(one.kind, ())):
         return one
     left = tuple(name for name in one.told if name in channels)
-    if not left:
-        return None  # nobody was told that it began
+    if not left:  # nobody was told that it began, unless somebody is telling it at this moment
+        return one if one.due > facts.now else None
     return replace(one, stage=OVER, left=left, tries=0, due=facts.now, ended=facts.now)
 
 
