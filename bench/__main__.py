@@ -23,6 +23,7 @@ FIGURES = {
     "Throughput with 20 ms more for each commit": f"side_by_side.py --commit-ms 20 --tasks 2000 {OURS}",
     "Latency of one task on an idle worker": "latency.py",
     "Calls in the worker's parent": "guard.py",
+    "Saying how far a task is": "progress.py",
     "A claim and an outcome on their way into the registry": "recording.py",
     "Publishing on record": "publishing.py",
     "Memory and connections": "memory.py",

@@ -16,6 +16,7 @@ from typing import Any
 
 from celery import Celery, Task
 from celery.exceptions import Ignore, Reject
+from celery.worker.control import control_command
 from celery.worker.strategy import default
 from kombu.transport.filesystem import Channel
 
@@ -61,6 +62,16 @@ def make(environment: Mapping[str, str]) -> Celery:
 
 
 def _nothing() -> None: ...
+
+
+@control_command(args=[("until", str), ("locked", bool)])
+def wedge(state: Any, until: str, locked: bool = False) -> None:
+    """Keeps the worker's loop until the test makes the file of that name; `locked`: and the interpreter lock,
+    for eight seconds."""
+    if locked:
+        ctypes.PyDLL(None).usleep(8_000_000)
+    while not (Path(os.environ["FLEET_FOLDER"]) / until).exists():
+        time.sleep(0.02)
 
 
 def noting_strategy(task: Task, app: Celery, consumer: Any, **options: Any) -> Any:
@@ -151,6 +162,30 @@ def _tasks(app: Celery, ledger: Path) -> None:
             meal = [b"x" * 2**20 for _ in range(megabytes)]
             assert len(meal) == megabytes
 
+    def counts(self: Task, key: Any, until: str) -> Any:
+        """Says how far it is, far too often, and once more when the test has made the file of that name."""
+        with entry(self, key):
+            for done in range(10_000):
+                crisper.current_attempt().progress(done, 20_000, f"row {key}")
+            crisper.current_attempt().progress(20_000, 20_000, f"waits for {until}")
+            safe = crisper.current_attempt().checkpoint(key, durable=True)
+            spend(until)
+            self.update_state(state="PROGRESS", meta={"current": 3, "total": 7})
+            spend(f"{until}-again")
+        return [key, safe]
+
+    def documents(self: Task, key: Any, count: int, durable: bool = False) -> Any:
+        """Reads documents, and goes on where the attempt before it was; how it was told so is its result."""
+        mine = crisper.current_attempt()
+        begun, safe = mine.last_checkpoint or {"read": 0}, ""
+        with entry(self, key):
+            for number in range(begun["read"], count):
+                write("document", self, number)
+                time.sleep(0.005)
+                safe = mine.checkpoint({"read": number + 1, "password": "hunter2"}, durable=durable)
+                mine.progress(number + 1, count)
+        return [mine.number, safe]
+
     def noop(self: Task, key: Any = 0) -> Any:
         return key
 
@@ -239,6 +274,8 @@ def _tasks(app: Celery, ledger: Path) -> None:
     register(poison_worker, acks_late=True)
     register(lock, acks_late=True)
     register(noop, acks_late=True)
+    register(counts, acks_late=True)
+    register(documents, acks_late=True)
     register(nap, acks_late=True)
     register(eats, acks_late=True)
     register(boom, acks_late=True)

@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 from crisper.store.open import open_store
-from crisper.store.version import HEAD_REVISION, TABLE
+from crisper.store.version import HEAD_REVISION, OLDEST, TABLE
 
 NEWER_VERSION, NEWER_REVISION = "99.0.0", "9999"
 _ADDS = f'''"""A column that older workers do not know."""
@@ -27,9 +27,8 @@ def set_revision(url: str, revision: str, oldest: str | None = None) -> None:
     """`oldest`: whose Crisper may still work on it; that revision's own, unless it is said."""
     with closing(open_store(url)) as store, store.db.write():
         store.db.run(f"UPDATE {TABLE} SET version_num = ?", revision)
-        store.db.run(
-            "UPDATE crisper_registry SET value = ? WHERE value = ?", oldest or revision, HEAD_REVISION
-        )
+        [(was,)] = store.db.rows(OLDEST)
+        store.db.run("UPDATE crisper_registry SET value = ? WHERE value = ?", oldest or revision, was)
 
 
 def newer_crisper(folder: Path) -> Path:

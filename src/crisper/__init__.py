@@ -15,12 +15,13 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "current_attempt", "errors", "install"]
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from celery import Celery
 
     from crisper import errors
-    from crisper.celery.child import CurrentAttempt
+    from crisper.celery.attempt import CurrentAttempt
 
 
 def install(app: Celery) -> None:
@@ -36,14 +37,25 @@ def install(app: Celery) -> None:
     put_in(app)
 
 
-def current_attempt() -> CurrentAttempt | None:
-    """The attempt that this code runs in; None outside a worker, so tests need no change.
+def current_attempt() -> CurrentAttempt:
+    """The attempt that this code runs in; false, and silent, without a worker, so tests need no change.
 
-    Its `task_id` and `number` (from 1) name it in `crisper show`.
+    Its `task_id` and `number` (from 1) name it in `crisper show`; `progress(done, total, note)` says how far
+    it is.
     """
-    from crisper.celery.child import current
+    return (_current or _find_current())()
 
-    return current()
+
+_current: Callable[[], CurrentAttempt] | None = None
+
+
+def _find_current() -> Callable[[], CurrentAttempt]:
+    """Looked up once: it may be asked for every row of a loop."""
+    global _current
+    from crisper.celery.attempt import current
+
+    _current = current
+    return current
 
 
 def __getattr__(name: str) -> Any:

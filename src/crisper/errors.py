@@ -13,6 +13,7 @@
     ├── JournalError           the journal on this host's disk takes no more
     │   ├── JournalFull            its disk or its limit is full
     │   └── JournalUnusable        it cannot be made, read or written
+    ├── CheckpointError        a task's checkpoint is no JSON, too large, or not on record in time
     ├── MessageDamaged         a kept message cannot be read back as it was written
     ├── TaskNotFound           no task of that id is on record
     ├── BadQuestion            a filter, a limit or a cursor makes no sense
@@ -82,6 +83,10 @@ class JournalFull(JournalError):
 
 class JournalUnusable(JournalError):
     """The journal cannot be made, read or written; check `crisper_journal_dir`."""
+
+
+class CheckpointError(CrisperError):
+    """A task's checkpoint is no JSON, too large, or, where that was asked for, not on record in time."""
 
 
 class MessageDamaged(CrisperError):

@@ -69,7 +69,7 @@ def test_a_claim_that_was_taken_back_is_asked_for_anew_of_every_recorder_until_o
 
 
 def test_what_an_earlier_recorder_was_told_says_nothing_of_a_claim_that_the_next_one_may_get() -> None:
-    """The next one is told of it again, and never that it was taken back; it may write older records first."""
+    """The next one is told of it again, not that it was taken back, and may write older records first."""
     deliveries, link, held = deliveries_with_one()
     deliveries._asking.clear()
     held.stage = Stage.PARKED

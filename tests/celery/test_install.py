@@ -86,7 +86,10 @@ def test_eager_mode_and_plain_calls_are_as_ever() -> None:
 
     @app.task(shared=False, crisper={"on_lost": "resend"})
     def add(x: int, y: int) -> int:
-        assert crisper.current_attempt() is None
+        mine = crisper.current_attempt()
+        mine.progress(1, 2, "adding")
+        assert not mine
+        assert (mine.number, mine.task_id) == (0, add.request.id)
         return x + y
 
     assert add(1, 2) == 3

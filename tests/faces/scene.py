@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 
 from crisper.core.message import Kept, pack
+from crisper.core.model import Pulse
 from crisper.core.states import State, VerdictKind
 from crisper.store import migrate
 from crisper.store.open import open_store
@@ -61,7 +62,9 @@ class Scene:
         self.ids: dict[str, str] = {}
         self._lost_ones()
         self._closed_ones()
-        self.one.runs(*self._new("running"), name="shop.charge", queue="mail")
+        running = self.one.runs(*self._new("running"), name="shop.charge", queue="mail")
+        told = {"progress": {"done": 3, "total": 7, "note": "[red]reads", "age_ms": 0}}
+        assert self.store.renew(self.one.fence, Pulse(0, 0, None, {}, {str(running.seq): told}))
         self.one.claims(*self._new("claimed"))
         three = Actor(self.store, hostname="celery@three")
         assert self.store.say_goodbye(three.fence, reason="warm shutdown")

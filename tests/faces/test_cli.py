@@ -30,7 +30,7 @@ TASK_KEYS = [
 WORKER_KEYS = [
     *("id", "hostname", "host", "pid", "state", "started_at", "seen_at", "ended_at", "open_attempts"),
     *("queues", "pool", "concurrency", "version", "evidence"),
-    *("errors", "refused", "held", "journal_bytes", "loop_age_ms"),
+    *("errors", "refused", "held", "journal_bytes", "loop_age_ms", "ails"),
 ]
 
 
@@ -49,7 +49,10 @@ def test_status_has_the_documented_shape(run: Run, read_scene: Scene) -> None:
     answer = read(run(read_scene.url, "status", "--json"))
     assert {key: list(value) for key, value in answer.items()} == {
         "registry": ["id", "url", "database", "schema", "now"],
-        "workers": ["alive", "suspect", "lost", "gone", "errors", "journal_bytes", "versions", "blind"],
+        "workers": [
+            *("alive", "suspect", "lost", "gone", "wedged", "silent"),
+            *("errors", "journal_bytes", "versions", "blind"),
+        ],
         "messages": ["unclaimed"],
         "attempts": ["claimed", "running"],
         "tasks": ["quarantined", "held", "lost_24h", "recovered_24h"],
@@ -78,11 +81,11 @@ def test_show_has_the_documented_shape(run: Run, read_scene: Scene) -> None:
     answer = read(run(read_scene.url, "show", read_scene.ids["recovered"], "--json"))
     assert list(answer) == [
         *("task_id", "name", "state", "args_preview", "kwargs_preview"),
-        *("attempts", "verdicts", "recoveries", "events"),
+        *("attempts", "verdicts", "recoveries", "events", "checkpoint"),
     ]
     assert list(answer["attempts"][0]) == [
         *("number", "state", "worker", "pid"),
-        *("received_at", "started_at", "finished_at", "runtime", "reason"),
+        *("received_at", "started_at", "finished_at", "runtime", "reason", "progress"),
     ]
     verdict = ["attempt", "verdict", "reason", "evidence", "decided_by", "decided_at"]
     assert list(answer["verdicts"][0]) == verdict
@@ -125,6 +128,17 @@ def test_what_people_see_fits_a_terminal(run: Run, read_scene: Scene, command: s
     result = run(read_scene.url, command)
     assert result.exit_code == 0
     assert_plain(result.stdout.replace(read_scene.url, "URL"))
+
+
+def test_how_far_a_running_task_is_stands_in_its_story(run: Run, read_scene: Scene) -> None:
+    shown = run(read_scene.url, "show", read_scene.ids["running"]).stdout
+    assert_plain(shown)
+    assert "#1  progress: 3 of 7: [red]reads" in shown
+    progress = read(run(read_scene.url, "show", read_scene.ids["running"], "--json"))["attempts"][0][
+        "progress"
+    ]
+    assert list(progress) == ["done", "total", "note", "at"]
+    assert (progress["done"], progress["total"], progress["note"]) == (3, 7, "[red]reads")
 
 
 def test_the_story_is_told_in_order_with_its_reasons(run: Run, read_scene: Scene) -> None:

@@ -86,6 +86,19 @@ def test_the_demo_loses_nothing_with_crisper_tells_it_in_json_and_leaves_nothing
     assert demo.files() == []
 
 
+def test_the_long_demo_goes_on_at_the_document_where_its_worker_died(tmp_path: Path) -> None:
+    demo = Demo(tmp_path, "--long", "--json")
+    code, said = demo.end()
+    assert code == 0, demo.errors()
+    told = json.loads(said)["long"]
+    assert list(told) == ["documents", "read", "read_twice", "died_at", "resumed_at", "seconds_to_resume"]
+    assert (told["documents"], told["read"]) == (60, 60)
+    assert told["read_twice"] <= 1
+    assert 20 <= told["died_at"] <= told["resumed_at"] + 1 < 60
+    assert demo.processes() == {}
+    assert demo.files() == []
+
+
 def _workers_starting(demo: Demo) -> bool:
     return len(demo.processes()) >= 2
 

@@ -90,6 +90,10 @@ def test_tasks_are_filtered_by_their_address_and_page_on(served: Served, scene: 
     assert "tasks --state held --state quarantined --name 'shop.*' --limit 2" in said(dom)
 
 
+def test_a_tasks_page_says_how_far_it_is(served: Served, scene: Scene) -> None:
+    assert "3 of 7" in said(look(served.browser(), f"/task?id={scene.ids['running']}"))
+
+
 def test_a_tasks_page_has_every_attempt_verdict_and_evidence(served: Served, scene: Scene) -> None:
     text = said(look(served.browser(), f"/task?id={scene.ids['recovered']}"))
     for told in (

@@ -105,6 +105,7 @@ WELL = {
     'crisper_events_total{kind="brake"}': "0",
     'crisper_events_total{kind="worker_lost"}': "7",
     'crisper_events_total{kind="overlap"}': "0",
+    'crisper_workers_ailing{kind="wedged"}': "0",
     'crisper_tasks_waiting{state="quarantined"}': "0",
     'crisper_tasks_waiting{state="held"}': "0",
     "crisper_recoveries_under_way": "0",
@@ -118,6 +119,7 @@ ILL = {
     "CrisperBrake": ('crisper_events_total{kind="brake"}', "0x57 1x10"),
     "CrisperWorkerLost": ('crisper_events_total{kind="worker_lost"}', "7x57 9x10"),
     "CrisperTasksQuarantined": ('crisper_tasks_waiting{state="quarantined"}', "1"),
+    "CrisperWorkersAiling": ('crisper_workers_ailing{kind="wedged"}', "3"),
     "CrisperTasksHeld": ('crisper_tasks_waiting{state="held"}', "2"),
     "CrisperRecoveriesStuck": ("crisper_recoveries_under_way", "1"),
     "CrisperJournalGrowing": ("crisper_journal_bytes", "5000"),
@@ -162,6 +164,7 @@ def _said(rule: dict[str, Any]) -> dict[str, str]:
         "CrisperSweeperSilent": ("{{ $value | humanizeDuration }}", "1m 1s"),
         "CrisperJournalGrowing": ("{{ $value | humanize1024 }}", "4.883ki"),
         "CrisperTasksQuarantined": ("{{ $value }}", "1"),
+        "CrisperWorkersAiling": ("{{ $value }}", "3"),
         "CrisperTasksHeld": ("{{ $value }}", "2"),
     }
     was, becomes = values.get(rule["alert"], ("", ""))

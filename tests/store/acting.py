@@ -13,6 +13,7 @@ from crisper.core.model import (
     Answer,
     Attempt,
     Case,
+    Checkpoint,
     ChildLost,
     Claim,
     Fence,
@@ -62,6 +63,14 @@ class Registry:
         raise NotImplementedError
 
     def body(self, task_id: str, number: int) -> bytes | None:
+        raise NotImplementedError
+
+    def checkpoint(self, task_id: str) -> tuple[int, str, str] | None:
+        """Number, data and preview of the task's last one."""
+        raise NotImplementedError
+
+    def running(self, id: str) -> dict[str, Any]:
+        """What the heartbeats of an incarnation told of its attempts."""
         raise NotImplementedError
 
     def nobody_decides(self) -> None:
@@ -129,6 +138,13 @@ class MemoryRegistry(Registry):
         message = self.store._messages.get((key(task_id), number))
         return message.body if message else None
 
+    def checkpoint(self, task_id: str) -> tuple[int, str, str] | None:
+        kept = self.store.checkpoint(task_id)
+        return None if kept is None else (kept[0], *kept[2:])
+
+    def running(self, id: str) -> dict[str, Any]:
+        return self.store.running(id)
+
     def later(self, ms: int) -> None:
         self.now += ms
 
@@ -170,6 +186,14 @@ class SqlRegistry(Registry):
         columns = "SELECT body FROM crisper_attempt WHERE task_id = ? AND number = ?"
         [(body,)] = self.rows(columns, key(task_id), number)
         return None if body is None else bytes(body)
+
+    def checkpoint(self, task_id: str) -> tuple[int, str, str] | None:
+        columns = "SELECT number, data, preview FROM crisper_checkpoint WHERE task_id = ?"
+        return next((tuple(row) for row in self.rows(columns, key(task_id))), None)
+
+    def running(self, id: str) -> dict[str, Any]:
+        told = self.rows("SELECT told FROM crisper_running WHERE incarnation = ?", id)
+        return dict(json.loads(told[0][0])) if told else {}
 
     def later(self, ms: int) -> None:
         with self.store.db.write():
@@ -279,6 +303,12 @@ class Actor:
     def loses_child(self, of: Claim, counted: bool = True) -> Answer:
         lost = ChildLost(self.next(), of.seq, of.task_id, counted, {"signal": 9})
         [answer] = self.record(lost)
+        return answer
+
+    def saves(self, of: Claim, data: str) -> Answer:
+        """A checkpoint of its attempt."""
+        made = Checkpoint(-self.next(), of.seq, of.task_id, data, f"preview of {data}")
+        [answer] = self.record(made)
         return answer
 
     def notes(self, kind: str, task_id: str | None = None) -> Note:

@@ -16,6 +16,7 @@ from tests.store.acting import EVENTS, MemoryRegistry, SqlRegistry
 Records = dict[str, list[Any]]
 
 _STOP = "incarnation, task_id, number, ordered_by, reason, done_at IS NOT NULL"
+_CHECKPOINTS = "SELECT task_id, number, saved_at, data, preview FROM crisper_checkpoint"
 _PUBLISH = (
     "message_id, task_id, scope, name, queue, retries, loss_budget, missing, vanished, published_at,"
     " due_at, args_preview, kwargs_preview, message_size, why_not_kept, envelope, body"
@@ -41,6 +42,8 @@ def in_memory(registry: MemoryRegistry) -> Records:
         "orders": _sorted((o.incarnation, *at, o.by, o.reason, o.done) for at, o in store._orders.items()),
         "published": _sorted(published),
         "terms": _sorted((name, *term) for name, term in store._terms.items()),
+        "running": _sorted(store._running.items()),
+        "checkpoints": _sorted((task, *kept) for task, kept in store._checkpoints.items()),
         "events": _sorted(store.events()),
     }
 
@@ -64,6 +67,11 @@ def in_sql(registry: SqlRegistry) -> Records:
                 (*row[:-1], _bytes(row[-1])) for row in db.rows(f"SELECT {_PUBLISH} FROM crisper_publish")
             ),
             "terms": _sorted(map(tuple, terms)),
+            "checkpoints": _sorted(map(tuple, db.rows(_CHECKPOINTS))),
+            "running": _sorted(
+                (id, json.loads(told))
+                for id, told in db.rows("SELECT incarnation, told FROM crisper_running")
+            ),
             "events": _sorted(Event(*row[:-1], json.loads(row[-1])) for row in db.rows(EVENTS)),
         }
 

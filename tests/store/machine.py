@@ -68,7 +68,9 @@ class Machine(Beside):
         """A heartbeat, or its next recorder."""
         fence = self.a_fence(data, worker)
         if journal is not None:
-            self.both("renew", fence, Pulse(11, 22, 3, {"journal": journal}))
+            self.both(
+                "renew", fence, Pulse(11, 22, 3, {"journal": journal}, {"1": {"progress": {"done": journal}}})
+            )
         else:
             replaced = self.both("replace_recorder", fence)
             if replaced and fence == self.fences[worker]:

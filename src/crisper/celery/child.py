@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import marshal
 import os
 import select
 import time
-from dataclasses import dataclass
 from typing import Any
 
-from celery import current_task, signals
+from celery import signals
 from celery.utils.log import get_logger
 
+from crisper.celery import attempt
 from crisper.celery.link import Link
 from crisper.recorder import wire
 
@@ -20,21 +19,6 @@ logger = get_logger(__name__)
 
 #: How long a publish inside a worker waits for its recorder to take the note, in seconds.
 NOTE_SECONDS = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class CurrentAttempt:
-    """The attempt that is running here."""
-
-    task_id: str
-    number: int
-
-
-def current() -> CurrentAttempt | None:
-    """See `crisper.current_attempt`."""
-    request = getattr(current_task, "request", None)
-    known = getattr(request, "crisper", None)
-    return CurrentAttempt(str(request.id), int(known[1])) if request and known else None
 
 
 class Child:
@@ -49,11 +33,13 @@ class Child:
         signals.worker_process_init.connect(self._born, weak=False)
         signals.task_prerun.connect(self._begins, weak=False)
         signals.task_postrun.connect(self._ended, weak=False)
+        attempt.use(self._link.words, self._send)
 
     def disconnect(self) -> None:
         signals.worker_process_init.disconnect(self._born)
         signals.task_prerun.disconnect(self._begins)
         signals.task_postrun.disconnect(self._ended)
+        attempt.use(None, None)
 
     def _born(self, **kwargs: Any) -> None:
         """A child was forked: let go of the parent's wire, and tell the recorder of us."""
@@ -62,13 +48,19 @@ class Child:
         self._link.forget_in_child()
         self._send((wire.CHILD, os.getpid()))
 
-    def _begins(self, task_id: str | None = None, **kwargs: Any) -> None:
-        if os.getpid() != self._link.pid and task_id:
+    def _begins(self, task_id: str | None = None, task: Any = None, **kwargs: Any) -> None:
+        if not task_id:
+            return
+        attempt.begins(task_id, getattr(task, "request", None))
+        if os.getpid() != self._link.pid:
             self._started[task_id] = time.monotonic()
 
     def _ended(self, task_id: str | None = None, task: Any = None, state: Any = None, **kwargs: Any) -> None:
         """The result is stored; the parent has not heard of it yet, and may never."""
-        if os.getpid() == self._link.pid or not task_id:
+        if not task_id:
+            return
+        attempt.ended(task_id)
+        if os.getpid() == self._link.pid:
             return
         began = self._started.pop(task_id, time.monotonic())
         known = getattr(getattr(task, "request", None), "crisper", None)
@@ -101,9 +93,11 @@ class Child:
                     raise
 
     def _send(self, item: tuple[Any, ...]) -> None:
-        # A full buffer costs this evidence, never the task.
-        with contextlib.suppress(OSError, ValueError):
+        try:
             self._link.words.send(marshal.dumps(item))
+        except OSError as exc:  # a full buffer costs this evidence, never the task
+            if exc.errno is None:  # raised by a signal handler of the task's own
+                raise
 
 
 def _goes_back(task: Any) -> bool:

@@ -209,7 +209,7 @@ class Deliveries:
         if not held.acks_late:
             self.link.send((wire.START, monotonic_ms(), held.seq, held.task_id, 0))
             self._maybe_flush()
-        held.request._request_dict["crisper"] = (held.seq, held.number)
+        held.request._request_dict["crisper"] = (held.seq, held.number, held.checkpoint)
         held.future = getattr(held.request._crisper_run(held.pool), "f", None)
 
     def _answered_dispatch(self, held: Held) -> None:
@@ -295,8 +295,10 @@ class Deliveries:
             case wire.FATAL:
                 self.on_fatal(item[1], item[2])
 
-    def _answers(self, durable: int, news: list[tuple[int, str, int, str]]) -> None:
-        for seq, kind, number, reason in news:
+    def _answers(self, durable: int, news: list[tuple[int, str, int, str, str]]) -> None:
+        for seq, kind, number, reason, checkpoint in news:
+            if checkpoint and (held := self._by_seq.get(seq)) is not None:
+                held.checkpoint = checkpoint
             self._answer(seq, kind, number, reason)
         for seq in list(takewhile(lambda asked: asked <= durable, tuple(self._asking))):
             self._answer(seq, "granted", 1, "")

@@ -24,9 +24,9 @@ class Held:
     """One delivery and its attempt."""
 
     __slots__ = (
-        "accepted", "acks_late", "asked_at", "finish_seq", "future", "generation", "has_slot", "is_copy",
-        "kill_at", "message_id", "muted", "number", "pool", "put_back_at", "queue", "received_at", "request",
-        "seq", "stage", "stays", "stopped", "task_id", "wants_to_run",
+        "accepted", "acks_late", "asked_at", "checkpoint", "finish_seq", "future", "generation", "has_slot",
+        "is_copy", "kill_at", "message_id", "muted", "number", "pool", "put_back_at", "queue", "received_at",
+        "request", "seq", "stage", "stays", "stopped", "task_id", "wants_to_run",
     )  # fmt: skip
 
     def __init__(self, seq: int, request: Any, message_id: str, generation: int) -> None:
@@ -36,6 +36,7 @@ class Held:
         self.generation = generation  # of the broker connection
         self.stage = Stage.ASKED
         self.number = 1
+        self.checkpoint = ""  # of the task's earlier attempts, for this one to go on from
         self.queue = ""  # that it came from
         self.stays = False  # its queue's delivery limit forbids to put it back
         self.pool: Any = None

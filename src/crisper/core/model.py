@@ -152,6 +152,17 @@ class ChildLost(NamedTuple):
     age_ms: int = 0
 
 
+class Checkpoint(NamedTuple):
+    """Where a running attempt says that the next one may go on. Of a task, the last one counts."""
+
+    seq: int  # of its own, and none of the worker's records
+    claim_seq: int
+    task_id: str
+    data: str  # JSON, for the task alone
+    preview: str  # for people
+    age_ms: int = 0
+
+
 class Note(NamedTuple):
     """An event worth keeping that changes no attempt (adopted, overlap, error)."""
 
@@ -162,16 +173,18 @@ class Note(NamedTuple):
     age_ms: int = 0
 
 
-Record = Claim | Start | Finish | ChildLost | Note
+Record = Claim | Start | Checkpoint | Finish | ChildLost | Note
 
 
 class Answer(NamedTuple):
-    """What became of a claim, a finish or a child's loss."""
+    """What became of a claim, a checkpoint, a finish or a child's loss."""
 
     seq: int
-    kind: str  # granted, stopped, parked, refused, put_back, overlap | closed, late, settled, lost
+    #: granted, stopped, parked, refused, put_back, overlap | kept, late | closed, late, settled, lost
+    kind: str
     number: int = 0  # 0: not known yet
     reason: str = ""
+    checkpoint: str = ""  # the task's last one, with the grant of an attempt that is not its first
 
 
 class Order(NamedTuple):
@@ -287,6 +300,23 @@ class Worker:
     pulse: dict[str, Any]
 
 
+class Sighting(NamedTuple):
+    """What a recorder saw of its worker: an event that changes nothing."""
+
+    kind: str  # wedged, silent, stalled, went_on
+    data: dict[str, Any]
+    task_id: str | None = None
+    number: int | None = None
+
+
+class Progress(NamedTuple):
+    """How far a running attempt says that it is."""
+
+    done: int | float
+    total: int | float | None = None
+    note: str = ""
+
+
 class Pulse(NamedTuple):
     """What a heartbeat carries for people: it decides nothing."""
 
@@ -294,3 +324,5 @@ class Pulse(NamedTuple):
     recorder_start: int
     loop_age_ms: int | None
     detail: dict[str, Any]
+    #: By the seq of its claim, what is known of each attempt that runs and says something of itself.
+    running: dict[str, Any] | None = None

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from crisper.core.model import Answer, ChildLost, Claim, Finish, Note, Record, Start
+from crisper.core.model import Answer, Checkpoint, ChildLost, Claim, Finish, Note, Record, Start
 
 #: In a segment, all records of one kind are written at once, the kinds in this order.
-_RANK: dict[type[Record], int] = {Claim: 0, Start: 1, Finish: 2, ChildLost: 3, Note: 4}
+_RANK: dict[type[Record], int] = {Claim: 0, Start: 1, Checkpoint: 2, Finish: 3, ChildLost: 4, Note: 5}
 
 
 def segments(records: Iterable[Record]) -> Iterator[list[Record]]:

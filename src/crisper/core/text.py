@@ -12,7 +12,7 @@ import hashlib
 import json
 from typing import Any
 
-from crisper.core.model import ChildLost, Claim, Entry, Finish, Message, Note, Record, Start
+from crisper.core.model import Checkpoint, ChildLost, Claim, Entry, Finish, Message, Note, Record, Start
 
 #: A longer id is cut, and told apart by its digest.
 KEY_BYTES = 760
@@ -70,7 +70,7 @@ def storable_record(record: Record, largest: int | None = None) -> Record:
                 args_preview=storable(record.args_preview),
                 kwargs_preview=storable(record.kwargs_preview),
             )
-        case Start() | ChildLost():
+        case Start() | ChildLost() | Checkpoint():  # whose texts are JSON in plain ASCII
             return record._replace(task_id=key(record.task_id))
         case Finish():
             return record._replace(task_id=key(record.task_id), reason=_or_none(record.reason))

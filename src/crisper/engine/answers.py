@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from crisper.core.states import RecoveryState, State, VerdictKind, WorkerState, task_state
+from crisper.engine.diagnosis import SILENT, WEDGED
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -59,7 +60,20 @@ def of_pulse(text: str) -> dict[str, Any]:
         "held": told.get("held") or 0,
         "journal_bytes": told.get("journal") or 0,
         "loop_age_ms": told.get("loop_age_ms"),
+        "ails": ails_of(told),
     }
+
+
+def ails_of(told: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a worker's recorder has named and still sees: wedged, silent, or an attempt that is stalled."""
+    named = told.get("ails")
+    return [one for one in named if isinstance(one, dict)] if isinstance(named, list) else []
+
+
+def ailing(told: list[dict[str, Any]], state: str) -> str:
+    """The word for people: a worker that renews its lease, and yet is wedged or silent."""
+    words = {one.get("kind") for one in told}
+    return next((word for word in (WEDGED, SILENT) if word in words and state == "alive"), state)
 
 
 def of_published(row: Any) -> dict[str, Any]:
@@ -96,7 +110,13 @@ def _state(state: str, recovery_state: str | None, verdict: str | None) -> str:
     )
 
 
-def of_story(attempts: Sequence[Any], recoveries: Iterable[Any], events: Iterable[Any]) -> dict[str, Any]:
+def of_story(
+    attempts: Sequence[Any],
+    recoveries: Iterable[Any],
+    events: Iterable[Any],
+    known: Mapping[tuple[str, int], dict[str, Any]],
+) -> dict[str, Any]:
+    """`known`: what heartbeats told of its attempts, by incarnation and seq."""
     latest = attempts[-1]
     of_number = {row.number: row for row in recoveries}
     its = of_number.get(latest.number)
@@ -107,13 +127,38 @@ def of_story(attempts: Sequence[Any], recoveries: Iterable[Any], events: Iterabl
         "state": _state(latest.state, its.state if its else None, its.verdict if its else None),
         "args_preview": plain(latest.args_preview),
         "kwargs_preview": plain(latest.kwargs_preview),
-        "attempts": [_of_attempt(row) for row in attempts],
+        "attempts": [
+            {**_of_attempt(row), **(known.get((row.incarnation, row.seq)) or of_vitals(None))}
+            for row in attempts
+        ],
         "verdicts": [_of_verdict(one) for one in told if one["kind"] == "verdict"],
         "recoveries": [
             {"attempt": row.number, "action": row.verdict, "state": row.state, "sent_at": iso(row.sent_at)}
             for row in of_number.values()
         ],
         "events": told,
+    }
+
+
+def of_checkpoint(row: Any | None) -> dict[str, Any] | None:
+    """What people may see of a task's last checkpoint; None if it made none."""
+    if row is None:
+        return None
+    return {"attempt": row.number, "at": iso(row.saved_at), "preview": plain(row.preview)}
+
+
+def of_vitals(about: dict[str, Any] | None, at: int = 0) -> dict[str, Any]:
+    """The part of an attempt's answer that its worker's heartbeats told; `null` for what they did not."""
+    progress = (about or {}).get("progress")
+    return {"progress": _progress(progress, at) if isinstance(progress, dict) else None}
+
+
+def _progress(said: dict[str, Any], at: int) -> dict[str, Any]:
+    return {
+        "done": said.get("done"),
+        "total": said.get("total"),
+        "note": said.get("note") or None,
+        "at": iso(at - int(said.get("age_ms") or 0)),
     }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
-from crisper.core.model import ChildLost, Claim, Finish, Message, Note, Published, Record, Start
+from crisper.core.model import Checkpoint, ChildLost, Claim, Finish, Message, Note, Published, Record, Start
 from crisper.core.states import OnLost, State
 
 #: Between the JSON, which has no such byte, and the body.
@@ -17,6 +17,7 @@ _END = b"\0"
 _KINDS: dict[str, Any] = {
     "claim": Claim,
     "start": Start,
+    "checkpoint": Checkpoint,
     "finish": Finish,
     "child_lost": ChildLost,
     "note": Note,

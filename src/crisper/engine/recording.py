@@ -145,6 +145,7 @@ class Recording:
         """The fence is over. What is held of its attempts is kept as late finishes; what the journal let run
         goes on under the next fence, and the parent says it again."""
         goes_on = open_claims(self.journal) if self.journal and self._replay else ()
+        self.writer.checkpoints.give_up(but=goes_on)
         if self._store is not None:
             self.writer.keep_late(now, but=goes_on)
         elif self.journal is not None and (late := self.writer.late(but=goes_on)):

@@ -11,7 +11,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from crisper.core.model import Answer, ChildLost, Claim, Fence, Finish, Note, Published, Record, Start
+from crisper.core.model import (
+    Answer,
+    Checkpoint,
+    ChildLost,
+    Claim,
+    Fence,
+    Finish,
+    Note,
+    Published,
+    Record,
+    Start,
+)
 from crisper.engine.journal import Journal
 from crisper.engine.lines import Ended, Life, Told
 from crisper.errors import Fenced
@@ -101,7 +112,7 @@ def _is_of(record: Record, life: Life, fence: Fence, journaled: set[int]) -> boo
     if isinstance(record, Claim):
         journaled.add(record.seq)
         return True
-    known = isinstance(record, Start | Finish | ChildLost) and record.claim_seq in journaled
+    known = isinstance(record, Start | Checkpoint | Finish | ChildLost) and record.claim_seq in journaled
     if known and isinstance(record, Finish | ChildLost):
         journaled.discard(record.claim_seq)
     return known or isinstance(record, Note) or life.incarnation["id"] == fence.incarnation

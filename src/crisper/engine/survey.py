@@ -24,6 +24,7 @@ from crisper.core.states import (
 from crisper.core.text import storable
 from crisper.engine.answers import (
     iso,
+    of_checkpoint,
     of_published,
     of_pulse,
     of_story,
@@ -32,6 +33,7 @@ from crisper.engine.answers import (
     pool_of,
     version_of,
 )
+from crisper.engine.diagnosis import SILENT, WEDGED
 from crisper.engine.filters import (
     Filters,
     bounded,
@@ -43,7 +45,8 @@ from crisper.engine.filters import (
 )
 from crisper.engine.reading import HANGS_SECONDS, Reading
 from crisper.engine.trail import all_events, audited, wanted_events
-from crisper.store.schema import attempt, event, incarnation, leader, publish, recovery, registry
+from crisper.engine.vitals import vitals
+from crisper.store.schema import attempt, checkpoint, event, incarnation, leader, publish, recovery, registry
 
 DAY_MS = 86_400_000
 
@@ -164,7 +167,11 @@ class Survey:
                 .order_by(event.c.id.desc())
                 .limit(STORY_MOST)
             ).all()[::-1]
-        return of_story(attempts, recoveries, events)
+            known = vitals(connection, attempts)
+            kept = connection.execute(
+                select(checkpoint).where(is_task(checkpoint.c.task_id, task_id)).limit(1)
+            ).first()
+        return {**of_story(attempts, recoveries, events, known), "checkpoint": of_checkpoint(kept)}
 
     def published(self, task_id: str) -> dict[str, Any] | None:
         """A task that was published and has no attempt yet; None if nothing is on record of it."""
@@ -296,10 +303,15 @@ def _worker_counts(connection: Connection, now: int) -> dict[str, Any]:
         "suspect": suspect,
         "lost": counts.get(WorkerState.LOST.value, 0),
         "gone": counts.get(WorkerState.GONE.value, 0),
-        "errors": sum(pulse["errors"] for pulse in pulses),
-        "journal_bytes": sum(pulse["journal_bytes"] for pulse in pulses),
+        **{kind: _ailing(pulses, kind) for kind in (WEDGED, SILENT)},
+        "errors": sum(one["errors"] for one in pulses),
+        "journal_bytes": sum(one["journal_bytes"] for one in pulses),
         "versions": dict(Counter(version_of(one.about) for one in living)),
     }
+
+
+def _ailing(pulses: Sequence[dict[str, Any]], kind: str) -> int:
+    return sum(any(ails.get("kind") == kind for ails in pulse["ails"]) for pulse in pulses)
 
 
 def _unclaimed(connection: Connection) -> int:

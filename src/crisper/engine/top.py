@@ -8,9 +8,10 @@ from typing import Any
 from sqlalchemy import Connection, and_, case, func, or_, select
 
 from crisper.core.states import OPEN, WAITS_FOR_A_PERSON, State, WorkerState
-from crisper.engine.answers import iso, plain
+from crisper.engine.answers import ailing, iso, of_pulse, of_vitals, plain
 from crisper.engine.reading import Reading
 from crisper.engine.survey import HOSTNAME, is_latest, task_counts
+from crisper.engine.vitals import vitals
 from crisper.store.schema import attempt, incarnation, recovery
 
 HOUR_MS = 3_600_000
@@ -28,7 +29,7 @@ def top(reading: Reading) -> dict[str, Any]:
             "now": iso(now),
             "workers": _workers(connection, now),
             "open": _open(connection),
-            "running": [_run(row, now) for row in _running(connection)],
+            "running": _runs(connection, now),
             "tasks": task_counts(connection, now - HOUR_MS),
             "waiting": [_waits(row, now) for row in _waiting(connection)],
         }
@@ -56,7 +57,7 @@ def _workers(connection: Connection, now: int) -> list[dict[str, Any]]:
 
 
 #: What needs a look stands first.
-_RANKS = {"lost": 0, "suspect": 1, "alive": 2}
+_RANKS = {"lost": 0, "wedged": 1, "silent": 1, "suspect": 1, "alive": 2}
 
 
 def _worker(row: Any, now: int) -> dict[str, Any]:
@@ -66,7 +67,7 @@ def _worker(row: Any, now: int) -> dict[str, Any]:
     suspect = row.state == WorkerState.ALIVE.value and silent > row.lease_ms / 2
     return {
         "hostname": row.hostname,
-        "state": "suspect" if suspect else row.state,
+        "state": "suspect" if suspect else ailing(of_pulse(row.pulse)["ails"], row.state),
         "lease_age": silent / 1000,
         "lease": row.lease_ms / 1000,
         "running": row.running,
@@ -87,7 +88,10 @@ def _open(connection: Connection) -> dict[str, int]:
 
 def _running(connection: Connection) -> Sequence[Any]:
     question = (
-        select(attempt.c.task_id, attempt.c.number, attempt.c.name, attempt.c.started_at, HOSTNAME)
+        select(
+            *(attempt.c.task_id, attempt.c.number, attempt.c.name, attempt.c.started_at, attempt.c.state),
+            *(attempt.c.incarnation, attempt.c.seq, HOSTNAME),
+        )
         .join(incarnation, incarnation.c.id == attempt.c.incarnation, isouter=True)
         .where(attempt.c.state == State.RUNNING.value)
         .order_by(attempt.c.started_at, attempt.c.task_id)
@@ -96,9 +100,20 @@ def _running(connection: Connection) -> Sequence[Any]:
     return connection.execute(question).all()
 
 
-def _run(row: Any, now: int) -> dict[str, Any]:
-    age = None if row.started_at is None else max(0, now - row.started_at) / 1000
-    return {"task_id": row.task_id, "attempt": row.number, "name": row.name, "worker": row.worker, "age": age}
+def _runs(connection: Connection, now: int) -> list[dict[str, Any]]:
+    rows = _running(connection)
+    known = vitals(connection, rows)
+    return [
+        {
+            "task_id": row.task_id,
+            "attempt": row.number,
+            "name": row.name,
+            "worker": row.worker,
+            "age": None if row.started_at is None else max(0, now - row.started_at) / 1000,
+            **known.get((row.incarnation, row.seq), of_vitals(None)),
+        }
+        for row in rows
+    ]
 
 
 def _waiting(connection: Connection) -> Sequence[Any]:

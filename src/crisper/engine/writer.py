@@ -12,8 +12,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import islice, takewhile
 from typing import NamedTuple
 
-from crisper.core.model import Answer, ChildLost, Claim, Fence, Finish, Note, Record, Start
+from crisper.core.model import Answer, Checkpoint, ChildLost, Claim, Fence, Finish, Note, Record, Start
 from crisper.core.states import State
+from crisper.engine.checkpoints import Checkpoints, Due, is_answer
 from crisper.errors import Fenced, JournalFull, RegistryUnreachable
 from crisper.store.base import Store
 
@@ -57,6 +58,7 @@ class Writer:
         self._again: set[int] = set()  # claims that were parked before our time
         self._unsure: set[int] = set()  # claims that were asked for, and the answer was lost
         self._words: dict[int, tuple[int, Finish]] = {}
+        self.checkpoints = Checkpoints()
         self._durable = 0
         self.on_committed: Callable[[list[tuple[int, Record]], list[Answer]], None] = lambda batch, answers: (
             None
@@ -124,6 +126,7 @@ class Writer:
         if self._pending:
             return 0
         times = [at + START_AFTER_MS for at, _ in self._starts.values()]
+        times += self.checkpoints.times()
         if self._parked:
             times.append(self._ask_at)
         return max(0, min(times) - now) if times else None
@@ -135,9 +138,9 @@ class Writer:
         """
         wanted = self._pending if claims else takewhile(_is_no_claim, self._pending)
         taken = list(islice(wanted, BATCH))
-        starts = self._due_starts(now, len(taken))
+        starts, checkpoints = self._due_starts(now, len(taken)), self._due_checkpoints(now, taken)
         asked = self._due_parked(now) if claims else []
-        batch = [*asked, *_in_order(taken, starts)]
+        batch = [*asked, *_in_order(taken, starts, checkpoints)]
         if not batch:
             return Written(self._durable, [], 0)
         asking = {record.seq for _, record in batch if isinstance(record, Claim)}
@@ -146,6 +149,7 @@ class Writer:
         self._unsure -= asking
         self.on_committed(batch, answers)
         self._took(taken, starts)
+        self.checkpoints.written(checkpoints, "registry", answers)
         return Written(self._durable, self._answered(batch, answers), len(batch))
 
     def journal(self, now: int, append: Callable[[list[tuple[int, Record]]], None]) -> Written:
@@ -156,12 +160,12 @@ class Writer:
         """
         self._ask_at = max(self._ask_at, now + PARKED_MS)
         taken = list(islice(self._pending, BATCH))
-        starts = self._due_starts(now, len(taken))
+        starts, checkpoints = self._due_starts(now, len(taken)), self._due_checkpoints(now, taken)
         waiting, full = (
             {r.seq for _, r in taken if isinstance(r, Claim) and r.redelivered and self.strict},
             "",
         )
-        batch = list(_without(waiting, _in_order(taken, starts)))
+        batch = list(_without(waiting, _in_order(taken, starts, checkpoints)))
         try:
             if batch:
                 append(batch)
@@ -170,6 +174,7 @@ class Writer:
             if outcomes := list(_without(waiting, batch)):
                 append(outcomes)
         self._took(taken, starts)
+        self.checkpoints.written(checkpoints, "journal")
         self._unsure &= waiting | self._parked.keys()
         answers = [_unasked(record, waiting) for _, record in taken if isinstance(record, Claim | ChildLost)]
         return Written(self._durable, self._answered(taken, answers), len(taken) + len(starts), full)
@@ -192,6 +197,9 @@ class Writer:
             if at + START_AFTER_MS <= now and seq not in waiting
         }
 
+    def _due_checkpoints(self, now: int, taken: Collection[tuple[int, Record]]) -> Due:
+        return self.checkpoints.due(now, taken, islice(self._pending, len(taken), None))
+
     def _due_parked(self, now: int) -> list[tuple[int, Claim]]:
         if not self._parked or now < self._ask_at:
             return []
@@ -204,6 +212,8 @@ class Writer:
         ended = {r.claim_seq for _, r in [*batch, *self._pending] if isinstance(r, (Finish, ChildLost))}
         news = []
         for answer in answers:
+            if is_answer(answer):
+                continue
             if answer.kind == "parked":
                 if answer.seq in self._parked or answer.seq in ended:
                     continue
@@ -232,7 +242,7 @@ class Writer:
         self._on_error(f"the registry refused a {type(record).__name__.lower()}: {exc!r}")
         if isinstance(record, Claim):
             return [Answer(record.seq, "put_back", 0, f"it cannot be recorded: {exc}")]
-        if isinstance(record, (Finish, ChildLost)):
+        if isinstance(record, (Checkpoint, Finish, ChildLost)):
             return [Answer(record.seq, "late", 0, f"it cannot be recorded: {exc}")]
         return []
 
@@ -256,12 +266,14 @@ class Writer:
         ]
 
     def inherit(self, over: Writer, claims: Collection[int]) -> None:
-        """What children said of claims that go on under our fence."""
+        """What children said, and would keep, of claims that go on under our fence."""
         self._words.update({seq: word for seq, word in over._words.items() if seq in claims})
+        self.checkpoints.inherit(over.checkpoints, claims)
 
     def last_words(self, now: int) -> None:
         """The parent is dead: starts are due at once, and children's words become outcomes."""
         self._starts = {seq: (min(at, now - START_AFTER_MS), s) for seq, (at, s) in self._starts.items()}
+        self.checkpoints.hurry(now)
         for at, word in self._words.values():
             self._pending.append((at, word))
         self._words.clear()
@@ -269,15 +281,16 @@ class Writer:
 
 
 def _in_order(
-    taken: list[tuple[int, Record]], starts: dict[int, tuple[int, Start]]
+    taken: list[tuple[int, Record]], starts: dict[int, tuple[int, Start]], checkpoints: Due
 ) -> Iterator[tuple[int, Record]]:
-    """What is to be written, each start behind its claim: before it, it would change nothing."""
+    """What is to be written, starts and checkpoints behind their claims: before they would change nothing."""
     claimed = {record.seq for _, record in taken if isinstance(record, Claim)}
-    yield from (start for seq, start in starts.items() if seq not in claimed)
+    for of in (starts, checkpoints):
+        yield from (one for seq, one in of.items() if seq not in claimed)
     for at, record in taken:
         yield at, record
-        if isinstance(record, Claim) and record.seq in starts:
-            yield starts[record.seq]
+        if isinstance(record, Claim):
+            yield from (of[record.seq] for of in (starts, checkpoints) if record.seq in of)
 
 
 def _without(seqs: Collection[int], records: Iterable[tuple[int, Record]]) -> Iterator[tuple[int, Record]]:

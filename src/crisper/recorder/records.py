@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import time
 from datetime import UTC, datetime
 from typing import Any
 
 from crisper.core.message import Kept, pack
 from crisper.core.model import ChildLost, Claim, Finish, Note, Published, Record, Start
-from crisper.core.preview import preview_message
+from crisper.core.preview import preview, preview_message
 from crisper.core.states import OnLost, State
+from crisper.core.text import storable
 from crisper.recorder import wire
 
 
@@ -88,6 +90,11 @@ class Reader:
             kwargs_preview=kwargs,
             copy=copy,
         )
+
+    def preview(self, data: str) -> str:
+        """What people may see of JSON that a task keeps for itself."""
+        shown = preview(json.loads(data), limit_bytes=self._preview_bytes, redact=self._redact)
+        return storable(shown)
 
     def published(self, note: tuple[Any, ...], scope: str, loss_budget: int) -> Published:
         """A note of a message that left, see `crisper.celery.publishing.note_of`."""

@@ -116,7 +116,7 @@ def at_once(records: Sequence[Record]) -> AtOnce:
     seen: set[str | None] = set()
     for record in sorted(records, key=_task):  # stable, and against deadlocks
         if record.task_id in seen or isinstance(record, Note):
-            continue
+            continue  # what follows a checkpoint is left as well
         seen.add(record.task_id)
         match record:
             case Claim() if not (record.redelivered or record.provisional or _is_large(record)):

@@ -25,6 +25,7 @@ from crisper.core.model import (
     Pulse,
     Record,
     Recovery,
+    Sighting,
     Worker,
 )
 from crisper.core.states import Saw, State, VerdictKind
@@ -101,7 +102,9 @@ class Store(Protocol):
         """Move the fence to the next recorder generation; None if it had moved or closed already."""
 
     def renew(self, fence: Fence, pulse: Pulse) -> bool:
-        """Count the heartbeat up; False if the incarnation is fenced."""
+        """Count the heartbeat up, and keep what it tells; False, and nothing is kept, if the incarnation is
+        fenced. What it tells of running attempts stays until it tells of others: of one that has ended it
+        means nothing."""
 
     def alive(self) -> list[Worker]:
         """Every incarnation in state alive."""
@@ -121,6 +124,10 @@ class Store(Protocol):
     def say_goodbye(self, fence: Fence, *, reason: str) -> bool:
         """Alive becomes gone. What is still open is then closed as lost by any sweeper."""
 
+    def testify(self, fence: Fence, seen: Sequence[Sighting]) -> bool:
+        """Keep as events what its recorder saw of an incarnation; False, and nothing is kept, if it is
+        fenced. Repeating it keeps them twice."""
+
     # -- the way of an attempt ------------------------------------------------
 
     def record(
@@ -136,8 +143,11 @@ class Store(Protocol):
         incarnations whose leases the caller saw move lately; None: it has not looked. If it has, a
         redelivered message that nobody has on record is parked while an incarnation of the same scope
         does not renew, or says that it has a journal to replay: it may have run it.
+        An attempt that is not its task's first is granted with the task's last checkpoint, unless the task
+        has succeeded since. A checkpoint of an attempt that is open is `kept`, in the place of the task's
+        last one; of any other it is `late`, and changes nothing.
         A claim that is `provisional` became an attempt, or has a rival and is answered `overlap`.
-        Answers follow claims, finishes and children's losses, one each, in order.
+        Answers follow claims, checkpoints, finishes and children's losses, one each, in order.
 
         Raises `Fenced` unless all was written; what was not changes nothing, but finishes of an
         incarnation that is over are kept as events.

@@ -11,6 +11,7 @@ from crisper.core.gate import Decision, Latest, Owner, Ruling, goes_on, rule, ru
 from crisper.core.model import (
     Answer,
     Attempt,
+    Checkpoint,
     ChildLost,
     Claim,
     Fence,
@@ -22,6 +23,7 @@ from crisper.core.model import (
 )
 from crisper.core.states import HAVE_RECOVERIES, RecoveryState, State, VerdictKind
 from crisper.core.verdict import DEAD_LETTERED, stopped_by
+from crisper.store import checkpoints
 from crisper.store.cases import FORGET_MESSAGE, verdict_event
 from crisper.store.database import Row
 from crisper.store.rows import ATTEMPT, EVENT, IS_OPEN, RECOVERY, among, as_attempt, as_recovery
@@ -104,6 +106,7 @@ class Batch:
     def apply(self, records: Sequence[Record]) -> None:
         self._claims([r for r in records if isinstance(r, Claim)])
         self._starts([r for r in records if isinstance(r, Start)])
+        self._checkpoints([r for r in records if isinstance(r, Checkpoint)])
         self._finishes([r for r in records if isinstance(r, Finish)])
         for record in records:
             if isinstance(record, ChildLost):
@@ -116,13 +119,14 @@ class Batch:
     def _claims(self, claims: Sequence[Claim]) -> None:
         """A task's first claim needs no look at the past: attempt 1 exists or it does not."""
         doubted = self._doubted(claims)
-        first = {claim.task_id: claim for claim in reversed(claims)}
-        ordered = sorted((c for c in first.values() if c.seq not in doubted), key=lambda c: c.task_id)
+        earliest = {claim.task_id: claim for claim in reversed(claims)}
+        ordered = sorted((c for c in earliest.values() if c.seq not in doubted), key=lambda c: c.task_id)
         done = self.db.each(_INSERT_ATTEMPT, [self._row(claim, 1) for claim in ordered])
         granted = {c.seq for c, inserted in zip(ordered, done, strict=True) if inserted}
         for claim in ordered:
             if claim.seq in granted:
                 self._answer(claim.seq, "granted", 1)
+        first = len(self.answers)
         left = sorted((c for c in claims if c.seq not in granted), key=lambda c: c.task_id)
         refused = self._refused_before([c.seq for c in left])
         known = self._known({c.task_id for c in left})
@@ -132,6 +136,18 @@ class Batch:
             else:
                 # Another claim of this task may have changed what was read: only the first may rely on it.
                 self._claim_known(claim, known.pop(claim.task_id, None), doubted=claim.seq in doubted)
+        self._hand_on(first, {claim.seq: claim.task_id for claim in left})
+
+    def _hand_on(self, since: int, tasks: dict[int, str]) -> None:
+        """Attempts that are not their task's first go on from its last checkpoint."""
+        later = {a.seq for a in self.answers[since:] if a.kind == "granted" and a.number > 1}
+        if not later:
+            return
+        last = checkpoints.last(self.store, {tasks[seq] for seq in later})
+        for at in range(since, len(self.answers)):
+            answer = self.answers[at]
+            if answer.seq in later and (data := last.get(tasks[answer.seq])):
+                self.answers[at] = answer._replace(checkpoint=data)
 
     def _doubted(self, claims: Sequence[Claim]) -> set[int]:
         """Redelivered ones, while a worker that nobody hears of, or that has a journal to replay, may have
@@ -373,6 +389,12 @@ class Batch:
             _START,
             [(s.pid, s.pid_start, self.now - s.age_ms, s.task_id, me, s.claim_seq) for s in running],
         )
+
+    def _checkpoints(self, made: Sequence[Checkpoint]) -> None:
+        if made:
+            kept = checkpoints.save(self.store, self.fence, self.now, made)
+            for one, is_kept in zip(made, kept, strict=True):
+                self._answer(one.seq, "kept" if is_kept else "late")
 
     def _finishes(self, finishes: Sequence[Finish]) -> None:
         """Most by one statement; those of tasks that a person may have stopped by another."""

@@ -29,6 +29,7 @@ from crisper.core.model import (
     Answer,
     Attempt,
     Case,
+    Checkpoint,
     ChildLost,
     Claim,
     Entry,
@@ -43,6 +44,7 @@ from crisper.core.model import (
     Pulse,
     Record,
     Recovery,
+    Sighting,
     Start,
     Worker,
 )
@@ -107,11 +109,13 @@ class MemoryStore:
         self._clock, self._lock = clock, threading.RLock()
         self._id = uuid.uuid4().hex
         self._workers: dict[str, Worker] = {}
+        self._running: dict[str, dict[str, Any]] = {}  # what heartbeats told of running attempts, by seq
         self._attempts: dict[str, list[Attempt]] = {}
         self._messages: dict[tuple[str, int], Message] = {}
         self._recoveries: dict[tuple[str, int], Recovery] = {}
         self._held: dict[str, dict[int, tuple[str, int]]] = defaultdict(dict)  # open, by handle
         self._orders: dict[tuple[str, int], _Stop] = {}
+        self._checkpoints: dict[str, tuple[int, int, str, str]] = {}  # number, when, data, preview
         self._terms: dict[str, Term] = {}
         self._mended = 0  # steps of the clock
         self._published: dict[str, tuple[Published, int]] = {}  # until claimed, with when it is due
@@ -145,6 +149,15 @@ class MemoryStore:
         with self._lock:
             return self._workers.get(id)
 
+    def checkpoint(self, task_id: str) -> tuple[int, int, str, str] | None:
+        """Number, when, data and preview of the task's last one."""
+        with self._lock:
+            return self._checkpoints.get(key(task_id))
+
+    def running(self, id: str) -> dict[str, Any]:
+        with self._lock:
+            return self._running.get(id, {})
+
     # -- incarnations ---------------------------------------------------------
 
     def enroll(self, incarnation: Incarnation) -> Fence:
@@ -171,6 +184,8 @@ class MemoryStore:
         with self._lock:
             if not self._holds(fence):
                 return False
+            if pulse.running:
+                self._running[fence.incarnation] = _plain(pulse.running)
             self._change(
                 fence.incarnation,
                 counter=self._workers[fence.incarnation].counter + 1,
@@ -212,6 +227,22 @@ class MemoryStore:
         with self._lock:
             held = self._holds(fence)
             return held and self._end(fence.incarnation, WorkerState.GONE, "worker", {"reason": reason})
+
+    def testify(self, fence: Fence, seen: Sequence[Sighting]) -> bool:
+        with self._lock:
+            if not self._holds(fence):
+                return False
+            for one in seen:
+                self._event(
+                    self._clock(),
+                    storable(one.kind),
+                    task_id=None if one.task_id is None else key(one.task_id),
+                    number=one.number,
+                    incarnation=fence.incarnation,
+                    actor="recorder",
+                    data=one.data,
+                )
+            return True
 
     def _end(self, id: str, state: WorkerState, by: str, evidence: dict[str, Any]) -> bool:
         now = self._clock()
@@ -258,6 +289,8 @@ class MemoryStore:
                 return self._claim(me, record, renewing)
             case Start():
                 self._start(me, record)
+            case Checkpoint():
+                return self._save(me, record)
             case Finish():
                 return self._finish(me, record)
             case ChildLost():
@@ -338,7 +371,8 @@ class MemoryStore:
     def _granted(self, claim: Claim, number: int) -> Answer:
         order = self._orders.get((claim.task_id, number))
         if order is None or order.done:
-            return Answer(claim.seq, "granted", number)
+            last = self._last_checkpoint(claim.task_id, number)
+            return Answer(claim.seq, "granted", number, checkpoint=last)
         return Answer(claim.seq, "stopped", number, stopped_by(order.by, order.reason))
 
     def _grant(self, me: str, claim: Claim, latest: Attempt | None) -> int:
@@ -402,7 +436,7 @@ class MemoryStore:
 
     # -- starts, finishes, losses ---------------------------------------------
 
-    def _open(self, me: str, record: Start | Finish | ChildLost) -> Attempt | None:
+    def _open(self, me: str, record: Start | Checkpoint | Finish | ChildLost) -> Attempt | None:
         place = self._held[me].get(record.claim_seq)
         return self._at(*place) if place and place[0] == record.task_id else None
 
@@ -417,6 +451,19 @@ class MemoryStore:
             )  # fmt: skip
         else:
             self._set(attempt, dispatched=True)
+
+    def _save(self, me: str, made: Checkpoint) -> Answer:
+        attempt = self._open(me, made)
+        if attempt is None:
+            return Answer(made.seq, "late")
+        at = self._clock() - made.age_ms
+        self._checkpoints[made.task_id] = attempt.number, at, made.data, made.preview
+        return Answer(made.seq, "kept")
+
+    def _last_checkpoint(self, task_id: str, number: int) -> str:
+        of, _, data, _ = self._checkpoints.get(task_id, (0, 0, "", ""))
+        over = any(a.state is State.SUCCEEDED and a.number >= of for a in self._attempts[task_id])
+        return "" if number == 1 or over else data
 
     def _finish(self, me: str, finish: Finish) -> Answer:
         attempt = self._open(me, finish)
@@ -886,6 +933,7 @@ class MemoryStore:
         )
 
     def _forget_task(self, task_id: str) -> None:
+        self._checkpoints.pop(task_id, None)
         for number in range(1, len(self._attempts.pop(task_id)) + 1):
             for known in (self._messages, self._recoveries, self._orders):
                 known.pop((task_id, number), None)
@@ -905,6 +953,7 @@ class MemoryStore:
             ][:limit]
             for id in gone:
                 del self._workers[id]
+                self._running.pop(id, None)
             return len(events) + len(gone)
 
     # -- parts ----------------------------------------------------------------

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 #: An attempt may have been received so long before its incarnation is on record, in ms.
 EARLY_MS = 600_000
 
-_OF_TASKS = ("crisper_attempt", "crisper_recovery", "crisper_order")
+_OF_TASKS = ("crisper_attempt", "crisper_recovery", "crisper_order", "crisper_checkpoint")
 
 _LOOKED_AT = """
 SELECT received_at, task_id FROM crisper_attempt
@@ -86,5 +86,6 @@ def rest(store: SqlStore, old: Old, limit: int) -> int:
     events = [id for (id,) in store.db.rows(_LONE_EVENTS, old.events, limit)]
     store.db.each("DELETE FROM crisper_event WHERE id = ?", [(id,) for id in events])
     gone = [id for (id,) in store.db.rows(_LONE_INCARNATIONS, old.finished, EARLY_MS, limit)]
+    store.db.each("DELETE FROM crisper_running WHERE incarnation = ?", [(id,) for id in gone])
     store.db.each("DELETE FROM crisper_incarnation WHERE id = ?", [(id,) for id in gone])
     return len(events) + len(gone)

@@ -79,6 +79,16 @@ Index(
     sqlite_where=text("NOT cleared"),
 )
 
+#: What each worker's last heartbeat told of the attempts that ran, by the seq of their claims: not a part of
+#: the worker's own row, which every sweeper reads.
+running = Table(
+    "crisper_running",
+    metadata,
+    Column("incarnation", OwnId, primary_key=True),
+    Column("at", BigInteger, nullable=False),
+    Column("told", AnyText, nullable=False),
+)
+
 attempt = Table(
     "crisper_attempt",
     metadata,
@@ -176,6 +186,17 @@ Index(
     order.c.incarnation,
     postgresql_where=_NOT_DONE,
     sqlite_where=_NOT_DONE,
+)
+
+#: Where a task said that its next attempt may go on: the latest of each task.
+checkpoint = Table(
+    "crisper_checkpoint",
+    metadata,
+    Column("task_id", Key, primary_key=True),
+    Column("number", Integer, nullable=False),
+    Column("saved_at", BigInteger, nullable=False),
+    Column("data", AnyText, nullable=False),
+    Column("preview", AnyText, nullable=False),
 )
 
 event = Table(

@@ -27,6 +27,7 @@ from crisper.core.model import (
     Pulse,
     Record,
     Recovery,
+    Sighting,
     Worker,
 )
 from crisper.core.order import in_order, late_of, segments
@@ -90,6 +91,9 @@ INSERT INTO crisper_order (task_id, number, incarnation, kind, ordered_by, reaso
 VALUES (?, ?, ?, 'stop', ?, ?, ?) ON CONFLICT DO NOTHING"""
 
 CLOSE_ORDER = "UPDATE crisper_order SET done_at = ? WHERE task_id = ? AND number = ? AND done_at IS NULL"
+
+_TELL = "UPDATE crisper_running SET at = ?, told = ? WHERE incarnation = ?"
+_TELL_FIRST = "INSERT INTO crisper_running (at, told, incarnation) VALUES (?, ?, ?)"
 
 #: An attempt that was stopped and not lost has no recovery until a person recovers it.
 _OPEN_STOPPED = """
@@ -195,6 +199,10 @@ class SqlStore:
                 as_json({"loop_age_ms": pulse.loop_age_ms, **pulse.detail}),
                 *fence,
             )
+            if renewed and pulse.running:
+                told = self.now(), as_json(pulse.running), fence.incarnation
+                if not self.db.run(_TELL, *told):
+                    self.db.run(_TELL_FIRST, *told)
         return bool(renewed)
 
     def alive(self) -> list[Worker]:
@@ -236,6 +244,24 @@ class SqlStore:
             "generation = ? AND state = 'alive'",
             fence.generation,
         )
+
+    @_verb
+    def testify(self, fence: Fence, seen: Sequence[Sighting]) -> bool:
+        with self.db.write():
+            now = self._hold(fence)
+            if now is None:
+                return False
+            for one in seen:
+                self._event(
+                    now,
+                    storable(one.kind),
+                    task_id=None if one.task_id is None else key(one.task_id),
+                    number=one.number,
+                    incarnation=fence.incarnation,
+                    actor="recorder",
+                    data=one.data,
+                )
+            return True
 
     # -- the way of an attempt ------------------------------------------------
 

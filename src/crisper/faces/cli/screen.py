@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from crisper.core.progress import so_far
 from crisper.faces.cli.output import Column, grid
 from crisper.faces.cli.text import clean, plural, short_age, short_ids
 
@@ -22,6 +23,7 @@ _RUNNING = (
     Column("running", most=20),
     Column("name", flexible=3, tail=True),
     Column("worker", flexible=2),
+    Column("progress", most=20),
     Column("attempt", right=True),
     Column("age", right=True),
 )
@@ -106,12 +108,16 @@ def _running(shown: dict[str, Any]) -> Part:
     short = short_ids(one["task_id"] for one in shown["running"])
     rows = [
         (
-            *(short[one["task_id"]], one["name"], one["worker"], one["attempt"]),
+            *(short[one["task_id"]], one["name"], one["worker"], _progress(one["progress"]), one["attempt"]),
             None if one["age"] is None else short_age(one["age"]),
         )
         for one in shown["running"]
     ]
     return Part(_RUNNING, rows, shown["open"]["running"], "Nothing runs.")
+
+
+def _progress(told: dict[str, Any] | None) -> str | None:
+    return None if told is None else so_far(told["done"], told["total"])
 
 
 def _waiting(shown: dict[str, Any]) -> Part:

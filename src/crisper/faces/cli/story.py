@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from crisper.core.progress import so_far
 from crisper.faces.cli.text import clean, seconds
 
 
@@ -22,7 +23,7 @@ class Entry(NamedTuple):
 
 def story(shown: dict[str, Any]) -> list[Entry]:
     """Everything on record about a task, oldest first; what happened at once in its natural order."""
-    entries = [*_attempts(shown), *_events(shown), *_sent(shown)]
+    entries = [*_attempts(shown), *_checkpoint(shown), *_events(shown), *_sent(shown)]
     return sorted(entries, key=lambda entry: (entry.at, entry.attempt or 0))
 
 
@@ -55,8 +56,21 @@ def _attempts(shown: dict[str, Any]) -> Iterator[Entry]:
         if one["started_at"]:
             process = f"process {one['pid']} of " if one["pid"] else ""
             yield Entry(one["started_at"], number, f"running in {process}{worker}", word="running")
+        if one["progress"] and one["progress"]["at"]:
+            yield Entry(one["progress"]["at"], number, _progress(one["progress"]))
         if one["finished_at"] and not (one["state"] == "lost" and number in losses):
             yield Entry(one["finished_at"], number, _ending(one), word=one["state"])
+
+
+def _checkpoint(shown: dict[str, Any]) -> Iterator[Entry]:
+    last = shown["checkpoint"]
+    if last and last["at"]:
+        yield Entry(last["at"], last["attempt"], f"last checkpoint: {_value(last['preview'])}")
+
+
+def _progress(told: dict[str, Any]) -> str:
+    note = f": {clean(told['note'])}" if told["note"] else ""
+    return f"progress: {so_far(told['done'], told['total'])}{note}"
 
 
 def _ending(one: dict[str, Any]) -> str:
@@ -134,6 +148,24 @@ def _worker(event: dict[str, Any], data: dict[str, Any]) -> _Telling:
     return f"{worker} {became}{_by(event)}", (f"evidence: {told(data)}",) if data else ()
 
 
+def _ailing(event: dict[str, Any], data: dict[str, Any]) -> _Telling:
+    """What ails a worker that lives, or an attempt that runs; its stack below, a line each."""
+    stack = str(data.get("stack") or "").splitlines()
+    facts = {key: value for key, value in data.items() if key not in ("sentence", "stack")}
+    whose = "" if event["attempt"] else f"{clean(event['worker'])} is "
+    sentence = f"{whose}{clean(event['kind'])}: {clean(data.get('sentence'), most=500)}"
+    more = (f"… and {len(stack) - _STACK_MOST} lines more",) if len(stack) > _STACK_MOST else ()
+    return sentence, (f"evidence: {told(facts)}", *map(clean, stack[:_STACK_MOST]), *more)
+
+
+#: Lines of a stack that are shown; the JSON has all that are kept.
+_STACK_MOST = 24
+
+
+def _went_on(event: dict[str, Any], data: dict[str, Any]) -> _Telling:
+    return f"not {clean(data.get('was'))} any more, after {clean(data.get('seconds'))} s", ()
+
+
 def _other(event: dict[str, Any], data: dict[str, Any]) -> _Telling:
     return f"{clean(event['kind'].replace('_', ' '))}{_by(event)}", (told(data),) if data else ()
 
@@ -160,6 +192,8 @@ _KINDS = {
     "late_finish": _late,
     "recovery_delayed": _delayed,
     "brake": _brake,
+    **dict.fromkeys(("wedged", "silent", "stalled"), _ailing),
+    "went_on": _went_on,
 }
 _WORDS = {
     "worker_lost": "lost",
@@ -169,6 +203,7 @@ _WORDS = {
     "late_finish": "suspect",
     "recovery_delayed": "suspect",
     "brake": "suspect",
+    **dict.fromkeys(("wedged", "silent", "stalled"), "suspect"),
 }
 
 

@@ -18,18 +18,22 @@ if TYPE_CHECKING:
 
 
 @click.command()
+@click.option("--long", "long", is_flag=True, help="One long task, which goes on at its last checkpoint.")
 @json_option
 @click.pass_obj
-def demo(place: Place, as_json: bool) -> None:
+def demo(place: Place, long: bool, as_json: bool) -> None:
     """Kill a busy worker: on Celery alone, then with Crisper.
 
     Needs no server, no app and no configuration: real workers on a broker in
     a temporary folder, about half a minute, and nothing stays behind. Exit 0
     only if the round with Crisper lost no task and ran none twice.
 
+    With --long, one task reads many documents, and goes on where it was.
+
     \b
     Examples:
       crisper demo
+      crisper demo --long
       crisper demo --json | jq .with_crisper
     """
     from crisper.faces.demo.interrupts import Interrupts
@@ -38,6 +42,8 @@ def demo(place: Place, as_json: bool) -> None:
 
     out = _on_stderr(place) if as_json else console(place)
     with Interrupts() as interrupts:
+        if long:
+            return _long(out, interrupts, as_json)
         alone = _round(out, interrupts, "Round one: Celery alone", with_crisper=False)
         crisper = _round(out, interrupts, "Round two: the same, and crisper.install(app)", with_crisper=True)
     if as_json:
@@ -45,6 +51,25 @@ def demo(place: Place, as_json: bool) -> None:
     else:
         _report(out, alone, crisper)
     if not proven(crisper):
+        raise click.exceptions.Exit(1)
+
+
+def _long(out: Console, interrupts: Interrupts, as_json: bool) -> None:
+    from contextlib import closing
+
+    from crisper.faces.demo.long import LongRound, report, shown
+    from crisper.faces.demo.long import as_json as in_json
+    from crisper.faces.demo.stage import Stage
+    from crisper.faces.demo.telling import Telling
+
+    stage = Stage(with_crisper=True, check=interrupts.check)
+    with closing(stage), Telling(out, "One long task, and crisper.install(app)", 1) as telling:
+        result = LongRound(stage, telling).play()
+    if as_json:
+        emit(in_json(result))
+    else:
+        report(out, result)
+    if not shown(result):
         raise click.exceptions.Exit(1)
 
 

@@ -17,6 +17,7 @@ import crisper
 
 FOLDER, WITH_CRISPER, DEMO_PID = "_CRISPER_DEMO_FOLDER", "_CRISPER_DEMO_INSTALL", "_CRISPER_DEMO_PID"
 PACKING_SECONDS = 4.0
+DOCUMENTS, READING_SECONDS = 60, 0.2
 
 
 def make(environment: Mapping[str, str], *, outbox: str = "queue") -> Celery:
@@ -39,7 +40,7 @@ def make(environment: Mapping[str, str], *, outbox: str = "queue") -> Celery:
         app.conf.crisper_registry_url = registry_url(folder)
         app.conf.crisper_journal_dir = str(folder / "journal")
         crisper.install(app)
-    _pack_order(app, folder / "ledger")
+    _tasks(app, folder / "ledger")
     return app
 
 
@@ -47,7 +48,7 @@ def registry_url(folder: Path) -> str:
     return f"sqlite:///{folder / 'registry.db'}"
 
 
-def _pack_order(app: Celery, ledger: Path) -> None:
+def _tasks(app: Celery, ledger: Path) -> None:
     def write(event: str, task: Task, order: int) -> None:
         request = task.request
         with ledger.open("a") as file:
@@ -59,6 +60,19 @@ def _pack_order(app: Celery, ledger: Path) -> None:
         time.sleep(PACKING_SECONDS)
         write("end", self, order)
         return f"order {order} is packed"
+
+    @app.task(bind=True, name="shop.read_documents", shared=False)
+    def read_documents(self: Task, count: int) -> str:
+        attempt = crisper.current_attempt()
+        done = attempt.last_checkpoint or 0
+        write("start", self, done)
+        for number in range(done, count):
+            time.sleep(READING_SECONDS)
+            write("read", self, number)
+            attempt.checkpoint(number + 1)
+            attempt.progress(number + 1, count)
+        write("end", self, count)
+        return f"{count} documents are read"
 
 
 def _end_with_the_demo(pid: int) -> None:

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 
 class Line(NamedTuple):
-    event: str  # start or end
-    order: int
+    event: str  # start or end; read, of a document
+    order: int  # or the document, counted from 0
     task_id: str
     worker: str
     at: float  # time.time()

@@ -141,12 +141,14 @@ class Stage:
         self._check()
         return value or None
 
-    def publish(self, order: int) -> str:
-        """Send one order; its task id. kombu names a file before it fills it: a worker sees it only whole."""
+    def publish(self, order: int, task: str = "shop.pack_order") -> str:
+        """Send one order, or another task with one argument; its task id.
+
+        kombu names a file before it fills it: a worker sees it only whole."""
         with _no_settings_from_outside():
             if self._client is None:
                 self._client = shop.make(self.environment, outbox="outbox")
-            sent = self._client.tasks["shop.pack_order"].delay(order)
+            sent = self._client.tasks[task].delay(order)
         for file in (self.folder / "outbox").iterdir():
             file.rename(self.folder / "queue" / file.name)
         return str(sent.id)

@@ -7,8 +7,14 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.responses import HTMLResponse
 
+from crisper.core.progress import so_far
 from crisper.faces.cli.text import age, clean, plural
 from crisper.faces.serve.access import Role, Who
+
+
+def _progress(told: dict[str, Any] | None) -> str:
+    return "-" if told is None else so_far(told["done"], told["total"]) or "-"
+
 
 _ENVIRONMENT = Environment(
     loader=PackageLoader("crisper.faces.serve"),
@@ -17,7 +23,7 @@ _ENVIRONMENT = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_ENVIRONMENT.filters |= {"clean": clean, "age": age, "plural": plural}
+_ENVIRONMENT.filters |= {"clean": clean, "age": age, "plural": plural, "progress": _progress}
 
 #: Below these nobody is answered with a page.
 _FOR_PROGRAMS = ("/api/", "/metrics", "/healthz", "/readyz", "/static/", "/live")

@@ -104,7 +104,7 @@ def is_over(registry: Registry, message: Message) -> bool:
         return True
     recovery = registry.recovery_of(same[-1])
     if recovery is None:  # released: the broker has it again, unless it was one that ended late
-        late = any(_ended_late(registry, one) for one in same if one.state is State.LOST)
+        late = any(_ended_late(registry, one) for one in same)
         return same[-1].state not in OPEN and (message.vanished or late)
     if recovery.state in WAITS_FOR_A_PERSON:
         return True
@@ -113,14 +113,14 @@ def is_over(registry: Registry, message: Message) -> bool:
     return recovery.verdict not in BRINGS_BACK or message.vanished or _ended_late(registry, same[-1])
 
 
-def _ended_late(registry: Registry, lost: Attempt) -> bool:
-    """Who ran it adopted what was handed back, and ended it: its own worker, which had not heard that it was
+def _ended_late(registry: Registry, attempt: Attempt) -> bool:
+    """Who ran it adopted what came back, and ended it: its own worker, which had not heard that it was
     declared, or one that had let it run by its journal, beside it."""
-    events = [event for event in registry._events if event.task_id == lost.task_id]
+    events = [event for event in registry._events if event.task_id == attempt.task_id]
     beside = {event.incarnation for event in events if event.kind == "overlap"}
     return any(
         event.kind == "late_finish"
-        and event.incarnation in {lost.incarnation, *beside}
+        and event.incarnation in {attempt.incarnation, *beside}
         and event.data.get("state") in CLOSED_FOR_GOOD
         for event in events
     )
