@@ -30,6 +30,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "sweep_interval": (0.05, 21_600),
     "recovery_rate": (0.1, 1_000_000),
     "redelivery_grace": (0, 2_592_000),
+    "wedged_after": (3, 86_400),
     "loss_budget": (0, 1_000_000),
     "max_message_bytes": (0, 512 * 2**20),
     "journal_max_bytes": (4 * 2**20, 2**50),
@@ -105,6 +106,18 @@ class Settings:
     recovery_rate: float = _setting(200.0, "recoveries that one courier carries out", unit="per s")
     redelivery_grace: float = _setting(
         30.0, "how long a redelivery by the broker is awaited before a re-send", unit="s"
+    )
+    wedged_after: float = _setting(
+        10.0,
+        "a worker whose loop has not gone round for so long is wedged, unless for a broker outage, a shutdown"
+        " or a solo task",
+        unit="s",
+    )
+    on_wedged: str = _setting(
+        "warn",
+        "what becomes of a wedged worker; warn: it is named; exit: and its process ended, for its supervisor"
+        " to start it again",
+        one_of=("warn", "exit"),
     )
     track_publish: str = _setting(
         "off",

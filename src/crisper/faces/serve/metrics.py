@@ -40,6 +40,7 @@ METRICS = (
     Metric(
         "crisper_workers_to_clear", "gauge", None, "lost or gone workers that may still have open attempts"
     ),
+    Metric("crisper_workers_ailing", "gauge", "kind", "live workers that are named: wedged, silent"),
     Metric(
         "crisper_worker_errors", "gauge", None, "errors in Crisper's own code that live workers have counted"
     ),
@@ -88,6 +89,7 @@ def samples_of(status: Mapping[str, Any], counted: Totals) -> Samples:
         "crisper_workers": {state: workers[state] for state in ("alive", "suspect", "lost", "gone")},
         "crisper_workers_of_version": workers["versions"],
         "crisper_workers_to_clear": {"": sweeper["workers_to_clear"]},
+        "crisper_workers_ailing": {kind: workers[kind] for kind in ("wedged", "silent")},
         "crisper_worker_errors": {"": workers["errors"]},
         "crisper_messages_unclaimed": {"": status["messages"]["unclaimed"]},
         "crisper_attempts_open": status["attempts"],
