@@ -36,6 +36,7 @@ FIGURES = {
     "Forgetting": "prune.py",
     "The dashboard beside much history": "dashboard.py",
     "One probe of a worker": "probe.py",
+    "The tutorial in a new virtual environment": "newcomer.py",
 }
 
 

@@ -183,17 +183,18 @@ async def open_pages(base: str, cookie: str, url: str, options: argparse.Namespa
 
 
 async def open_page(base: str, cookie: str, took: list[float]) -> None:
-    live = await ask(base, "/live", cookie)
+    live, _connection = await ask(base, "/live", cookie)
     while line := await live.readline():
         if line == b"event: changed\n":
             await asyncio.sleep(random.random())  # as crisper.js does
             at = time.perf_counter()
-            page = await ask(base, "/", cookie)
+            page, connection = await ask(base, "/", cookie)
             assert (await page.read()).endswith(b"</html>")
+            connection.close()
             took.append((time.perf_counter() - at) * 1000)
 
 
-async def ask(base: str, path: str, cookie: str) -> asyncio.StreamReader:
+async def ask(base: str, path: str, cookie: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """As bare as it goes: two hundred browsers are on one machine here."""
     host, port = base.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
@@ -202,7 +203,7 @@ async def ask(base: str, path: str, cookie: str) -> asyncio.StreamReader:
     )
     status = await reader.readline()
     assert status.startswith(b"HTTP/1.1 200"), status
-    return reader
+    return reader, writer
 
 
 def cpu(pid: int) -> float:

@@ -49,7 +49,10 @@ def test_status_has_the_documented_shape(run: Run, read_scene: Scene) -> None:
     answer = read(run(read_scene.url, "status", "--json"))
     assert {key: list(value) for key, value in answer.items()} == {
         "registry": ["id", "url", "database", "schema", "now"],
-        "workers": ["alive", "suspect", "lost", "gone", "wedged", "silent", "errors", "versions", "blind"],
+        "workers": [
+            *("alive", "suspect", "lost", "gone", "wedged", "silent"),
+            *("errors", "journal_bytes", "versions", "blind"),
+        ],
         "messages": ["unclaimed"],
         "attempts": ["claimed", "running"],
         "tasks": ["quarantined", "held", "lost_24h", "recovered_24h"],

@@ -44,7 +44,7 @@ def ids(answer: dict[str, list[dict[str, str]]]) -> set[str]:
 
 
 def counts(answer: dict[str, Any]) -> dict[str, int]:
-    left_out = ("versions", "wedged", "silent")
+    left_out = ("versions", "wedged", "silent", "journal_bytes")
     return {word: count for word, count in answer["workers"].items() if word not in left_out}
 
 

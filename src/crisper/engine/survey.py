@@ -312,6 +312,7 @@ def _worker_counts(connection: Connection, now: int) -> dict[str, Any]:
         "gone": counts.get(WorkerState.GONE.value, 0),
         **{kind: _ailing(pulses, kind) for kind in (WEDGED, SILENT)},
         "errors": sum(one["errors"] for one in pulses),
+        "journal_bytes": sum(one["journal_bytes"] for one in pulses),
         "versions": dict(Counter(version_of(one.about) for one in living)),
     }
 

@@ -170,6 +170,11 @@ def _other(event: dict[str, Any], data: dict[str, Any]) -> _Telling:
     return f"{clean(event['kind'].replace('_', ' '))}{_by(event)}", (told(data),) if data else ()
 
 
+def _brake(event: dict[str, Any], data: dict[str, Any]) -> _Telling:
+    silent, alive = clean(data.get("silent")), clean(data.get("alive"))
+    return f"brake: {silent} of {alive} workers fell silent at once, and are looked at again{_by(event)}", ()
+
+
 _BECAME = {
     "worker_enrolled": "began",
     "worker_gone": "said goodbye",
@@ -186,6 +191,7 @@ _KINDS = {
     "stop": _stop,
     "late_finish": _late,
     "recovery_delayed": _delayed,
+    "brake": _brake,
     **dict.fromkeys(("wedged", "silent", "stalled"), _ailing),
     "went_on": _went_on,
 }
@@ -196,6 +202,7 @@ _WORDS = {
     "verdict": "recovering",
     "late_finish": "suspect",
     "recovery_delayed": "suspect",
+    "brake": "suspect",
     **dict.fromkeys(("wedged", "silent", "stalled"), "suspect"),
 }
 
