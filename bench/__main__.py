@@ -35,6 +35,7 @@ FIGURES = {
     "Heartbeats of a thousand workers": "fleet.py",
     "Forgetting": "prune.py",
     "One probe of a worker": "probe.py",
+    "The tutorial in a new virtual environment": "newcomer.py",
 }
 
 

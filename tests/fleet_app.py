@@ -17,6 +17,7 @@ from typing import Any
 
 from celery import Celery, Task
 from celery.exceptions import Ignore, Reject
+from celery.worker.control import control_command
 from celery.worker.strategy import default
 from kombu.transport.filesystem import Channel
 
@@ -62,6 +63,16 @@ def make(environment: Mapping[str, str]) -> Celery:
 
 
 def _nothing() -> None: ...
+
+
+@control_command(args=[("until", str), ("locked", bool)])
+def wedge(state: Any, until: str, locked: bool = False) -> None:
+    """Keeps the worker's loop until the test makes the file of that name; `locked`: and the interpreter lock,
+    for eight seconds."""
+    if locked:
+        ctypes.PyDLL(None).usleep(8_000_000)
+    while not (Path(os.environ["FLEET_FOLDER"]) / until).exists():
+        time.sleep(0.02)
 
 
 def noting_strategy(task: Task, app: Celery, consumer: Any, **options: Any) -> Any:

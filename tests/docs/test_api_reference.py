@@ -12,7 +12,7 @@ from crisper import errors
 from crisper.celery.install import _TASK_KEYS
 from crisper.contrib.django import registry_url
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "reference" / "api.md").read_text()
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "reference" / "api.md").read_text().replace(r"\_", "_")
 
 
 def signature(function: object) -> str:

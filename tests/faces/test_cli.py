@@ -30,7 +30,7 @@ TASK_KEYS = [
 WORKER_KEYS = [
     *("id", "hostname", "host", "pid", "state", "started_at", "seen_at", "ended_at", "open_attempts"),
     *("queues", "pool", "concurrency", "version", "evidence"),
-    *("errors", "refused", "held", "journal_bytes", "loop_age_ms"),
+    *("errors", "refused", "held", "journal_bytes", "loop_age_ms", "ails"),
 ]
 
 
@@ -49,7 +49,10 @@ def test_status_has_the_documented_shape(run: Run, read_scene: Scene) -> None:
     answer = read(run(read_scene.url, "status", "--json"))
     assert {key: list(value) for key, value in answer.items()} == {
         "registry": ["id", "url", "database", "schema", "now"],
-        "workers": ["alive", "suspect", "lost", "gone", "errors", "versions", "blind"],
+        "workers": [
+            *("alive", "suspect", "lost", "gone", "wedged", "silent"),
+            *("errors", "journal_bytes", "versions", "blind"),
+        ],
         "messages": ["unclaimed"],
         "attempts": ["claimed", "running"],
         "tasks": ["quarantined", "held", "lost_24h", "recovered_24h"],

@@ -44,7 +44,8 @@ def ids(answer: dict[str, list[dict[str, str]]]) -> set[str]:
 
 
 def counts(answer: dict[str, Any]) -> dict[str, int]:
-    return {word: count for word, count in answer["workers"].items() if word != "versions"}
+    left_out = ("versions", "wedged", "silent", "journal_bytes")
+    return {word: count for word, count in answer["workers"].items() if word not in left_out}
 
 
 # -- status and workers ------------------------------------------------------

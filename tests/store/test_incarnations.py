@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from crisper.core.model import Sighting
 from crisper.core.states import State, WorkerState
 from crisper.errors import Fenced
 from crisper.store.base import Term
@@ -214,6 +215,22 @@ def test_any_host_name_can_enroll(registry: Registry, name: str) -> None:
     assert registry.store.renew(me.fence, PULSE)
     assert [w.id for w in registry.store.alive()] == [me.id]
     assert incarnation(hostname=name).hostname == name
+
+
+def test_what_its_recorder_saw_of_a_worker_is_kept_as_events(registry: Registry) -> None:
+    me = registry.joins()
+    seen = [Sighting("wedged", {"stack": "a\x00b"}), Sighting("stalled", {"why": "é"}, "task", 2)]
+    assert registry.store.testify(me.fence, seen)
+    [wedged], [stalled] = registry.events("wedged"), registry.events("stalled")
+    assert (wedged.incarnation, wedged.actor, wedged.task_id) == (me.id, "recorder", None)
+    assert (stalled.task_id, stalled.number, stalled.data) == ("task", 2, {"why": "é"})
+
+
+def test_what_a_fenced_recorder_saw_is_not(registry: Registry) -> None:
+    me = registry.joins()
+    me.is_declared()
+    assert not registry.store.testify(me.fence, [Sighting("wedged", {})])
+    assert registry.events("wedged") == []
 
 
 # What a heartbeat tells of running attempts.

@@ -25,6 +25,7 @@ from crisper.celery.claims import exchanges_of
 from crisper.celery.desk import Desk, WireDesk
 from crisper.celery.results import ChordTaken, complete_chord, store_lost, store_revoked, stored_state
 from crisper.celery.rollcall import consumed_blindly, in_their_hands
+from crisper.celery.traces import observe
 from crisper.celery.upkeep import PERIODS_UNKEPT, keep_every
 from crisper.core.message import Kept, delivery_count, unpack
 from crisper.core.model import Attempt, Case, Look, Recovery, Unclaimed
@@ -151,6 +152,7 @@ class Courier:
             return Done(task_id, number, None, "somebody else decided it", False)
         self._pace()
         carried_out = self._act(case, decided, verdict)
+        observe(case, verdict, carried_out=carried_out)
         self._tries.pop((task_id, number), None)
         logger.info("crisper: %s attempt %d: %s, because %s", task_id, number,
                     verdict.kind.value, verdict.reason)  # fmt: skip

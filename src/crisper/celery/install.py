@@ -168,7 +168,9 @@ class Recording:
         self.deliveries.on_fatal = self._fatal
         self.deliveries.on_fenced = self._reborn
         self.link.on_new_wire = self._wake_loop
-        self.link.on_round = lambda: say_if_it_stands(worker, self.link, self.deliveries.ticked_at)
+        self.link.on_round = lambda: say_if_it_stands(
+            worker, self.link, self.deliveries.ticked_at, settings.wedged_after
+        )
         self.link.on_blocked = self._watch_writable
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_read.setblocking(False)
@@ -202,6 +204,9 @@ class Recording:
             "journal_max_bytes": settings.journal_max_bytes,
             "probe_dir": settings.probe_dir.strip() or default_folder(),
             "failover_window": settings.failover_window,
+            "wedged_after": settings.wedged_after,
+            "on_wedged": settings.on_wedged,
+            "stack_signal": self.link.stack_signal,
             "children": self._children(),
             "courier": True,
             "look_every": None if settings.track_publish == "off" else settings.redelivery_grace / 3,
@@ -275,6 +280,7 @@ class Recording:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = timer.call_repeatedly(1.0, self._on_timer)
+        timer.call_after(0, self._on_timer)  # that it turns is known at once
 
     def without_loop(self) -> None:
         self.deliveries.use_dispatcher()

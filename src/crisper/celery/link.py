@@ -72,8 +72,14 @@ class Link:
         """Where pool children send their datagrams."""
         return self._sockets.words_write
 
+    @property
+    def stack_signal(self) -> int:
+        """On which processes of this worker write their stacks for the recorder; 0 if they do not."""
+        return self._sockets.stacks.signal
+
     def start(self) -> None:
         """Start the first recorder, and the keeper that replaces it."""
+        self._sockets.stacks.register()
         self._spawn()
         original("_thread", "start_new_thread")(self._keep, ())
 

@@ -1,7 +1,7 @@
 """Starting a recorder: one `posix_spawn`, no fork of the worker's state.
 
 `posix_spawn` is a plain system call that no monkey patching touches and that is
-safe beside threads. The recorder gets three descriptors and a session of its
+safe beside threads. The recorder gets four descriptors and a session of its
 own: a signal for the worker's process group must not reach it before it has
 seen how the worker ended.
 """
@@ -17,18 +17,21 @@ from pathlib import Path
 from typing import Any
 
 import crisper
-from crisper.recorder.process import ALIVE_FD, WIRE_FD, WORDS_FD
+from crisper.celery.stacks import StackFile
+from crisper.recorder.process import ALIVE_FD, STACKS_FD, WIRE_FD, WORDS_FD
 
 #: One turn of a busy loop's records, and one large message, fit without waiting.
 SOCKET_BYTES = 4 * 2**20
 
 
 class Sockets:
-    """The children's datagrams: one pair for the worker's whole life, whatever recorder reads it."""
+    """The children's datagrams, and stacks: one of each for the worker's whole life, whatever recorder reads
+    it."""
 
     def __init__(self) -> None:
         self.words_read, self.words_write = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.words_write.setblocking(False)
+        self.stacks = StackFile()
 
 
 class RecorderProcess:
@@ -41,7 +44,12 @@ class RecorderProcess:
                 end.setsockopt(socket.SOL_SOCKET, option, SOCKET_BYTES)
         self.wire.setblocking(False)
         self.alive_read, alive_write = os.pipe()
-        given = {WIRE_FD: theirs.fileno(), WORDS_FD: sockets.words_read.fileno(), ALIVE_FD: alive_write}
+        given = {
+            WIRE_FD: theirs.fileno(),
+            WORDS_FD: sockets.words_read.fileno(),
+            ALIVE_FD: alive_write,
+            STACKS_FD: sockets.stacks.fd,
+        }
         try:
             self.pid = _spawn(node, given)
         finally:

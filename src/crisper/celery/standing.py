@@ -13,11 +13,13 @@ from types import FrameType
 from typing import Any
 
 from crisper.celery.link import Link, monotonic_ms
+from crisper.celery.stacks import of_thread
+from crisper.core.stack import bounded
 from crisper.recorder import wire
 
 TASK, BROKER, SHUTDOWN, UNKNOWN = "task", "broker", "shutdown", ""
 
-#: The loop ticks once a second.
+#: The loop ticks once a second. Sooner where a worker is called wedged sooner.
 STANDS_MS = 3000
 
 #: Of the packages that speak to a broker, kombu has parts that do not.
@@ -25,10 +27,14 @@ _SPEAKS = ("amqp", "redis", "kombu.transport", "kombu.connection", "kombu.utils.
 _RUN = 1  # celery.bootsteps.RUN
 
 
-def say_if_it_stands(worker: Any, link: Link, ticked_at: int) -> None:
-    """Called once a second by the keeper's native thread: such a loop cannot say so itself."""
-    if monotonic_ms() - ticked_at > STANDS_MS:
-        link.send((wire.STANDS, monotonic_ms(), why_it_stands(worker)))
+def say_if_it_stands(worker: Any, link: Link, ticked_at: int, wedged_after: float) -> None:
+    """Called once a second by the keeper's native thread: such a loop cannot say so itself. Where there is
+    no reason, its stack says where it stands."""
+    now = monotonic_ms()
+    if now - ticked_at > min(STANDS_MS, wedged_after * 500):
+        why = why_it_stands(worker)
+        stack = "" if why else bounded(of_thread(threading.main_thread().ident or 0))
+        link.send((wire.STANDS, now, why, stack))
         link.flush()
 
 

@@ -300,6 +300,15 @@ class Worker:
     pulse: dict[str, Any]
 
 
+class Sighting(NamedTuple):
+    """What a recorder saw of its worker: an event that changes nothing."""
+
+    kind: str  # wedged, silent, stalled, went_on
+    data: dict[str, Any]
+    task_id: str | None = None
+    number: int | None = None
+
+
 class Progress(NamedTuple):
     """How far a running attempt says that it is."""
 

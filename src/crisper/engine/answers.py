@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from crisper.core.states import RecoveryState, State, VerdictKind, WorkerState, task_state
+from crisper.engine.diagnosis import SILENT, WEDGED
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -59,7 +60,20 @@ def of_pulse(text: str) -> dict[str, Any]:
         "held": told.get("held") or 0,
         "journal_bytes": told.get("journal") or 0,
         "loop_age_ms": told.get("loop_age_ms"),
+        "ails": ails_of(told),
     }
+
+
+def ails_of(told: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a worker's recorder has named and still sees: wedged, silent, or an attempt that is stalled."""
+    named = told.get("ails")
+    return [one for one in named if isinstance(one, dict)] if isinstance(named, list) else []
+
+
+def ailing(told: list[dict[str, Any]], state: str) -> str:
+    """The word for people: a worker that renews its lease, and yet is wedged or silent."""
+    words = {one.get("kind") for one in told}
+    return next((word for word in (WEDGED, SILENT) if word in words and state == "alive"), state)
 
 
 def of_published(row: Any) -> dict[str, Any]:

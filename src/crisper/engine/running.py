@@ -14,7 +14,6 @@ from crisper.core.size import size
 #: Attempts whose own word came before the parent's that they began: the oldest are given up, of fenced ones.
 MOST_EARLY = 500
 
-
 #: A process that has been gone for so long, in milliseconds, while its parent's loop went round and read all
 #: that it had left, is one whose end nobody noticed: the parent is told, and told again as often.
 UNNOTICED_MS, TELL_AGAIN_MS = 2_000, 1_000
@@ -118,11 +117,8 @@ def _gone_at(run: Run, seen: Seen, now: int) -> int | None:
 
 def _is_unnoticed(run: Run, gone_at: int, now: int, ticked: int) -> bool:
     """The loop ticks once a second, and reads what is there before that."""
-    if (
-        now - gone_at < UNNOTICED_MS
-        or ticked - gone_at < UNNOTICED_MS // 2
-        or now - run.told_at < TELL_AGAIN_MS
-    ):
+    went_round = ticked - gone_at >= UNNOTICED_MS // 2
+    if now - gone_at < UNNOTICED_MS or not went_round or now - run.told_at < TELL_AGAIN_MS:
         return False
     run.told_at = now
     return True

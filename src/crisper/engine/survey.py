@@ -33,6 +33,7 @@ from crisper.engine.answers import (
     pool_of,
     version_of,
 )
+from crisper.engine.diagnosis import SILENT, WEDGED
 from crisper.engine.filters import (
     Filters,
     bounded,
@@ -296,14 +297,21 @@ def _worker_counts(connection: Connection, now: int) -> dict[str, Any]:
     alive = incarnation.c.state == WorkerState.ALIVE.value
     suspect = connection.execute(select(func.count()).where(alive, _suspect_before(now))).scalar_one()
     living = connection.execute(select(incarnation.c.pulse, incarnation.c.about).where(alive)).all()
+    pulses = [of_pulse(one.pulse) for one in living]
     return {
         "alive": counts.get(WorkerState.ALIVE.value, 0) - suspect,
         "suspect": suspect,
         "lost": counts.get(WorkerState.LOST.value, 0),
         "gone": counts.get(WorkerState.GONE.value, 0),
-        "errors": sum(of_pulse(one.pulse)["errors"] for one in living),
+        **{kind: _ailing(pulses, kind) for kind in (WEDGED, SILENT)},
+        "errors": sum(one["errors"] for one in pulses),
+        "journal_bytes": sum(one["journal_bytes"] for one in pulses),
         "versions": dict(Counter(version_of(one.about) for one in living)),
     }
+
+
+def _ailing(pulses: Sequence[dict[str, Any]], kind: str) -> int:
+    return sum(any(ails.get("kind") == kind for ails in pulse["ails"]) for pulse in pulses)
 
 
 def _unclaimed(connection: Connection) -> int:

@@ -64,19 +64,19 @@ class Election:
 
     NAME = "sweeper"
 
-    def __init__(self, store: Store, me: str, lease: float) -> None:
-        self._store, self._me, self._lease = store, me, lease
+    def __init__(self, store: Store, me: str, lease: float, name: str = NAME) -> None:
+        self._store, self._me, self._lease, self._name = store, me, lease, name
         self._observer = Observer()
         self._term: Term | None = None
 
     def leads(self, now: float) -> bool:
-        seen = self._store.term(self.NAME)
+        seen = self._store.term(self._name)
         if seen is None or seen.holder == self._me:
-            self._term = self._store.campaign(self.NAME, self._me, seen)
+            self._term = self._store.campaign(self._name, self._me, seen)
             return self._term is not None
         self._observer.observe(now, [Seen(seen.holder, seen.counter, self._lease)])
         if self._observer.silent():
-            return self._store.campaign(self.NAME, self._me, seen) is not None
+            return self._store.campaign(self._name, self._me, seen) is not None
         return False
 
 
@@ -109,7 +109,9 @@ class Sweeper:
         if leads and silent:
             passes = self._brake.passes(silent, len(workers))
             braked = not passes
-            declared += self._declare_silent(workers, silent) if passes else self._hold(silent, now)
+            declared += (
+                self._declare_silent(workers, silent) if passes else self._hold(silent, len(workers), now)
+            )
         closed, more = self._close()
         return Swept(len(workers), len(silent), leads, braked, tuple(declared), closed, more)
 
@@ -155,12 +157,13 @@ class Sweeper:
                 judged.append(Judged(id, "silence"))
         return judged
 
-    def _hold(self, silent: dict[str, int], now: float) -> list[Judged]:
+    def _hold(self, silent: dict[str, int], alive: int, now: float) -> list[Judged]:
         self._warn(
             f"brake: {len(silent)} workers fell silent at once; observing a second full lease"
             " before any of them is declared lost"
         )
         self._observer.restart(silent, now)
+        self._store.note("brake", None, None, self._me, {"silent": len(silent), "alive": alive})
         return []
 
     # -- the second phase -----------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, and_, case, func, or_, select
 
 from crisper.core.states import OPEN, WAITS_FOR_A_PERSON, State, WorkerState
-from crisper.engine.answers import iso, of_vitals, plain
+from crisper.engine.answers import ailing, iso, of_pulse, of_vitals, plain
 from crisper.engine.reading import Reading
 from crisper.engine.survey import HOSTNAME, is_latest, task_counts
 from crisper.engine.vitals import vitals
@@ -57,7 +57,7 @@ def _workers(connection: Connection, now: int) -> list[dict[str, Any]]:
 
 
 #: What needs a look stands first.
-_RANKS = {"lost": 0, "suspect": 1, "alive": 2}
+_RANKS = {"lost": 0, "wedged": 1, "silent": 1, "suspect": 1, "alive": 2}
 
 
 def _worker(row: Any, now: int) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def _worker(row: Any, now: int) -> dict[str, Any]:
     suspect = row.state == WorkerState.ALIVE.value and silent > row.lease_ms / 2
     return {
         "hostname": row.hostname,
-        "state": "suspect" if suspect else row.state,
+        "state": "suspect" if suspect else ailing(of_pulse(row.pulse)["ails"], row.state),
         "lease_age": silent / 1000,
         "lease": row.lease_ms / 1000,
         "running": row.running,

@@ -23,7 +23,7 @@ import traceback
 from collections import deque
 from typing import Any
 
-from crisper.core.model import Fence, Progress, Published, Pulse
+from crisper.core.model import Fence, Progress, Published, Pulse, Sighting
 from crisper.core.size import for_memory
 from crisper.core.verdict import KILLED_FOR
 from crisper.engine.circuit import Circuit
@@ -33,6 +33,7 @@ from crisper.engine.oom import OomWatch
 from crisper.engine.recording import Recording
 from crisper.engine.running import Run, Running, last_known
 from crisper.engine.sign import Sign
+from crisper.engine.wedged import Loop
 from crisper.engine.window import Window
 from crisper.engine.writer import Writer
 from crisper.errors import Fenced, JournalError, RegistryUnreachable
@@ -44,14 +45,17 @@ from crisper.recorder.pulse import PulseThread
 from crisper.recorder.records import Reader, read_word
 from crisper.recorder.reply import ANCILLARY, Reply, descriptor
 from crisper.recorder.sign import SignThread
+from crisper.recorder.stacks import Stacks
+from crisper.recorder.watch import WatchThread
 from crisper.recorder.witness import LINUX, Process, is_stopped, look_at, process_start
 from crisper.store.base import Store
 from crisper.store.database import Place
 from crisper.store.open import open_store
 
 #: File descriptors that the parent leaves us: the wire, the children's
-#: datagrams, and the pipe on which we show that this thread goes round.
-WIRE_FD, WORDS_FD, ALIVE_FD = 3, 4, 5
+#: datagrams, the pipe on which we show that this thread goes round, and the file
+#: into which the worker's processes write their stacks.
+WIRE_FD, WORDS_FD, ALIVE_FD, STACKS_FD = 3, 4, 5, 6
 
 #: Client-side deadline of one registry call, in seconds; the parent replaces a
 #: recorder that has been silent for longer than this.
@@ -66,6 +70,8 @@ UNTRUSTED_SECONDS = 0.05
 RETRY_SECONDS = 0.4
 #: Published messages that go into the journal together.
 PUBLISHED_AT_ONCE = 500
+#: What was seen of the worker while the registry is away, at most; then the oldest is forgotten.
+MOST_TESTIMONY = 1000
 MOVED = (
     "another server answers in the registry's place, or it went back in time (failover): this worker enrolls"
     " there, and writes again what was committed lately"
@@ -132,9 +138,11 @@ class Recorder:
         self._busy = False
         self._parts = wire.Parts()
         self._tick: tuple[int, dict[str, Any]] | None = None
-        self._stands, self._stood_at = "", 0
+        self._stands, self._stood_at, self._stack = "", 0, ""
         self._began_ms = self._turned_ms = monotonic_ms()
         self._sign: SignThread | None = None
+        self._watch: WatchThread | None = None
+        self._testimony: deque[Sighting] = deque(maxlen=MOST_TESTIMONY)  # for the pulse thread
 
     # -- the loop -------------------------------------------------------------
 
@@ -274,7 +282,7 @@ class Recorder:
         elif kind == wire.TICK:
             self._tick, self._stands = (item[1], item[2]), ""
         elif kind == wire.STANDS:
-            self._stands, self._stood_at = item[2], item[1]
+            self._stands, self._stood_at, self._stack = item[2], item[1], item[3]
         elif kind == wire.BYE:
             self._said_bye = item[1]
         elif self._recording is None:
@@ -346,11 +354,36 @@ class Recorder:
                 hello["probe_dir"], process_of(hello), self._look, self._trouble_with_sign
             )
             self._sign.start()
+        if self._watch is None:
+            self._watch = self._watch_over(self._parent, hello)
+            self._watch.start()
         if self._journal is None and hello["journal_dir"]:
             self._journal = open_journal(hello, self._trouble_with_journal)
             self._window = window_of(hello) if self._journal is not None else None
         self._enrollment = Enrollment(hello, self._watchdog, self._circuit, self._enrolled)
         self._enrollment.start()
+
+    def _watch_over(self, parent: Process, hello: dict[str, Any]) -> WatchThread:
+        return WatchThread(
+            hello,
+            parent,
+            Stacks(STACKS_FD, hello["stack_signal"]),
+            loop=self._loop,
+            may_act=self._may_act,
+            testify=self._testimony.append,
+            tell=self._tell,
+        )
+
+    def _loop(self) -> tuple[Loop, str]:
+        """How the parent's loop stands, and its stack if it sent one. From the watching thread."""
+        tick = self._tick
+        ticked = tick[0] if tick else 0
+        return Loop(monotonic_ms(), ticked, self._stood_at, self._stands), self._stack
+
+    def _may_act(self) -> bool:
+        """Whether the incarnation holds its lease: who is fenced ends nothing. From any thread."""
+        pulse = self._pulse
+        return pulse is not None and pulse.trusted()
 
     def _trouble_with_journal(self, sentence: str) -> None:
         self._tell((wire.LOG, "error", sentence))
@@ -487,6 +520,7 @@ class Recorder:
             tell=self._tell,
             circuit=self._circuit,
             moved=self._moved,
+            testimony=self._testimony,
         )
         self._tell((wire.READY, fence.generation))
         if self._recording is None:
@@ -528,6 +562,8 @@ class Recorder:
         detail = dict(tick[1]) if tick else {}
         if self._recording is not None and self._recording.backlog:
             detail["journal"] = self._recording.state.journal_bytes
+        if self._watch is not None and (named := self._watch.named()):
+            detail["ails"] = [one.told(monotonic_ms()) for one in named]
         start = process_start(os.getpid()) or 0
         return Pulse(os.getpid(), start, age, detail, self._running.told(monotonic_ms()))
 
@@ -709,6 +745,8 @@ class Recorder:
         return self._last_writes(recording, evidence)
 
     def _end_sign(self) -> None:
+        if self._watch is not None:
+            self._watch.stop()
         if self._sign is not None:
             self._sign.end()
 
@@ -743,6 +781,7 @@ class Recorder:
             if not self._circuit.closed:
                 raise RegistryUnreachable("the registry is away again")
         fence = recording.writer.fence
+        store.testify(fence, list(self._testimony))
         if self._said_bye is not None:
             store.say_goodbye(fence, reason=self._said_bye)
         else:

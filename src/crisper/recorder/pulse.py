@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from crisper.core.model import Entry, Fence, Look, Order, Published, Unclaimed
+from crisper.core.model import Entry, Fence, Look, Order, Published, Sighting, Unclaimed
 from crisper.core.model import Pulse as Beating
 from crisper.engine.adoption import Adopter
 from crisper.engine.circuit import Circuit
@@ -67,6 +67,7 @@ class PulseThread(threading.Thread):
         tell: Callable[[tuple[Any, ...]], None],
         circuit: Circuit,
         moved: Callable[[], None] = lambda: None,
+        testimony: deque[Sighting] | None = None,
     ) -> None:
         super().__init__(name="crisper-pulse", daemon=True)
         self._store, self._fence, self._tell, self._circuit = store, fence, tell, circuit
@@ -117,6 +118,7 @@ class PulseThread(threading.Thread):
         self._grace_ms = int(hello["redelivery_grace"] * 1000)
         self._look_at, self._looking_until = 0.0, 0.0
         self._published: deque[Published] = deque()
+        self._testimony = testimony if testimony is not None else deque()
         self._ticked = ticked
         self._told: tuple[list[Order], int] = [], 0
         self.renewing: frozenset[str] = frozenset()
@@ -168,6 +170,7 @@ class PulseThread(threading.Thread):
             if now >= self._look_around_at:
                 self._guarded(self._look_around)
                 self._look_around_at = now + LOOK_AROUND_SECONDS
+            self._guarded(self._testify)
             self._guarded(self._write_published)
             if self._look_every is not None and now >= self._look_at:
                 self._guarded(self._look_for_unclaimed)
@@ -252,6 +255,14 @@ class PulseThread(threading.Thread):
         if cases:
             self._in_hand, self._handed_at = len(cases), time.monotonic()
             self._tell((wire.CASES, [case_to_wire(case) for case in cases]))
+
+    def _testify(self) -> None:
+        """What was seen of the worker; it stays until it is on record, or the worker is fenced."""
+        seen = list(self._testimony)
+        if seen:
+            self._store.testify(self._fence, seen)
+            for _ in seen:
+                self._testimony.popleft()
 
     def _write_published(self) -> None:
         while self._published:

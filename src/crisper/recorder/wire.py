@@ -11,7 +11,7 @@ Parent to recorder                      Recorder to parent
     c C s f l n records, below              fatal   sentence, exit code
     x       a parked claim is dropped       a       durable up to, answers that say more
     t       the loop's tick                 fenced  the incarnation
-    i       why the loop stands still
+    i       why the loop stands still, and where if for no reason
     ask     the courier's verbs             told    the answers to them
     bye     clean goodbye                   cases   recoveries for the courier
                                             pause   why no more messages are to be taken; empty: go on

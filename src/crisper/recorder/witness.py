@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from crisper.engine.running import Seen
 
@@ -40,6 +41,20 @@ def _stat(pid: int) -> list[bytes] | None:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
         return stat[stat.rindex(b")") + 2 :].split()
     return None
+
+
+class ProcessState(NamedTuple):
+    letter: str  # R, S, D, T and others: proc(5)
+    cpu_ms: int  # spent so far, by it and not by its children
+
+
+def process_state(pid: int) -> ProcessState | None:
+    """None if there is no such process, or no /proc."""
+    fields = _stat(pid) if LINUX else None
+    if fields is None:
+        return None
+    ticks = int(fields[11]) + int(fields[12])
+    return ProcessState(fields[0].decode(), ticks * 1000 // os.sysconf("SC_CLK_TCK"))
 
 
 def is_gone(pid: int, start: int) -> bool | None:

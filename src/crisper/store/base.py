@@ -25,6 +25,7 @@ from crisper.core.model import (
     Pulse,
     Record,
     Recovery,
+    Sighting,
     Worker,
 )
 from crisper.core.states import Saw, State, VerdictKind
@@ -122,6 +123,10 @@ class Store(Protocol):
 
     def say_goodbye(self, fence: Fence, *, reason: str) -> bool:
         """Alive becomes gone. What is still open is then closed as lost by any sweeper."""
+
+    def testify(self, fence: Fence, seen: Sequence[Sighting]) -> bool:
+        """Keep as events what its recorder saw of an incarnation; False, and nothing is kept, if it is
+        fenced. Repeating it keeps them twice."""
 
     # -- the way of an attempt ------------------------------------------------
 

@@ -44,6 +44,7 @@ from crisper.core.model import (
     Pulse,
     Record,
     Recovery,
+    Sighting,
     Start,
     Worker,
 )
@@ -226,6 +227,22 @@ class MemoryStore:
         with self._lock:
             held = self._holds(fence)
             return held and self._end(fence.incarnation, WorkerState.GONE, "worker", {"reason": reason})
+
+    def testify(self, fence: Fence, seen: Sequence[Sighting]) -> bool:
+        with self._lock:
+            if not self._holds(fence):
+                return False
+            for one in seen:
+                self._event(
+                    self._clock(),
+                    storable(one.kind),
+                    task_id=None if one.task_id is None else key(one.task_id),
+                    number=one.number,
+                    incarnation=fence.incarnation,
+                    actor="recorder",
+                    data=one.data,
+                )
+            return True
 
     def _end(self, id: str, state: WorkerState, by: str, evidence: dict[str, Any]) -> bool:
         now = self._clock()

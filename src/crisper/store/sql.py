@@ -27,6 +27,7 @@ from crisper.core.model import (
     Pulse,
     Record,
     Recovery,
+    Sighting,
     Worker,
 )
 from crisper.core.order import in_order, late_of, segments
@@ -243,6 +244,24 @@ class SqlStore:
             "generation = ? AND state = 'alive'",
             fence.generation,
         )
+
+    @_verb
+    def testify(self, fence: Fence, seen: Sequence[Sighting]) -> bool:
+        with self.db.write():
+            now = self._hold(fence)
+            if now is None:
+                return False
+            for one in seen:
+                self._event(
+                    now,
+                    storable(one.kind),
+                    task_id=None if one.task_id is None else key(one.task_id),
+                    number=one.number,
+                    incarnation=fence.incarnation,
+                    actor="recorder",
+                    data=one.data,
+                )
+            return True
 
     # -- the way of an attempt ------------------------------------------------
 

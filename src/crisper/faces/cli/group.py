@@ -31,8 +31,10 @@ COMMANDS = {
     "stop": "crisper.faces.cli.decide:stop",
     "doctor": "crisper.faces.cli.doctor:doctor",
     "export": "crisper.faces.cli.export:export",
+    "export-config": "crisper.faces.shipped.command:export_config",
     "prune": "crisper.faces.cli.prune:prune",
     "completion": "crisper.faces.cli.completion:completion",
+    "alerts": "crisper.faces.alerts.command:alerts",
     "serve": "crisper.faces.serve.command:serve",
 }
 

@@ -25,6 +25,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Only JSON on
 COLOURS = {
     **dict.fromkeys(("alive", "succeeded", "running", "settled"), "green"),
     **dict.fromkeys(("suspect", "recovering", "held", "retried", "claimed"), "yellow"),
+    **dict.fromkeys(("wedged", "silent", "stalled"), "yellow"),
     **dict.fromkeys(("lost", "quarantined", "failed", "rejected"), "red"),
     **dict.fromkeys(("gone", "discarded", "expired", "revoked", "released"), "dim"),
 }

@@ -99,6 +99,11 @@ def advice(answer: dict[str, Any], typed: str) -> list[str]:
         for word in ("quarantined", "held")
         if tasks[word]
     ]
+    told += [
+        f"{plural(workers[word], 'worker')} {word}, though alive: {typed} workers"
+        for word in ("wedged", "silent")
+        if workers[word]
+    ]
     if workers["errors"]:
         count = plural(workers["errors"], "error")
         told.append(f"{count} in Crisper's own code: {typed} workers")

@@ -150,8 +150,31 @@ def _worker(event: dict[str, Any], data: dict[str, Any]) -> _Telling:
     return f"{worker} {became}{_by(event)}", (f"evidence: {told(data)}",) if data else ()
 
 
+def _ailing(event: dict[str, Any], data: dict[str, Any]) -> _Telling:
+    """What ails a worker that lives, or an attempt that runs; its stack below, a line each."""
+    stack = str(data.get("stack") or "").splitlines()
+    facts = {key: value for key, value in data.items() if key not in ("sentence", "stack")}
+    whose = "" if event["attempt"] else f"{clean(event['worker'])} is "
+    sentence = f"{whose}{clean(event['kind'])}: {clean(data.get('sentence'), most=500)}"
+    more = (f"… and {len(stack) - _STACK_MOST} lines more",) if len(stack) > _STACK_MOST else ()
+    return sentence, (f"evidence: {told(facts)}", *map(clean, stack[:_STACK_MOST]), *more)
+
+
+#: Lines of a stack that are shown; the JSON has all that are kept.
+_STACK_MOST = 24
+
+
+def _went_on(event: dict[str, Any], data: dict[str, Any]) -> _Telling:
+    return f"not {clean(data.get('was'))} any more, after {clean(data.get('seconds'))} s", ()
+
+
 def _other(event: dict[str, Any], data: dict[str, Any]) -> _Telling:
     return f"{clean(event['kind'].replace('_', ' '))}{_by(event)}", (told(data),) if data else ()
+
+
+def _brake(event: dict[str, Any], data: dict[str, Any]) -> _Telling:
+    silent, alive = clean(data.get("silent")), clean(data.get("alive"))
+    return f"brake: {silent} of {alive} workers fell silent at once, and are looked at again{_by(event)}", ()
 
 
 _BECAME = {
@@ -170,6 +193,9 @@ _KINDS = {
     "stop": _stop,
     "late_finish": _late,
     "recovery_delayed": _delayed,
+    "brake": _brake,
+    **dict.fromkeys(("wedged", "silent", "stalled"), _ailing),
+    "went_on": _went_on,
 }
 _WORDS = {
     "worker_lost": "lost",
@@ -178,6 +204,8 @@ _WORDS = {
     "verdict": "recovering",
     "late_finish": "suspect",
     "recovery_delayed": "suspect",
+    "brake": "suspect",
+    **dict.fromkeys(("wedged", "silent", "stalled"), "suspect"),
 }
 
 

@@ -31,7 +31,8 @@ def workers(place: Place, everything: bool, as_json: bool) -> None:
     """Every life of every worker: alive, suspect, lost or gone.
 
     A suspect worker has not renewed its lease for half of it. Nobody is
-    judged by that: it is only shown. A lost one says on what evidence.
+    judged by that: it is only shown. A lost one says on what evidence. One
+    that lives and is wedged, silent, or runs a stalled task says that too.
 
     \b
     Examples:
@@ -50,6 +51,8 @@ def workers(place: Place, everything: bool, as_json: bool) -> None:
         if worker["state"] == "lost":
             evidence = told(worker["evidence"])
             lines(out, f"{clean(worker['hostname'])} was lost {age(worker['ended_at'])} ago: {evidence}")
+        for one in worker["ails"]:
+            lines(out, f"{clean(worker['hostname'])} {ailment(one)}", style="yellow")
         if worker["journal_bytes"]:
             lines(
                 out,
@@ -66,6 +69,14 @@ def workers(place: Place, everything: bool, as_json: bool) -> None:
                 style="yellow",
             )
     return None
+
+
+def ailment(one: dict[str, Any]) -> str:
+    """One thing that ails a worker: what it is, and why."""
+    kind, sentence = clean(str(one.get("kind"))), clean(str(one.get("sentence")), most=500)
+    if one.get("task_id"):
+        return f"runs {clean(one['task_id'], most=60)}, which is {kind}: {sentence}"
+    return f"is {kind}: {sentence}"
 
 
 def _row(worker: dict[str, Any]) -> tuple[object, ...]:

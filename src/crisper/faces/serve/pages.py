@@ -16,6 +16,7 @@ from crisper.engine.filters import TASK_STATES, Filters
 from crisper.faces.cli.status import advice
 from crisper.faces.cli.story import story, told
 from crisper.faces.cli.text import clean, plural
+from crisper.faces.cli.workers import ailment
 from crisper.faces.serve import api as answers
 from crisper.faces.serve import asked, openapi
 from crisper.faces.serve.access import Needs
@@ -176,6 +177,7 @@ def _notes(worker: dict[str, Any]) -> list[str]:
     notes = [f"lost on this evidence: {told(worker['evidence'])}"] if worker["state"] == "lost" else []
     if worker["state"] == "suspect":
         notes.append("has not renewed its lease for half of it; nobody is judged by that")
+    notes += [ailment(one) for one in worker["ails"]]
     if worker["journal_bytes"]:
         notes.append(f"replays its journal: {worker['journal_bytes']:,} bytes are not on record yet")
     if worker["errors"]:
