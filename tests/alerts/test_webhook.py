@@ -6,8 +6,9 @@ import json
 import socket
 import ssl
 import subprocess
+import threading
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from standardwebhooks import Webhook as Signer
 
 from crisper.engine.alerts.incident import QUARANTINE, WORKER_LOST, Incident
 from crisper.errors import Refused
+from crisper.faces.alerts import webhook
 from crisper.faces.alerts.address import checked, is_public, lookup
 from crisper.faces.alerts.message import Message, a_test, as_cloud_event, of_incident
 from crisper.faces.alerts.webhook import NotDelivered, Webhook
@@ -100,6 +102,24 @@ def test_one_who_does_not_answer_holds_nobody_up() -> None:
             Webhook(url, SECRET, private=True).send(MESSAGE)
     assert time.monotonic() - began < 6
     assert "secret-path" not in str(raised.value)
+
+
+def test_one_who_answers_a_byte_at_a_time_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webhook, "LONGEST_SECONDS", 0.5)
+    with closing(socket.create_server(("127.0.0.1", 0))) as slow:
+
+        def drip() -> None:
+            peer, _ = slow.accept()
+            with peer, suppress(OSError):
+                for byte in b"HTTP/1.1 200 " + b"k" * 1000:
+                    peer.send(bytes([byte]))
+                    time.sleep(0.05)
+
+        threading.Thread(target=drip, daemon=True).start()
+        began = time.monotonic()
+        with pytest.raises(NotDelivered):
+            Webhook(f"http://127.0.0.1:{slow.getsockname()[1]}/", SECRET, private=True).send(MESSAGE)
+    assert time.monotonic() - began < 5
 
 
 def test_over_https_the_certificate_must_be_the_hosts(

@@ -68,6 +68,6 @@ def test_the_reference_names_no_command_that_does_not_exist() -> None:
 def test_every_example_is_json() -> None:
     page = (REFERENCE / "json.md").read_text()
     examples = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
-    assert len(examples) == 11
+    assert len(examples) == 13
     for example in examples:
         json.loads(example)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import signal
+import sys
 import threading
 import time
 from collections import Counter
@@ -806,6 +807,7 @@ class Deliveries:
             "crisper: this worker was declared lost while it was silent; what it ran is fenced,"
             " and it goes on under a new incarnation"
         )
+        unheard = [copy(held) for held in self._asking.values()]
         provisional = {h.seq: h for h in self._by_seq.values() if self._is_provisional(h)}
         fenced = [held for held in self._by_seq.values() if held.seq not in provisional]
         unclaimed = [held for held in fenced if held.stage in _NOT_CLAIMED]
@@ -834,6 +836,8 @@ class Deliveries:
         self._by_message.update({held.message_id: held for held in provisional.values()})
         self._lost.update(going_on)
         self.on_fenced()
+        for held in unheard:
+            self._take_back_unheard(held)
         for held in unclaimed:
             self._claim_anew(held)
 
@@ -844,6 +848,12 @@ class Deliveries:
     def goes_on(self, seq: int) -> bool:
         """Whether what is said of this claim is true under the next incarnation as well."""
         return seq in self._provisional
+
+    def _take_back_unheard(self, held: Held) -> None:
+        """A recorder that died may have let it run by its journal, which goes on record under the next
+        incarnation whenever that is replayed."""
+        self._keep_asking(held)
+        self._dropped[held.seq] = (sys.maxsize, held, State.RELEASED, "its delivery was claimed anew")
 
     def _claim_anew(self, held: Held) -> None:
         """No attempt of the fenced incarnation, so nobody would bring the message back: ours to ask for."""

@@ -92,7 +92,7 @@ def of_task(row: Any) -> dict[str, Any]:
     return {
         "task_id": row.task_id,
         "name": row.name,
-        "state": _state(row.state, row.recovery_state, row.verdict),
+        "state": task_word(row.state, row.recovery_state, row.verdict),
         "attempt": row.number,
         "worker": row.worker,
         "queue": row.queue,
@@ -102,7 +102,8 @@ def of_task(row: Any) -> dict[str, Any]:
     }
 
 
-def _state(state: str, recovery_state: str | None, verdict: str | None) -> str:
+def task_word(state: str, recovery_state: str | None, verdict: str | None) -> str:
+    """`core.states.task_state` of what the registry has."""
     return task_state(
         State(state),
         RecoveryState(recovery_state) if recovery_state else None,
@@ -124,7 +125,7 @@ def of_story(
     return {
         "task_id": latest.task_id,
         "name": latest.name,
-        "state": _state(latest.state, its.state if its else None, its.verdict if its else None),
+        "state": task_word(latest.state, its.state if its else None, its.verdict if its else None),
         "args_preview": plain(latest.args_preview),
         "kwargs_preview": plain(latest.kwargs_preview),
         "attempts": [

@@ -92,8 +92,11 @@ class Sweeper:
         host: Host | None = None,
         election: bool = True,
         warn: Callable[[str], None] = lambda sentence: None,
+        clock: Callable[[], float] | None = None,
     ) -> None:
+        """`clock`: the caller's, read again after a look at the registry, which may take long."""
         self._store, self._me, self._host, self._warn = store, me, host, warn
+        self._clock = clock
         self._observer, self._brake = Observer(), Brake()
         self._election = Election(store, me, lease) if election else None
         self._gone_since: dict[str, float] = {}
@@ -101,7 +104,8 @@ class Sweeper:
     def tick(self, now: float) -> Swept:
         """Raises `RegistryUnreachable`, which breaks the chain of observations by itself."""
         workers = {w.id: w for w in self._store.alive()}
-        self._observer.observe(now, [Seen(w.id, w.counter, w.lease_ms / 1000) for w in workers.values()])
+        leases = [Seen(w.id, w.counter, w.lease_ms / 1000) for w in workers.values()]
+        self._observer.observe(now, leases, until=self._clock() if self._clock else now)
         declared = self._declare_proven(now, workers)
         leads = self._election is None or self._election.leads(now)
         silent = self._observer.silent()

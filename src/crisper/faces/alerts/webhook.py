@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
+from http.client import HTTPException
 from urllib.parse import urlsplit
 
 import urllib3
 from standardwebhooks import Webhook as Signer
+from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from crisper import __version__
 from crisper.errors import CrisperError
 from crisper.faces.alerts.address import Lookup, checked, lookup
 from crisper.faces.alerts.message import Message, as_cloud_event
 
-SECONDS = 3.0
+#: To connect, and between two bytes; and for all of it.
+SECONDS, LONGEST_SECONDS = 3.0, 6.0
+#: Of a certificate for another host urllib3 says that it is a `ValueError`.
+_FAILURES = (urllib3.exceptions.HTTPError, HTTPException, OSError, ValueError)
 CONTENT_TYPE = "application/cloudevents+json; charset=utf-8"
 
 
@@ -37,15 +46,12 @@ class Webhook:
         port = self._parts.port or (443 if secure else 80)
         address = checked(host, port, private=self._private, find=self._find)
         target = (self._parts.path or "/") + (f"?{self._parts.query}" if self._parts.query else "")
+        headers = self._headers(message, body)
         try:
-            with self._pool(secure, address, host, port) as pool:
-                answer = pool.request(
-                    "POST", target, body=body, headers=self._headers(message, body), redirect=False,
-                    preload_content=False,
-                )  # fmt: skip
-                status = answer.status
-                answer.close()
-        except (urllib3.exceptions.HTTPError, OSError) as exc:
+            with closing(self._connection(secure, address, host, port)) as connection, _at_most(connection):
+                connection.request("POST", target, body=body, headers=headers, preload_content=False)
+                status = connection.getresponse().status
+        except _FAILURES as exc:
             raise NotDelivered(f"the webhook at {host} cannot be reached: {_why(exc)}") from None
         if 300 <= status < 400:
             raise NotDelivered(f"the webhook at {host} answered {status}, a redirect, which is not followed")
@@ -53,14 +59,18 @@ class Webhook:
             raise NotDelivered(f"the webhook at {host} answered {status}")
         return f"{host} answered {status}"
 
-    def _pool(self, secure: bool, address: str, host: str, port: int) -> urllib3.HTTPConnectionPool:
-        timeout = urllib3.Timeout(total=SECONDS)
+    def _connection(self, secure: bool, address: str, host: str, port: int) -> HTTPConnection:
+        """To that very address; redirects and proxies are for others to follow."""
         if not secure:
-            return urllib3.HTTPConnectionPool(address, port, timeout=timeout, retries=False)
-        return urllib3.HTTPSConnectionPool(
-            address, port, timeout=timeout, retries=False, server_hostname=host, assert_hostname=host,
+            return HTTPConnection(address, port, timeout=SECONDS)
+        return HTTPSConnection(
+            address,
+            port,
+            timeout=SECONDS,
+            server_hostname=host,
+            assert_hostname=host,
             cert_reqs="CERT_REQUIRED",
-        )  # fmt: skip
+        )
 
     def _headers(self, message: Message, body: bytes) -> dict[str, str]:
         now = datetime.now(UTC)
@@ -72,6 +82,24 @@ class Webhook:
             "webhook-timestamp": str(int(now.timestamp())),
             "webhook-signature": self._signer.sign(message.id, now, body.decode("ascii")),
         }
+
+
+@contextmanager
+def _at_most(connection: HTTPConnection) -> Iterator[None]:
+    """Who answers a byte at a time is hung up on."""
+
+    def hang_up() -> None:
+        if connection.sock is not None:
+            with suppress(OSError):
+                connection.sock.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(LONGEST_SECONDS, hang_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _why(exc: BaseException) -> str:

@@ -24,6 +24,8 @@ COMMANDS = {
     "tasks": "crisper.faces.cli.tasks:tasks",
     "show": "crisper.faces.cli.show:show",
     "top": "crisper.faces.cli.top:top",
+    "failures": "crisper.faces.cli.failures:failures",
+    "queues": "crisper.faces.cli.queues:queues",
     "events": "crisper.faces.cli.events:events",
     "sweep": "crisper.faces.cli.sweep:sweep",
     "recover": "crisper.faces.cli.decide:recover",

@@ -58,6 +58,7 @@ class Alerting:
         self._swept: tuple[Term | None, float] = None, time.monotonic()
         self._down_since: float | None = None
         self._outage: Incident | None = None
+        self._trouble = ""
 
     def start(self) -> None:
         self._thread.start()
@@ -75,7 +76,7 @@ class Alerting:
             except RegistryUnreachable:
                 self._guarded(self._away)
             except CrisperError as exc:
-                self._say(f"no alerts: {exc}")
+                self._say_once(f"no alerts: {exc}")
             except Exception as exc:
                 self._internal(exc)
             self._stop.wait(self._every)
@@ -87,7 +88,13 @@ class Alerting:
             self._internal(exc)
 
     def _internal(self, exc: Exception) -> None:
-        self._say(f"internal error in the alerts: {type(exc).__name__}: {exc}")
+        self._say_once(f"internal error in the alerts: {type(exc).__name__}: {exc}")
+
+    def _say_once(self, sentence: str) -> None:
+        """Not every few seconds again."""
+        if sentence != self._trouble:
+            self._say(sentence)
+        self._trouble = sentence
 
     # -- while the registry answers -------------------------------------------
 
@@ -99,6 +106,7 @@ class Alerting:
             self._answers()
             if self._leads:
                 self.tick(store)
+            self._trouble = ""
             self._stop.wait(self._every)
 
     def tick(self, store: SqlStore) -> None:

@@ -75,7 +75,12 @@ class Sweeping:
         settings = self._registry.place.settings
         adopter = adopter_of(self._registry.place, store)
         sweeper = Sweeper(
-            store, self._me, lease=settings.lease, host=Patient([adopter]), election=True, warn=self._say
+            store,
+            self._me,
+            lease=settings.lease,
+            host=Patient([adopter]),
+            warn=self._say,
+            clock=time.monotonic,
         )
         self._moved_at = time.monotonic()
         try:
