@@ -94,7 +94,7 @@ def test_tasks_are_filtered_by_their_address_and_page_on(served: Served, scene: 
 
 
 def test_a_tasks_page_says_how_far_it_is(served: Served, scene: Scene) -> None:
-    assert "3 of 7" in said(look(served.browser(), f"/task?id={scene.ids['running']}"))
+    assert "3 of 7 412 MiB" in said(look(served.browser(), f"/task?id={scene.ids['running']}"))
 
 
 def test_a_tasks_page_has_every_attempt_verdict_and_evidence(served: Served, scene: Scene) -> None:

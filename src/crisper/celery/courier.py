@@ -30,7 +30,7 @@ from crisper.celery.upkeep import PERIODS_UNKEPT, keep_every
 from crisper.core.message import Kept, delivery_count, unpack
 from crisper.core.model import Attempt, Case, Look, Recovery, Unclaimed
 from crisper.core.states import RecoveryState, VerdictKind
-from crisper.core.verdict import Facts, InBroker, Judgement, Verdict, judge, stopped_by
+from crisper.core.verdict import KILLED_FOR, Facts, InBroker, Judgement, Verdict, judge, stopped_by
 from crisper.errors import CrisperError, MessageDamaged, RegistryUnreachable
 from crisper.recorder.cases import case_from_wire
 from crisper.settings import Settings
@@ -236,6 +236,7 @@ class Courier:
             why_not_kept=None if isinstance(kept, Kept) else str(kept),
             in_broker=self._in_broker(case),
             child_said=loss.get("child_said"),
+            killed_for=loss.get(KILLED_FOR),
             backend_state=self._backend_state(case, kept),
             superseded=case.superseded,
             expired=_expired(kept),

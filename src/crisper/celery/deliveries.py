@@ -65,6 +65,7 @@ class Deliveries:
         self.on_fatal: Callable[[str, int], None] = lambda sentence, code: None
         self.on_left_behind: Callable[[dict[str, float]], None] = lambda left: None
         self.on_fenced: Callable[[], None] = lambda: None
+        self.on_unnoticed: Callable[[Held, int], None] = lambda held, pid: None
         self.may_come_back: Callable[[Held], bool] = lambda held: True
         self._by_seq: dict[int, Held] = {}
         self._by_message: dict[str, Held] = {}
@@ -286,6 +287,8 @@ class Deliveries:
                 self._ordered(item[1])
             case wire.PAUSE:
                 self.pausing.say(item[1])
+            case wire.DEAD:
+                self._gone(item[1])
             case wire.FENCED if item[1] == self.incarnation:  # else it is over already
                 self.fenced()
             case wire.LOG:
@@ -392,6 +395,17 @@ class Deliveries:
         if was is Stage.PARKED:
             self._take_prefetch(held)
         self._revoke(held, why)
+
+    def _gone(self, unnoticed: list[tuple[int, int, int]]) -> None:
+        """Attempts of ours whose process is gone, by what our recorder sees, and whose pool said nothing."""
+        for seq, pid, gone_ms in unnoticed:
+            held = self._by_seq.get(seq)
+            if held is None or held.muted or held.finish_seq or held.request.worker_pid != pid:
+                continue  # over, or another process runs it by now: what was recorded is on its way
+            if held.stage is Stage.DISPATCHED and held.accepted and self._is_prefork():
+                with self.counted("burying a process"):
+                    held.unnoticed_ms = gone_ms
+                    self.on_unnoticed(held, pid)
 
     # -- orders to stop -------------------------------------------------------
 

@@ -26,7 +26,7 @@ class Held:
     __slots__ = (
         "accepted", "acks_late", "asked_at", "checkpoint", "finish_seq", "future", "generation", "has_slot",
         "is_copy", "kill_at", "message_id", "muted", "number", "pool", "put_back_at", "queue", "received_at",
-        "request", "seq", "stage", "stays", "stopped", "task_id", "wants_to_run",
+        "request", "seq", "stage", "stays", "stopped", "task_id", "unnoticed_ms", "wants_to_run",
     )  # fmt: skip
 
     def __init__(self, seq: int, request: Any, message_id: str, generation: int) -> None:
@@ -45,6 +45,7 @@ class Held:
         self.is_copy = False  # we hold another delivery of the message, on the same connection
         self.wants_to_run = False  # Celery asked to run it while it was parked
         self.accepted = False
+        self.unnoticed_ms = 0  # how long its process was gone when its recorder told of it, and not the pool
         self.finish_seq = 0
         self.muted = False  # fenced: nothing it says counts
         self.stopped = ""  # by a person, who and why: its process is being ended, or it never begins

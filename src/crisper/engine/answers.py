@@ -151,7 +151,11 @@ def of_checkpoint(row: Any | None) -> dict[str, Any] | None:
 def of_vitals(about: dict[str, Any] | None, at: int = 0) -> dict[str, Any]:
     """The part of an attempt's answer that its worker's heartbeats told; `null` for what they did not."""
     progress = (about or {}).get("progress")
-    return {"progress": _progress(progress, at) if isinstance(progress, dict) else None}
+    memory = (about or {}).get("memory")
+    return {
+        "progress": _progress(progress, at) if isinstance(progress, dict) else None,
+        "memory_bytes": memory if isinstance(memory, int) else None,
+    }
 
 
 def _progress(said: dict[str, Any], at: int) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from crisper.core.progress import so_far
+from crisper.core.size import size
 from crisper.faces.cli.text import clean, seconds
 
 
@@ -55,7 +56,8 @@ def _attempts(shown: dict[str, Any]) -> Iterator[Entry]:
             yield Entry(one["received_at"], number, f"claimed by {worker}" if worker else "published")
         if one["started_at"]:
             process = f"process {one['pid']} of " if one["pid"] else ""
-            yield Entry(one["started_at"], number, f"running in {process}{worker}", word="running")
+            memory = f", {size(one['memory_bytes'])} of memory" if one["memory_bytes"] else ""
+            yield Entry(one["started_at"], number, f"running in {process}{worker}{memory}", word="running")
         if one["progress"] and one["progress"]["at"]:
             yield Entry(one["progress"]["at"], number, _progress(one["progress"]))
         if one["finished_at"] and not (one["state"] == "lost" and number in losses):
