@@ -35,7 +35,9 @@ FIGURES = {
     "Ten thousand attempts, killed and running again": "ten_thousand_running.py",
     "Heartbeats of a thousand workers": "fleet.py",
     "Forgetting": "prune.py",
+    "The dashboard beside much history": "dashboard.py",
     "One probe of a worker": "probe.py",
+    "The tutorial in a new virtual environment": "newcomer.py",
 }
 
 

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -320,6 +321,20 @@ def _tasks(app: Celery, ledger: Path) -> None:
     register(remember, acks_late=True)
 
 
+def _wait_for_others_children(folder: Path) -> None:
+    """As a careless library in the worker's parent: it waits for a process that is the pool's."""
+    victim = folder / "victim"
+    while not victim.exists():
+        time.sleep(0.01)
+    (folder / "waiting").touch()
+    os.waitpid(int(victim.read_text()), 0)
+    (folder / "taken").touch()
+
+
+if "FLEET_TAKES_CHILDREN" in os.environ:
+    threading.Thread(
+        target=_wait_for_others_children, args=(Path(os.environ["FLEET_FOLDER"]),), daemon=True
+    ).start()
 if "FLEET_FOLDER" in os.environ:
     app = make(os.environ)
     app.set_current()

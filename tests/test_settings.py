@@ -18,7 +18,7 @@ from crisper.settings import Settings, load
         ({"crisper_registry_ulr": "x"}, {}, "Did you mean crisper_registry_url?"),
         ({}, {"CRISPER_LEESE": "30"}, "unknown setting CRISPER_LEESE. Did you mean CRISPER_LEASE?"),
         ({}, {"CRISPER_REGISTRY": "x"}, "Did you mean CRISPER_REGISTRY_URL?"),
-        ({"crisper_wibble": 1}, {}, "unknown setting crisper_wibble. Known, after crisper_: enabled,"),
+        ({"crisper_wibble": 1}, {}, "unknown setting crisper_wibble. Known, after crisper_: alerts_chat,"),
     ],
 )
 def test_an_unknown_setting_names_the_one_that_was_meant(

@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import os
 import re
+from base64 import b64decode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,9 @@ from crisper.core.values import EXPECTED, READ
 from crisper.errors import SettingsError
 
 PREFIX = "crisper_"
+
+#: `crisper.engine.alerts.incident` says what each is.
+ALERTS = ("worker_lost", "quarantine", "brake", "registry_down", "sweeper_silent")
 
 #: The least and the most that makes sense. What is kept must fit the databases' own limits
 #: (32-bit counts; PostgreSQL's bytea and SQLite's blob end at 1 GB).
@@ -177,6 +181,15 @@ class Settings:
         "how long events (losses, verdicts, decisions) stay when their task is forgotten; 0: for ever",
         unit="days",
     )
+    alerts_webhook: str = _setting(
+        "", "https://… that `crisper serve` tells of incidents: CloudEvents, signed by Standard Webhooks"
+    )
+    alerts_secret: str = _setting("", "whsec_… that signs them; `crisper alerts secret` makes one")
+    alerts_private: bool = _setting(False, "on: the webhook may be in a private network, and http://")
+    alerts_chat: tuple[str, ...] = _setting(
+        (), "addresses of chats, mail or pagers to tell, as Apprise writes them"
+    )
+    alerts_on: tuple[str, ...] = _setting(ALERTS, "which incidents are told")
     redact: tuple[str, ...] = _setting(DEFAULT_REDACT, "parts of argument names whose values are never shown")
 
     @property
@@ -222,7 +235,36 @@ def _problems(settings: Settings) -> list[str]:
             " more, or to 0 to keep everything."
         )
     problems += _lease_problems(settings)
+    problems += _alert_problems(settings)
     return problems + _out_of_bounds(settings)
+
+
+def _alert_problems(settings: Settings) -> list[str]:
+    """Without their values, which may be secrets."""
+    problems = [
+        f"crisper_alerts_on: there is no incident {name!r}. Choose of {', '.join(ALERTS)}."
+        for name in settings.alerts_on
+        if name not in ALERTS
+    ]
+    url, secure = settings.alerts_webhook, settings.alerts_webhook.startswith("https://")
+    if url and (not _is_http(url) or "@" in urlsplit(url).netloc or not (secure or settings.alerts_private)):
+        problems.append(
+            "crisper_alerts_webhook must be https://host/path, without user and password; http:// only in"
+            " your own network, with crisper_alerts_private = True."
+        )
+    if url and not _is_secret(settings.alerts_secret):
+        problems.append(
+            "crisper_alerts_secret must be whsec_ and the base64 of 24 to 64 bytes, so that the receiver"
+            " knows who speaks. Make one with `crisper alerts secret`, and give it to the receiver too."
+        )
+    return problems
+
+
+def _is_secret(text: str) -> bool:
+    try:
+        return text.startswith("whsec_") and 24 <= len(b64decode(text[6:], validate=True)) <= 64
+    except ValueError:
+        return False
 
 
 def _is_http(url: str) -> bool:

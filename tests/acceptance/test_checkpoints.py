@@ -21,9 +21,9 @@ def read(fleet: Fleet) -> list[int]:
     return [int(line.key) for line in fleet.ledger() if line.event == "document"]
 
 
-@pytest.mark.parametrize("dies", ["worker", pytest.param("process", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("dies", ["worker", "process"])
 def test_a_killed_pipeline_goes_on_at_the_document_where_it_died(dies: str, tmp_path: Path) -> None:
-    """At another worker, or in another process. Celery takes ten seconds to believe that one has died."""
+    """At another worker, or in another process."""
     fleet = Fleet(tmp_path)
     try:
         first = fleet.worker("first")

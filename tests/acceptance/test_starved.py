@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,9 +80,8 @@ def test_what_is_killed_for_its_memory_is_quarantined_at_its_budget_and_takes_no
 ) -> None:
     fleet = place.fleet
     with needs("control groups"), Group("memory") as group:
-        worker = fleet.worker("small")
         group.set("memory.limit_in_bytes", "600M")
-        group.take(worker)
+        fleet.worker("small", inside=group.inside())
         glutton = fleet.send("eats", "glutton", 2000).id
         innocent = [fleet.send("late", n, 0.2).id for n in range(6)]
         wait_for(
@@ -91,5 +91,10 @@ def test_what_is_killed_for_its_memory_is_quarantined_at_its_budget_and_takes_no
         wait_for("no attempt left open", lambda: fleet.open_attempts() == 0)
         assert len(fleet.starts(glutton)) == 4  # its budget of three losses, and the first
         assert int(group.get("memory.oom_control").split("oom_kill ")[1]) >= 4
+        [(reason,)] = fleet.rows(
+            "SELECT reason FROM crisper_recovery WHERE task_id = ? AND state = 'quarantined'", glutton
+        )
+        told = r"killed by the kernel for memory \((\d+ MiB )?of 600 MiB\), lost while running 4 times, .*"
+        assert re.fullmatch(told, reason), reason
         assert fleet.incarnations() == {"small": ["alive"]}
         assert fleet.run_twice() == []

@@ -27,6 +27,12 @@ LOOK = {
     "/workers": "/workers?all=true",
     "/tasks": "/tasks?name=shop.*",
     "/task": "/task?id={quarantined}",
+    "/running": "/running",
+    "/timeline": "/timeline?since=1d",
+    "/failures": "/failures",
+    "/queues": "/queues",
+    "/audit": "/audit",
+    "/many": "/many?verb=recover",
 }
 #: They lead to another page.
 LEADS_ON = {"/search"}
@@ -72,10 +78,10 @@ def addresses(site: Open, scene: Scene) -> list[str]:
     return [LOOK[path].format(**scene.ids) for path in sorted(LOOK)]
 
 
-def waits_for_a_person(scene: Scene, verdict: VerdictKind) -> str:
+def waits_for_a_person(scene: Scene, verdict: VerdictKind, name: str = "shop.refund") -> str:
     """A task of its own for a test that decides about it."""
     worker, id = Actor(scene.store, hostname="celery@four"), new_id()
-    worker.runs(id, f"message of {id}", name="shop.refund", message=KEPT)
+    worker.runs(id, f"message of {id}", name=name, message=KEPT)
     worker.is_lost()
     [case] = [c for c in scene.store.take_cases("c", SCOPE, limit=100) if c.recovery.task_id == id]
     assert scene.store.decide(case.recovery, verdict, "a reason", {"losses": 4}, by="celery@one")
@@ -170,6 +176,21 @@ def test_a_page_that_is_stale_by_now_is_refused_and_says_so(
         expect(page.locator("#task .facts .state")).to_have_text("discarded")
         expect(page.locator("#decide")).to_contain_text("held")  # on what was seen
     assert state_of(scene, id) == "done"
+
+
+def test_many_are_looked_at_first_and_then_done_as_they_were_shown(
+    browser: Browser, site: Open, scene: Scene
+) -> None:
+    ids = [waits_for_a_person(scene, VerdictKind.HOLD, "shop.many") for _ in range(2)]
+    with site.page(browser, "/many?verb=discard&name=shop.many") as page:
+        expect(page.locator("#many li").first).to_have_text("Close for good 2: shop.many, held")
+        later = waits_for_a_person(scene, VerdictKind.HOLD, "shop.many")
+        page.get_by_label("Reason").fill("cancelled")
+        assert scene.store.discard(ids[0], by="bob@desk", reason="somebody was faster")
+        page.get_by_role("button", name="Close for good: 2 tasks").click()
+        expect(page.locator("form.act output")).to_contain_text("1 of 2: is closed for good")
+        expect(page.locator("form.act output")).to_contain_text("look at it again")
+    assert [state_of(scene, id) for id in (*ids, later)] == ["done", "done", "held"]
 
 
 # -- for everybody -----------------------------------------------------------

@@ -97,6 +97,21 @@ def test_what_is_claimed_anew_is_not_lost_by_the_late_grant_of_its_earlier_claim
     assert (item[0], item[3]) == (wire.CHILD_LOST, earlier)
 
 
+def test_what_a_journal_let_run_unheard_before_a_fence_is_closed_when_it_goes_on_record() -> None:
+    """Its recorder died before it said so: the delivery is claimed anew, and this claim is nobody's."""
+    deliveries, link, held = deliveries_with_one()
+    deliveries._claim_item = lambda held: [wire.CLAIM, 0, held.seq]  # type: ignore[method-assign]
+    unheard = held.seq
+    deliveries.fenced()
+    assert held.seq != unheard
+    deliveries.note("something", None, {})
+    deliveries._answers(link.last - 1, [])  # the journal is replayed long after
+    deliveries._answer(unheard, "granted", 2, "on record now")
+    [*_, (_, item)] = link._unconfirmed
+    assert (item[0], item[3], item[5]) == (wire.CHILD_LOST, unheard, False)  # uncounted: a courier's
+    assert deliveries.held() == [held]
+
+
 @pytest.mark.parametrize("connections", [1, 2])
 def test_what_is_granted_after_its_connections_were_lost_is_released(connections: int) -> None:
     """Unreleased it would stay claimed as long as this worker lives, and be parked everywhere else."""

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from django.conf import settings
+from django.db.backends.postgresql.base import DatabaseWrapper
+from django.utils.functional import empty
+from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict
 
 from crisper.contrib.django import registry_url
@@ -18,6 +23,14 @@ from crisper.store.open import open_store, redacted, sqlite_path
 
 PASSWORD = "p@ss/w#rd?&:% ü"
 BACKENDS = "django.db.backends."
+
+
+@pytest.fixture
+def configured() -> Iterator[None]:
+    """Django with its defaults, for one test."""
+    settings.configure()
+    yield
+    settings._wrapped = empty
 
 
 def database(engine: str, **more: Any) -> dict[str, Any]:
@@ -53,43 +66,27 @@ def test_a_sqlite_file_is_the_same_file(tmp_path: Path, monkeypatch: pytest.Monk
         assert sqlite_path(derived) == tmp_path / "my shop?.db"
 
 
-def test_postgresql_is_reached_as_django_reaches_it() -> None:
-    options = {
-        "sslmode": "verify-full",
-        "sslrootcert": "/etc/my ca.pem",
-        "options": "-c search_path=jobs",
-        "pool": True,
-        "isolation_level": 3,
-    }
-    given = database(
-        "django.contrib.gis.db.backends.postgis",
-        USER="an@n", PASSWORD=PASSWORD, HOST="db.example", PORT=5433, OPTIONS=options,
-    )  # fmt: skip
-    assert conninfo_to_dict(registry_url(given)) == {
-        "host": "db.example",
-        "port": "5433",
-        "dbname": "shop",
-        "user": "an@n",
-        "password": PASSWORD,
-        "sslmode": "verify-full",
-        "sslrootcert": "/etc/my ca.pem",
-        "options": "-c search_path=jobs",
-    }
-
-
 @pytest.mark.parametrize(
-    ("given", "reached"),
+    "given",
     [
-        ({"HOST": "/run/pg", "PORT": "5433"}, {"host": "/run/pg", "port": "5433", "dbname": "shop"}),
-        ({"HOST": "a,b", "PORT": "1,2"}, {"host": "a,b", "port": "1,2", "dbname": "shop"}),
-        ({"HOST": "::1"}, {"host": "::1", "dbname": "shop"}),
-        ({"NAME": "", "OPTIONS": {"service": "shop"}}, {"service": "shop"}),
+        {"USER": "an@n", "PASSWORD": PASSWORD, "HOST": "db.example", "PORT": 5433},
+        {"OPTIONS": {"sslmode": "verify-full", "sslrootcert": "/etc/my ca.pem", "isolation_level": 3}},
+        {"OPTIONS": {"options": "-c search_path=jobs", "pool": False, "server_side_binding": True}},
+        {"HOST": "/run/pg", "PORT": "5433"},
+        {"HOST": "a,b", "PORT": "1,2"},
+        {"HOST": "::1"},
+        {"NAME": "", "OPTIONS": {"service": "shop"}},
     ],
 )
-def test_sockets_several_servers_and_services_are_carried_over(
-    given: dict[str, Any], reached: dict[str, str]
-) -> None:
-    assert conninfo_to_dict(registry_url(database(BACKENDS + "postgresql", **given))) == reached
+@pytest.mark.usefixtures("configured")
+def test_postgresql_is_reached_as_django_reaches_it(given: dict[str, Any]) -> None:
+    of_its_connections = {"AUTOCOMMIT": True, "CONN_MAX_AGE": 0, "TIME_ZONE": None}
+    entry = database(BACKENDS + "postgresql", **given)
+    django = DatabaseWrapper(entry | {"OPTIONS": {}} | given | of_its_connections).get_connection_params()
+    known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()} - {"client_encoding"}
+    reached = {name: str(value) for name, value in django.items() if name in known}
+    assert conninfo_to_dict(registry_url(entry)) == reached
+    assert registry_url(entry | {"ENGINE": "django.contrib.gis.db.backends.postgis"}) == registry_url(entry)
 
 
 def test_mariadb_is_reached_as_django_reaches_it() -> None:

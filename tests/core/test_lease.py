@@ -31,6 +31,16 @@ def test_one_second_earlier_it_is_not() -> None:
     assert observer.silent() == {}
 
 
+def test_of_a_look_that_took_long_only_what_passes_after_it_is_silence() -> None:
+    """The counter may have moved while it was under way."""
+    observer = Observer()
+    for now in every(1, 0, 22):
+        observer.observe(now, [Seen("w", 7, LEASE)], until=now + 2.5 if now == 0 else now)
+        assert bool(observer.silent()) == (now >= 23)
+    watch(observer, 23)
+    assert observer.silent() == {"w": 7}
+
+
 def test_a_counter_that_moved_begins_anew() -> None:
     observer = Observer()
     watch(observer, *every(1, 0, 10))

@@ -321,3 +321,19 @@ def test_what_vanished_is_sent_again_at_once_and_held_if_it_vanishes_again() -> 
         assert again.kind is VerdictKind.HOLD
     assert kind(cause="vanished", ran=False, started=False, kept=False) is VerdictKind.HOLD
     assert kind(cause="vanished", ran=False, started=False, expired=True) is VerdictKind.EXPIRED
+
+
+# What the kernel killed for memory.
+
+KILLED = "killed by the kernel for memory (2.1 GiB of 2.0 GiB)"
+
+
+def test_a_verdict_says_that_the_kernel_killed_it_for_memory_and_how_often_it_was_lost() -> None:
+    verdict = judge(facts(killed_for=KILLED, ran=True, losses=3, loss_budget=2))
+    assert verdict.kind is VerdictKind.QUARANTINE
+    assert verdict.reason == f"{KILLED}, lost while running 3 times, its loss budget is 2"
+    assert judge(facts(killed_for=KILLED)).reason.startswith(f"{KILLED}, ")
+
+
+def test_of_what_has_an_outcome_nobody_is_told_how_its_process_ended() -> None:
+    assert judge(facts(killed_for=KILLED, child_said="succeeded")).reason.startswith("its process reported")

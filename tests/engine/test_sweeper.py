@@ -263,6 +263,8 @@ def test_many_silent_at_once_wait_for_a_second_full_observation(memory_registry:
     assert {judged.worker for judged in swept.declared} == {actor.id for actor in silent}
     assert len(warned) == 1
     assert "6 workers" in warned[0]
+    store = memory_registry.store
+    assert [event.data for event in store.events() if event.kind == "brake"] == [{"silent": 6, "alive": 10}]
 
 
 def test_two_of_ten_are_declared_at_once(memory_registry: MemoryRegistry) -> None:

@@ -15,6 +15,7 @@ from tests.fleet import children_of, wait_for
 
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_UNTIL_ENDED = re.compile(r"^celery -A \w+ worker|^crisper -A \w+ serve")
 _SAID_AS_IT_IS = re.compile(r"#?[12]")  # the number of an attempt
 SECONDS = 30.0
 
@@ -58,20 +59,23 @@ class Reader:
         self.ids: dict[str, str] = {}  # the task ids that the page shows, and those that there are
         self._left_running: list[subprocess.Popen[bytes]] = []
 
-    def start(self, command: Command, *, instead: str | None = None) -> str:
-        """Begin what runs until it is ended, and wait for what the page shows; its output so far."""
+    def follow(self, command: Command) -> str:
+        """Do what the page says, and wait until it shows what the page shows; its output so far."""
+        return self._start(command) if _UNTIL_ENDED.match(command.line) else self._run(command)
+
+    def _start(self, command: Command) -> str:
         self._reap()
         log = self.folder / f"{len(self._left_running)}.log"
         with log.open("wb") as file:
             started = subprocess.Popen(
-                ["bash", "-c", f"exec {instead or command.line}"],
+                ["bash", "-c", f"exec {command.line}"],
                 cwd=self.folder, env=self.environment, stdout=file, stderr=file, start_new_session=True,
             )  # fmt: skip
         self._left_running.append(started)
         return self._shows(command, lambda: log.read_text(errors="replace"))
 
-    def run(self, command: Command) -> str:
-        """Run it until it shows what the page shows: people type more slowly than this does."""
+    def _run(self, command: Command) -> str:
+        """Again until it shows that: people type more slowly than this does."""
         return self._shows(command, lambda: self._output(self._with_ids(command.line)))
 
     def _shows(self, command: Command, output: Callable[[], str]) -> str:

@@ -41,7 +41,8 @@ class Shop:
 
     def worker(self, name: str) -> subprocess.Popen[bytes]:
         """A started one, not necessarily ready."""
-        command = [sys.executable, "-m", "celery", "-A", self.app, "worker", "-n", f"{name}@shop", "-c", "1"]
+        command = [sys.executable, "-m", "celery", "-A", self.app, "worker", "-n", f"{name}@shop"]
+        command += ["-c", "1", "--without-mingle", "--without-gossip"]
         with (self.folder / f"{name}.log").open("wb") as log:
             worker = subprocess.Popen(
                 command, cwd=self.folder, env=self.environment, stdout=log, stderr=log, start_new_session=True

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
-from tests.examples.shop import Shop, shop
+import pytest
+
+from crisper.faces.shipped.files import Blanks, filled
+from tests.examples.shop import EXAMPLES, Shop, shop
 from tests.servers import PrivateRedis
 
 FLASK = """
@@ -68,3 +72,17 @@ def test_django_s_worker_is_killed_and_the_order_is_packed_by_another(
         assert f'<a href="http://127.0.0.1:8555/task?id={task}">{task}</a>' in answered["admin"]
         is_recovered(django, task)
         assert not django.state.joinpath("crisper", "registry.db").exists()
+
+
+@pytest.mark.parametrize(("what", "file"), [("kubernetes", "crisper.yaml"), ("compose", "compose.yaml")])
+def test_what_runs_the_plain_example_elsewhere_is_as_exported_and_gives_a_task_the_time_it_needs(
+    what: str, file: str
+) -> None:
+    """`cd examples/plain; crisper -A shop export-config WHAT --grace 60` makes it anew."""
+    shown = (EXAMPLES / what / file).read_text()
+    assert shown == filled(what, Blanks("shop", 60, lease=0))
+    longest = re.search(r"sleep\((\d+)\)", (EXAMPLES / "plain" / "shop.py").read_text())
+    grace = re.search(r"(?:terminationGracePeriodSeconds|stop_grace_period): (\d+)", shown)
+    assert longest
+    assert grace
+    assert int(grace[1]) > int(longest[1])

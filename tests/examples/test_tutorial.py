@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import closing
@@ -19,7 +18,6 @@ from tests.servers import PrivateRedis, free_port
 
 PAGE = ROOT / "docs" / "tutorial.md"
 INSTALL = "pip install 'celery-crisper[redis,serve]'"
-UNTIL_ENDED = re.compile(r"worker|serve")
 
 
 @pytest.fixture
@@ -38,8 +36,8 @@ def test_a_reader_of_the_tutorial_sees_a_killed_worker_s_task_recovered(reader: 
     (reader.folder / "shop.py").write_text(blocks(PAGE, "python")[0])
     *on_terminals, serve = steps
     for step in on_terminals:
-        reader.start(step) if UNTIL_ENDED.search(step.line.partition(" --")[0]) else reader.run(step)
-    said = reader.start(serve, instead=f"{serve.line} --port {free_port()}")
+        reader.follow(step)
+    said = reader.follow(serve._replace(line=f"{serve.line} --port {free_port()}"))
     sees_the_dashboard(said.split()[-1], *reader.ids.values())
 
 

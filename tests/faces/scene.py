@@ -63,7 +63,7 @@ class Scene:
         self._lost_ones()
         self._closed_ones()
         running = self.one.runs(*self._new("running"), name="shop.charge", queue="mail")
-        told = {"progress": {"done": 3, "total": 7, "note": "[red]reads", "age_ms": 0}}
+        told = {"progress": {"done": 3, "total": 7, "note": "[red]reads", "age_ms": 0}, "memory": 412 << 20}
         assert self.store.renew(self.one.fence, Pulse(0, 0, None, {}, {str(running.seq): told}))
         self.one.claims(*self._new("claimed"))
         three = Actor(self.store, hostname="celery@three")

@@ -50,16 +50,8 @@ def test_status_has_the_documented_shape(run: Run, read_scene: Scene) -> None:
     assert {key: list(value) for key, value in answer.items()} == {
         "registry": ["id", "url", "database", "schema", "now"],
         "workers": [
-            "alive",
-            "suspect",
-            "lost",
-            "gone",
-            "wedged",
-            "silent",
-            "stalled",
-            "errors",
-            "versions",
-            "blind",
+            *("alive", "suspect", "lost", "gone", "wedged", "silent", "stalled"),
+            *("errors", "journal_bytes", "versions", "blind"),
         ],
         "messages": ["unclaimed"],
         "attempts": ["claimed", "running"],
@@ -93,7 +85,7 @@ def test_show_has_the_documented_shape(run: Run, read_scene: Scene) -> None:
     ]
     assert list(answer["attempts"][0]) == [
         *("number", "state", "worker", "pid"),
-        *("received_at", "started_at", "finished_at", "runtime", "reason", "progress"),
+        *("received_at", "started_at", "finished_at", "runtime", "reason", "progress", "memory_bytes"),
     ]
     verdict = ["attempt", "verdict", "reason", "evidence", "decided_by", "decided_at"]
     assert list(answer["verdicts"][0]) == verdict
@@ -142,9 +134,10 @@ def test_how_far_a_running_task_is_stands_in_its_story(run: Run, read_scene: Sce
     shown = run(read_scene.url, "show", read_scene.ids["running"]).stdout
     assert_plain(shown)
     assert "#1  progress: 3 of 7: [red]reads" in shown
-    progress = read(run(read_scene.url, "show", read_scene.ids["running"], "--json"))["attempts"][0][
-        "progress"
-    ]
+    [attempt] = read(run(read_scene.url, "show", read_scene.ids["running"], "--json"))["attempts"]
+    progress = attempt["progress"]
+    assert attempt["memory_bytes"] == 412 << 20
+    assert "celery@one, 412 MiB of memory" in " ".join(shown.split())
     assert list(progress) == ["done", "total", "note", "at"]
     assert (progress["done"], progress["total"], progress["note"]) == (3, 7, "[red]reads")
 

@@ -27,7 +27,8 @@ def row_of(field: dataclasses.Field[object]) -> str:
     if field.name in of_the_platform:
         default = of_the_platform[field.name]
     else:
-        default = f"`{field.default!r}`" if not isinstance(field.default, tuple) else ", ".join(field.default)
+        plain = not isinstance(field.default, tuple) or not field.default
+        default = f"`{field.default!r}`" if plain else ", ".join(field.default)
     words = f"{meta['meaning']}; one of {', '.join(meta['one_of'])}" if meta["one_of"] else meta["meaning"]
     return f"| `crisper_{field.name}` | {default} | {meta['unit'] or '-'} | {words} |"
 
@@ -61,12 +62,12 @@ def test_every_command_and_option_stands_in_the_reference() -> None:
 
 def test_the_reference_names_no_command_that_does_not_exist() -> None:
     page = (REFERENCE / "cli.md").read_text()
-    assert set(re.findall(r"^\| `crisper (\w+)", page, re.MULTILINE)) == set(COMMANDS)
+    assert set(re.findall(r"^\| `crisper ([\w-]+)", page, re.MULTILINE)) == set(COMMANDS)
 
 
 def test_every_example_is_json() -> None:
     page = (REFERENCE / "json.md").read_text()
     examples = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
-    assert len(examples) == 11
+    assert len(examples) == 13
     for example in examples:
         json.loads(example)

@@ -66,6 +66,7 @@ def test_it_shows_who_lives_what_runs_and_what_waits(read_scene: Scene) -> None:
         *(read_scene.ids["running"], "shop.charge", "celery@one"),
     )
     assert (running["progress"]["done"], running["progress"]["total"]) == (3, 7)
+    assert running["memory_bytes"] == 412 << 20
     assert shown["tasks"] == {"quarantined": 1, "held": 2, "lost": 8, "recovered": 1}
     assert {one["task_id"] for one in shown["waiting"]} == {
         read_scene.ids[name] for name in ("quarantined", "held", "not kept")
@@ -111,7 +112,7 @@ def test_without_a_terminal_it_is_one_plain_screen(run: Run, read_scene: Scene, 
     told = re.sub(r"\s+", " ", result.stdout)
     for sentence in ("1 running in 8 slots, 1 claimed; last hour: 8 lost, 1 recovered",
                      "celery@one alive", "1 of 8", "celery@two lost",
-                     f"{read_scene.ids['running'][:8]} shop.charge celery@one 3 of 7 1",
+                     f"{read_scene.ids['running'][:8]} shop.charge celery@one 3 of 7 412 MiB 1",
                      f"{read_scene.ids['quarantined'][:8]} shop.quarantined quarantined"):  # fmt: skip
         assert sentence in told
 

@@ -35,6 +35,10 @@ class Group:
     def get(self, name: str) -> str:
         return (self._folder / name).read_text().strip()
 
+    def inside(self) -> list[str]:
+        """The command that runs another in it from its beginning."""
+        return ["sh", "-c", f'echo $$ >{self._folder}/cgroup.procs && exec "$@"', "sh"]
+
     def take(self, worker: Worker) -> None:
         """The worker and all that it has started; what it starts from now on is in it by itself."""
         for pid in [worker.pid, *worker.children()]:

@@ -22,7 +22,10 @@ from tests.faces.scene import HOSTILE, INJECTIONS, KEPT, Scene, new_id
 from tests.serve.conftest import Served
 from tests.store.acting import SCOPE, Actor
 
-PAGES = ("/", "/workers", "/workers?all=true", "/tasks", "/tasks?state=held", "/task?id={held}")
+PAGES = (
+    *("/", "/workers", "/workers?all=true", "/tasks", "/tasks?state=held", "/task?id={held}"),
+    *("/running", "/timeline?since=1d", "/failures", "/queues", "/audit", "/many?verb=recover"),
+)
 EVIL = '<img src=x onerror="alert(1)">\'"><script>alert(1)</script>{{7*7}}'
 
 
@@ -91,7 +94,7 @@ def test_tasks_are_filtered_by_their_address_and_page_on(served: Served, scene: 
 
 
 def test_a_tasks_page_says_how_far_it_is(served: Served, scene: Scene) -> None:
-    assert "3 of 7" in said(look(served.browser(), f"/task?id={scene.ids['running']}"))
+    assert "3 of 7 412 MiB" in said(look(served.browser(), f"/task?id={scene.ids['running']}"))
 
 
 def test_a_tasks_page_has_every_attempt_verdict_and_evidence(served: Served, scene: Scene) -> None:
@@ -359,7 +362,7 @@ def test_a_stream_tells_of_a_change_and_ends_with_the_server(
         return heard
 
     heard = asyncio.run(asyncio.wait_for(listen(), 20))
-    assert heard == ["retry: 5000\n\n", "event: changed\ndata: \n\n"]
+    assert heard == [f"retry: 5000\n\n{live._CHANGED}", live._CHANGED]
     assert stream.streams == 0
 
 

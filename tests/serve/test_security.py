@@ -17,7 +17,11 @@ from tests.serve.conftest import PASSWORD, Served
 #: What nobody needs to show who they are for; any other door is closed to strangers.
 OPEN = {("GET", "/healthz"), ("POST", "/api/v1/session"), ("GET", "/enter"), ("GET", "/static/{name}")}
 OPEN_ON_LOOPBACK = {("GET", "/metrics"), ("GET", "/readyz")}
-OPERATORS = {("POST", f"/api/v1/{verb}/{{task_id:path}}") for verb in ("recover", "discard", "stop")}
+OPERATORS = {
+    ("POST", f"/api/v1/{verb}{one}")
+    for verb in ("recover", "discard", "stop")
+    for one in ("", "/{task_id:path}")
+}
 
 
 def doors_of(served: Served) -> dict[tuple[str, str], Door]:

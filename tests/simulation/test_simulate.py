@@ -30,8 +30,12 @@ SOMETIMES = {
     "an unknown commit that was found committed",
 }
 SEEDS = 400
-#: Found in long runs: a claim taken back while its recorder was replaced, and one of an overlap.
-ONCE_BROKEN = (300_015_938, 400_021_776, 400_010_961, 400_028_011)
+#: Found in long runs: claims taken back while their recorder was replaced, or let run by a journal unheard
+#: before a fence; a long look at the leases; and the late ends of overlaps.
+ONCE_BROKEN = (
+    *(300_015_938, 400_021_776, 300_031_667, 300_034_757),
+    *(400_010_961, 400_028_011, 300_037_328),
+)
 
 
 def told(*arguments: str) -> tuple[int, str]:

@@ -25,11 +25,12 @@ from crisper.celery.claims import exchanges_of
 from crisper.celery.desk import Desk, WireDesk
 from crisper.celery.results import ChordTaken, complete_chord, store_lost, store_revoked, stored_state
 from crisper.celery.rollcall import consumed_blindly, in_their_hands
+from crisper.celery.traces import observe
 from crisper.celery.upkeep import PERIODS_UNKEPT, keep_every
 from crisper.core.message import Kept, delivery_count, unpack
 from crisper.core.model import Attempt, Case, Look, Recovery, Unclaimed
 from crisper.core.states import OnLost, RecoveryState, VerdictKind
-from crisper.core.verdict import RESEND, Facts, InBroker, Judgement, Verdict, judge, stopped_by
+from crisper.core.verdict import KILLED_FOR, RESEND, Facts, InBroker, Judgement, Verdict, judge, stopped_by
 from crisper.errors import CrisperError, MessageDamaged, RegistryUnreachable
 from crisper.recorder.cases import case_from_wire
 from crisper.settings import Settings
@@ -151,6 +152,7 @@ class Courier:
             return Done(task_id, number, None, "somebody else decided it", False)
         self._pace()
         carried_out = self._act(case, decided, verdict)
+        observe(case, verdict, carried_out=carried_out)
         self._tries.pop((task_id, number), None)
         logger.info("crisper: %s attempt %d: %s, because %s", task_id, number,
                     verdict.kind.value, verdict.reason)  # fmt: skip
@@ -234,6 +236,7 @@ class Courier:
             why_not_kept=None if isinstance(kept, Kept) else str(kept),
             in_broker=self._in_broker(case),
             child_said=loss.get("child_said"),
+            killed_for=loss.get(KILLED_FOR),
             backend_state=self._backend_state(case, kept),
             superseded=case.superseded,
             expired=_expired(kept),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import signal
+import sys
 import threading
 import time
 from collections import Counter
@@ -68,6 +69,7 @@ class Deliveries:
         self.on_fatal: Callable[[str, int], None] = lambda sentence, code: None
         self.on_left_behind: Callable[[dict[str, float]], None] = lambda left: None
         self.on_fenced: Callable[[], None] = lambda: None
+        self.on_unnoticed: Callable[[Held, int], None] = lambda held, pid: None
         self.may_come_back: Callable[[Held], bool] = lambda held: True
         self._by_seq: dict[int, Held] = {}
         self._by_message: dict[str, Held] = {}
@@ -291,6 +293,8 @@ class Deliveries:
                 self._ordered(item[1])
             case wire.PAUSE:
                 self.pausing.say(item[1])
+            case wire.DEAD:
+                self._gone(item[1])
             case wire.FENCED if item[1] == self.incarnation:  # else it is over already
                 self.fenced()
             case wire.LOG:
@@ -397,6 +401,17 @@ class Deliveries:
         if was is Stage.PARKED:
             self._take_prefetch(held)
         self._revoke(held, why)
+
+    def _gone(self, unnoticed: list[tuple[int, int, int]]) -> None:
+        """Attempts of ours whose process is gone, by what our recorder sees, and whose pool said nothing."""
+        for seq, pid, gone_ms in unnoticed:
+            held = self._by_seq.get(seq)
+            if held is None or held.muted or held.finish_seq or held.request.worker_pid != pid:
+                continue  # over, or another process runs it by now: what was recorded is on its way
+            if held.stage is Stage.DISPATCHED and held.accepted and self._is_prefork():
+                with self.counted("burying a process"):
+                    held.unnoticed_ms = gone_ms
+                    self.on_unnoticed(held, pid)
 
     # -- orders to stop -------------------------------------------------------
 
@@ -808,6 +823,7 @@ class Deliveries:
             "crisper: this worker was declared lost while it was silent; what it ran is fenced,"
             " and it goes on under a new incarnation"
         )
+        unheard = [copy(held) for held in self._asking.values()]
         provisional = {h.seq: h for h in self._by_seq.values() if self._is_provisional(h)}
         fenced = [held for held in self._by_seq.values() if held.seq not in provisional]
         unclaimed = [held for held in fenced if held.stage in _NOT_CLAIMED]
@@ -836,6 +852,8 @@ class Deliveries:
         self._by_message.update({held.message_id: held for held in provisional.values()})
         self._lost.update(going_on)
         self.on_fenced()
+        for held in unheard:
+            self._take_back_unheard(held)
         for held in unclaimed:
             self._claim_anew(held)
 
@@ -846,6 +864,12 @@ class Deliveries:
     def goes_on(self, seq: int) -> bool:
         """Whether what is said of this claim is true under the next incarnation as well."""
         return seq in self._provisional
+
+    def _take_back_unheard(self, held: Held) -> None:
+        """A recorder that died may have let it run by its journal, which goes on record under the next
+        incarnation whenever that is replayed."""
+        self._keep_asking(held)
+        self._dropped[held.seq] = (sys.maxsize, held, State.RELEASED, "its delivery was claimed anew")
 
     def _claim_anew(self, held: Held) -> None:
         """No attempt of the fenced incarnation, so nobody would bring the message back: ours to ask for."""

@@ -27,7 +27,7 @@ class Held:
         "accepted", "accepted_at", "acks_late", "asked_at", "checkpoint", "finish_seq", "future",
         "generation", "has_slot", "is_copy", "kill_at", "message_id", "muted", "number", "pool",
         "put_back_at", "queue", "received_at", "request", "resend", "seq", "stage", "stays", "stopped",
-        "task_id", "wants_to_run",
+        "task_id", "unnoticed_ms", "wants_to_run",
     )  # fmt: skip
 
     def __init__(self, seq: int, request: Any, message_id: str, generation: int) -> None:
@@ -48,6 +48,7 @@ class Held:
         self.accepted = False
         self.accepted_at = 0  # milliseconds of the host's monotonic clock
         self.resend = False  # what is being ended is to run again
+        self.unnoticed_ms = 0  # how long its process was gone when its recorder told of it, and not the pool
         self.finish_seq = 0
         self.muted = False  # fenced: nothing it says counts
         self.stopped = ""  # by a person, who and why: its process is being ended, or it never begins

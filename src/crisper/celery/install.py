@@ -408,7 +408,9 @@ class RecordingStep(bootsteps.StartStopStep):
     def start(self, worker: Any) -> None:
         from crisper.celery.pool_guard import PoolGuard
 
-        PoolGuard(worker, worker.crisper.deliveries).wrap()
+        guard = PoolGuard(worker, worker.crisper.deliveries)
+        guard.wrap()
+        worker.crisper.deliveries.on_unnoticed = guard.bury
         worker.crisper.await_ready()
         if worker.hub is None:
             worker.crisper.without_loop()

@@ -224,6 +224,10 @@ class RecordedRequest(Request):
         evidence = {"how": "process died", "pid": self.worker_pid, "error": str(exc)}
         if held.resend:
             evidence |= {"how": "ended", "why": held.stopped, RESEND: True}
+        if held.unnoticed_ms:
+            evidence["unnoticed"] = (
+                f"its recorder saw it gone for {held.unnoticed_ms / 1000:.1f} s before its pool"
+            )
         if count := held.delivery_count:
             evidence["delivery_count"] = count
         _deliveries.child_lost(held, evidence, counted=not shutting, then=self._crisper_after_loss)

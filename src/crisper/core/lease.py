@@ -39,25 +39,29 @@ class Observer:
     def __init__(self) -> None:
         self._chains: dict[str, _Chain] = {}
 
-    def observe(self, now: float, leases: Iterable[Seen]) -> None:
-        """Take in one successful observation of every live lease, made at `now`."""
+    def observe(self, now: float, leases: Iterable[Seen], *, until: float | None = None) -> None:
+        """Take in one successful observation of every live lease, begun at `now` and over at `until`.
+
+        A lease may have been renewed in between: for its silence only what passes after that counts.
+        """
+        until = now if until is None else until
         seen = {lease.id: lease for lease in leases}
         for gone in self._chains.keys() - seen.keys():
             del self._chains[gone]
         for lease in seen.values():
-            self._look(now, lease)
+            self._look(now, until, lease)
 
-    def _look(self, now: float, seen: Seen) -> None:
+    def _look(self, now: float, until: float, seen: Seen) -> None:
         chain = self._chains.get(seen.id)
         if chain is None:
-            self._chains[seen.id] = _Chain(seen.counter, seen.lease, now, now)
+            self._chains[seen.id] = _Chain(seen.counter, seen.lease, until, now)
             return
         if chain.counter != seen.counter:
-            # It was renewed after the last look, and nobody knows when: no later than now for
-            # silence, no earlier than then for validity.
-            chain.counter, chain.moved, chain.since = seen.counter, chain.last, now
+            # It was renewed after the last look, and nobody knows when: no later than the end of this one
+            # for silence, no earlier than the beginning of that one for validity.
+            chain.counter, chain.moved, chain.since = seen.counter, chain.last, until
         elif now - chain.last > seen.lease * GAP:
-            chain.since = now
+            chain.since = until
         chain.lease, chain.last = seen.lease, now
 
     def silent(self) -> dict[str, int]:

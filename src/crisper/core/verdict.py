@@ -50,6 +50,7 @@ class Facts:
     revoked: bool = False
     copy_refused: bool = False
     overdue: bool = False
+    killed_for: str | None = None  # the sentence of its loss's evidence, see `KILLED_FOR`
     #: How often its quorum queue had had it given back before; of RabbitMQ, as the next two.
     delivery_count: int | None = None
     delivery_limit: int | None = None
@@ -78,11 +79,16 @@ class Judgement(NamedTuple):
 def judge(facts: Facts) -> Verdict:
     """The table of design section 5, top to bottom."""
     kind, reason = _unless_unknown(facts, _over(facts) or _too_often(facts) or _bring_back(facts))
+    if facts.killed_for and kind is not VerdictKind.SETTLED:
+        reason = f"{facts.killed_for}, {reason}"
     evidence = asdict(facts)
     if kind is VerdictKind.HOLD and _is_dead_letter(facts):
         evidence[DEAD_LETTERED] = True
     return Verdict(kind, reason, evidence)
 
+
+#: In the evidence of a loss, how the kernel ended its process for want of memory, as a sentence.
+KILLED_FOR = "killed_for"
 
 #: In the evidence of what is held because the broker dead-lettered it; its owner may send it back.
 DEAD_LETTERED = "dead_lettered"
@@ -130,9 +136,13 @@ def _over(facts: Facts) -> _Ruling | None:
 def _too_often(facts: Facts) -> _Ruling | None:
     if facts.ran and facts.losses > facts.loss_budget:
         return VerdictKind.QUARANTINE, (
-            f"lost while running {facts.losses} times, its loss budget is {facts.loss_budget}"
+            f"lost while running {_times(facts.losses)}, its loss budget is {facts.loss_budget}"
         )
     return None
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
 
 
 def _bring_back(facts: Facts) -> _Ruling:

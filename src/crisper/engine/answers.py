@@ -92,7 +92,7 @@ def of_task(row: Any) -> dict[str, Any]:
     return {
         "task_id": row.task_id,
         "name": row.name,
-        "state": _state(row.state, row.recovery_state, row.verdict),
+        "state": task_word(row.state, row.recovery_state, row.verdict),
         "attempt": row.number,
         "worker": row.worker,
         "queue": row.queue,
@@ -102,7 +102,8 @@ def of_task(row: Any) -> dict[str, Any]:
     }
 
 
-def _state(state: str, recovery_state: str | None, verdict: str | None) -> str:
+def task_word(state: str, recovery_state: str | None, verdict: str | None) -> str:
+    """`core.states.task_state` of what the registry has."""
     return task_state(
         State(state),
         RecoveryState(recovery_state) if recovery_state else None,
@@ -124,7 +125,7 @@ def of_story(
     return {
         "task_id": latest.task_id,
         "name": latest.name,
-        "state": _state(latest.state, its.state if its else None, its.verdict if its else None),
+        "state": task_word(latest.state, its.state if its else None, its.verdict if its else None),
         "args_preview": plain(latest.args_preview),
         "kwargs_preview": plain(latest.kwargs_preview),
         "attempts": [
@@ -150,7 +151,11 @@ def of_checkpoint(row: Any | None) -> dict[str, Any] | None:
 def of_vitals(about: dict[str, Any] | None, at: int = 0) -> dict[str, Any]:
     """The part of an attempt's answer that its worker's heartbeats told; `null` for what they did not."""
     progress = (about or {}).get("progress")
-    return {"progress": _progress(progress, at) if isinstance(progress, dict) else None}
+    memory = (about or {}).get("memory")
+    return {
+        "progress": _progress(progress, at) if isinstance(progress, dict) else None,
+        "memory_bytes": memory if isinstance(memory, int) else None,
+    }
 
 
 def _progress(said: dict[str, Any], at: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, and_, or_, select, true
+from sqlalchemy import ColumnElement, and_, case, or_, select, true
 
 from crisper.core.states import HAVE_RECOVERIES, RecoveryState, State, VerdictKind, task_words
 from crisper.core.text import key, storable
@@ -62,6 +62,7 @@ def in_state(word: str) -> ColumnElement[bool]:
     if word not in _WORDS:
         raise BadQuestion(f"no task is ever {word!r}; the states are {', '.join(sorted(TASK_STATES))}")
     attempt, recovery = schema.attempt.c, schema.recovery.c
+    by_itself: list[State] = []
     plain: list[ColumnElement[bool]] = []
     by_recovery: dict[tuple[State, RecoveryState], list[VerdictKind | None]] = {}
     for state, its_recovery, verdict in _WORDS[word]:
@@ -70,12 +71,20 @@ def in_state(word: str) -> ColumnElement[bool]:
         elif state in HAVE_RECOVERIES:
             plain.append(and_(attempt.state == state.value, recovery.state.is_(None)))
         else:
-            plain.append(attempt.state == state.value)
+            by_itself.append(state)
     lost = [
         and_(attempt.state == state.value, recovery.state == its.value, _verdict_in(verdicts))
         for (state, its), verdicts in by_recovery.items()
     ]
-    return or_(*plain, *lost)
+    rest = [*plain, *lost]
+    alone = attempt.state.in_(sorted(by_itself))
+    if not by_itself or not rest:
+        return alone if by_itself else or_(*rest)
+    # Of an OR PostgreSQL counts the state twice, expects next to nothing, and gathers all to show fifty.
+    return and_(
+        attempt.state.in_(sorted({state for state, *_ in _WORDS[word]})),
+        case((alone, True), else_=or_(*rest)),
+    )
 
 
 def _verdict_in(verdicts: list[VerdictKind | None]) -> ColumnElement[bool]:
@@ -95,7 +104,7 @@ def conditions(filters: Filters, now: int, dialect: str) -> list[ColumnElement[b
     if filters.states:
         wanted.append(or_(*(in_state(word) for word in filters.states)))
     if filters.name is not None:
-        wanted.append(_glob(attempt.name, filters.name, dialect))
+        wanted.append(glob(attempt.name, filters.name, dialect))
     if filters.worker is not None:
         wanted.append(_by_worker(filters.worker))
     if filters.queue is not None:
@@ -119,7 +128,7 @@ def _by_worker(worker: str) -> ColumnElement[bool]:
     return or_(equals(schema.attempt.c.incarnation, worker), schema.attempt.c.incarnation.in_(of_that_name))
 
 
-def _glob(column: ColumnElement[str], pattern: str, dialect: str) -> ColumnElement[bool]:
+def glob(column: ColumnElement[str], pattern: str, dialect: str) -> ColumnElement[bool]:
     """`*` and `?` alone are special, and case counts, on every database."""
     pattern = re.sub(r"\*+", "*", storable(pattern))
     if len(pattern) > _LONGEST_GLOB or pattern.count("*") > _MOST_STARS:

@@ -17,9 +17,16 @@ Events = list[dict[str, Any]]
 class Following:
     """The events of one question, as they come. Monotonic clocks are told, none is read."""
 
-    def __init__(self, survey: Survey, *, task_id: str | None = None, kinds: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        survey: Survey,
+        *,
+        task_id: str | None = None,
+        kinds: Iterable[str] = (),
+        by: str | None = None,
+    ) -> None:
         self._survey = survey
-        self._asked: dict[str, Any] = {"task_id": task_id, "kinds": tuple(kinds)}
+        self._asked: dict[str, Any] = {"task_id": task_id, "kinds": tuple(kinds), "by": by}
         self._seen: dict[int, float] = {}  # by id, when it was first seen
         self._settled: str | None = None  # up to here nothing new can come
 

@@ -52,6 +52,7 @@ class Reading:
             ) from None
         self._url, self._hangs_after = url, hangs_after
         self.schema: str | None = None  # its revision, once it was read
+        self._open = threading.local()
 
     @property
     def dialect(self) -> str:
@@ -64,11 +65,15 @@ class Reading:
 
     @contextmanager
     def snapshot(self) -> Iterator[Connection]:
-        """One transaction that sees one state of the registry.
+        """One transaction that sees one state of the registry; in it, in one thread, it is this one again.
 
         Raises `RegistryUnreachable` when the database does not answer in time, and
         `SchemaMissing`, `SchemaOutdated` or `SchemaTooNew`, each saying what to run.
         """
+        opened: Connection | None = getattr(self._open, "connection", None)
+        if opened is not None:
+            yield opened
+            return
         if is_sqlite(self._url) and not sqlite_path(self._url).is_file():
             compare(None, None, where=self.where)
         try:
@@ -76,9 +81,12 @@ class Reading:
                 if self.dialect == "postgresql":
                     connection.execute(text(f"SET LOCAL statement_timeout = '{STATEMENT_SECONDS}s'"))
                 self._check(connection)
+                self._open.connection = connection
                 yield connection
         except DBAPIError as exc:
             raise self._said(exc) from exc
+        finally:
+            self._open.connection = None
 
     def now(self, connection: Connection) -> int:
         """Milliseconds of the registry's clock."""

@@ -3,25 +3,49 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from crisper.core.model import Progress
 from crisper.core.progress import so_far
+from crisper.core.size import size
 
 #: Attempts whose own word came before the parent's that they began: the oldest are given up, of fenced ones.
 MOST_EARLY = 500
 
+#: A process that has been gone for so long, in milliseconds, while its parent's loop went round and read all
+#: that it had left, is one whose end nobody noticed: the parent is told, and told again as often.
+UNNOTICED_MS, TELL_AGAIN_MS = 2_000, 1_000
+
+
+class Seen(NamedTuple):
+    """A look at a process."""
+
+    gone: bool | None  # None: cannot be told from here
+    memory: int | None = None  # resident, in bytes
+
+
+class Unnoticed(NamedTuple):
+    """An attempt whose process is gone, and whose worker says nothing of it."""
+
+    seq: int  # of its claim
+    pid: int
+    gone_ms: int
+
 
 @dataclass(slots=True)
 class Run:
-    """One attempt that runs."""
+    """One attempt that runs. Times are milliseconds of the host's monotonic clock."""
 
     task_id: str
-    pid: int
+    pid: int  # of a process of its own; 0 where it shares the worker's
     pid_start: int
     progress: Progress | None = None
-    progress_at: int = 0  # milliseconds of the host's monotonic clock
+    progress_at: int = 0
+    memory: int | None = None  # of its process, when it was last seen
+    gone_at: int | None = None  # when its process was first seen to be gone
+    told_at: int = 0
 
 
 class Running:
@@ -68,6 +92,18 @@ class Running:
             run = self._runs.get(seq)
             return None if run is None or run.progress is None else max(0, now - run.progress_at)
 
+    def look(self, now: int, see: Callable[[int, int], Seen], ticked: int) -> list[Unnoticed]:
+        """Look at every process of its own once. `ticked`: when the parent's loop last did. Answers the ends
+        that the parent is to be told of now."""
+        with self._lock:
+            runs = [(seq, run) for seq, run in self._runs.items() if run.pid]
+        return [
+            Unnoticed(seq, run.pid, now - gone_at)
+            for seq, run in runs
+            if (gone_at := _gone_at(run, see(run.pid, run.pid_start), now)) is not None
+            and _is_unnoticed(run, gone_at, now, ticked)
+        ]
+
     def told(self, now: int) -> dict[str, Any]:
         """For the heartbeat: of each attempt that there is something to say of."""
         with self._lock:
@@ -75,12 +111,34 @@ class Running:
         return {seq: said for seq, said in told.items() if said}
 
 
+def _gone_at(run: Run, seen: Seen, now: int) -> int | None:
+    """When it was first seen to be gone; what was seen is kept."""
+    if seen.gone:
+        run.gone_at = run.gone_at or now
+        return run.gone_at
+    run.gone_at = None
+    run.memory = seen.memory or run.memory
+    return None
+
+
+def _is_unnoticed(run: Run, gone_at: int, now: int, ticked: int) -> bool:
+    """The loop ticks once a second, and reads what is there before that."""
+    went_round = ticked - gone_at >= UNNOTICED_MS // 2
+    if now - gone_at < UNNOTICED_MS or not went_round or now - run.told_at < TELL_AGAIN_MS:
+        return False
+    run.told_at = now
+    return True
+
+
 def last_known(run: Run) -> dict[str, Any]:
     """For the evidence of its loss."""
-    if run.progress is None:
-        return {}
-    done, total, note = run.progress
-    return {"progress": f"{so_far(done, total)}{f': {note}' if note else ''}"}
+    known = {}
+    if run.progress is not None:
+        done, total, note = run.progress
+        known["progress"] = f"{so_far(done, total)}{f': {note}' if note else ''}"
+    if run.memory is not None:
+        known["memory"] = size(run.memory)
+    return known
 
 
 def about(run: Run, now: int) -> dict[str, Any]:
@@ -88,4 +146,6 @@ def about(run: Run, now: int) -> dict[str, Any]:
     said: dict[str, Any] = {}
     if run.progress is not None:
         said["progress"] = {**run.progress._asdict(), "age_ms": max(0, now - run.progress_at)}
+    if run.memory is not None:
+        said["memory"] = run.memory
     return said

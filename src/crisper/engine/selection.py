@@ -23,6 +23,7 @@ class Selected(NamedTuple):
     state: str
     begun: bool  # its body was running
     may_have_begun: bool  # acknowledged early and handed to the pool; nobody saw it running
+    attempt: int = 1  # its latest
 
 
 class Selection(NamedTuple):
@@ -77,4 +78,4 @@ def _selected(row: Any) -> Selected:
     task = of_task(row)
     begun = row.started_at is not None or bool(row.counted)
     early = not row.acks_late and bool(row.dispatched)
-    return Selected(task["task_id"], task["name"], task["state"], begun, early and not begun)
+    return Selected(task["task_id"], task["name"], task["state"], begun, early and not begun, task["attempt"])

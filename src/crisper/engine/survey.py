@@ -44,7 +44,7 @@ from crisper.engine.filters import (
     place_of,
 )
 from crisper.engine.reading import HANGS_SECONDS, Reading
-from crisper.engine.trail import all_events, audited, wanted_events
+from crisper.engine.trail import Wanted, all_events, audited
 from crisper.engine.vitals import vitals
 from crisper.store.schema import attempt, checkpoint, event, incarnation, leader, publish, recovery, registry
 
@@ -60,7 +60,7 @@ _LATEST_RECOVERY = and_(recovery.c.task_id == attempt.c.task_id, recovery.c.numb
 HOSTNAME = func.coalesce(incarnation.c.hostname, attempt.c.incarnation).label("worker")
 
 
-_NOT_CLAIMED = ~(
+NOT_CLAIMED = ~(
     select(attempt.c.number)
     .where(
         attempt.c.task_id == publish.c.task_id,
@@ -81,15 +81,15 @@ class Survey:
     def __init__(
         self, url: str, *, application_name: str = "crisper survey", hangs_after: float = HANGS_SECONDS
     ) -> None:
-        self._reading = Reading(url, application_name=application_name, hangs_after=hangs_after)
+        self.reading = Reading(url, application_name=application_name, hangs_after=hangs_after)
 
     def close(self) -> None:
-        self._reading.close()
+        self.reading.close()
 
     def status(self) -> dict[str, Any]:
         """One screen: counts, and who sweeps."""
-        with self._reading.snapshot() as connection:
-            now = self._reading.now(connection)
+        with self.reading.snapshot() as connection:
+            now = self.reading.now(connection)
             return {
                 "registry": self._registry(connection, now),
                 "workers": _worker_counts(connection, now),
@@ -101,8 +101,8 @@ class Survey:
 
     def workers(self, *, everything: bool = False, limit: int = 1000) -> dict[str, Any]:
         """Incarnations, the living first; those that ended over a day ago only if asked for `everything`."""
-        with self._reading.snapshot() as connection:
-            now = self._reading.now(connection)
+        with self.reading.snapshot() as connection:
+            now = self.reading.now(connection)
             open_attempts = (
                 select(attempt.c.incarnation, func.count().label("open"))
                 .where(attempt.c.state.in_(sorted(OPEN)))
@@ -124,7 +124,7 @@ class Survey:
     def living(self) -> set[str]:
         """Hostnames with a live incarnation, suspects included."""
         alive = incarnation.c.state == WorkerState.ALIVE.value
-        with self._reading.snapshot() as connection:
+        with self.reading.snapshot() as connection:
             return set(connection.execute(select(incarnation.c.hostname).where(alive)).scalars())
 
     def tasks(
@@ -134,8 +134,8 @@ class Survey:
 
         Raises `BadQuestion` for a state, limit or cursor that makes no sense.
         """
-        with self._reading.snapshot() as connection:
-            wanted = conditions(filters or Filters(), self._reading.now(connection), self._reading.dialect)
+        with self.reading.snapshot() as connection:
+            wanted = conditions(filters or Filters(), self.reading.now(connection), self.reading.dialect)
             if cursor is not None:
                 wanted.append(tuple_(attempt.c.received_at, attempt.c.task_id) < tuple_(*place_of(cursor)))
             question = (
@@ -154,7 +154,7 @@ class Survey:
 
     def task(self, task_id: str) -> dict[str, Any] | None:
         """All that is on record of one task; None if nothing is."""
-        with self._reading.snapshot() as connection:
+        with self.reading.snapshot() as connection:
             attempts = _attempts(connection, task_id)
             if not attempts:
                 return None
@@ -176,7 +176,7 @@ class Survey:
     def published(self, task_id: str) -> dict[str, Any] | None:
         """A task that was published and has no attempt yet; None if nothing is on record of it."""
         question = select(publish).where(is_task(publish.c.task_id, task_id)).limit(1)
-        with self._reading.snapshot() as connection:
+        with self.reading.snapshot() as connection:
             row = connection.execute(question).first()
         return None if row is None else of_published(row)
 
@@ -193,7 +193,7 @@ class Survey:
             )
             .where(is_task(attempt.c.task_id, task_id))
         )
-        with self._reading.snapshot() as connection:
+        with self.reading.snapshot() as connection:
             row = connection.execute(question).first()
         if row is None:
             return None
@@ -217,7 +217,7 @@ class Survey:
             .order_by(attempt.c.number.desc())
             .limit(1)
         )
-        with self._reading.snapshot() as connection:
+        with self.reading.snapshot() as connection:
             row = connection.execute(question).first()
         return (
             None
@@ -232,7 +232,7 @@ class Survey:
             return []
         begins = func.substr(attempt.c.task_id, 1, len(prefix)) == prefix
         question = select(attempt.c.task_id).where(begins).distinct().limit(bounded(limit))
-        with self._reading.snapshot() as connection:
+        with self.reading.snapshot() as connection:
             return sorted(connection.execute(question).scalars())
 
     def events(
@@ -240,15 +240,16 @@ class Survey:
         *,
         task_id: str | None = None,
         kinds: Iterable[str] = (),
+        by: str | None = None,
         limit: int = 100,
         after: str | None = None,
     ) -> dict[str, Any]:
         """Events in the order in which they were written; `next` asks for those after the last of these."""
-        wanted = wanted_events(task_id, kinds)
+        wanted = Wanted(task_id, tuple(kinds), by).conditions(0, self.reading.dialect)
         if after is not None:
             wanted.append(event.c.id > event_of(after))
         question = all_events().where(*wanted).order_by(event.c.id).limit(bounded(limit))
-        with self._reading.snapshot() as connection:
+        with self.reading.snapshot() as connection:
             rows = connection.execute(question).all()
         return {
             "events": [audited(row) for row in rows],
@@ -260,14 +261,20 @@ class Survey:
         *,
         task_id: str | None = None,
         kinds: Iterable[str] = (),
+        by: str | None = None,
         since_ms: int | None = None,
         limit: int = 100,
+        before: str | None = None,
     ) -> dict[str, Any]:
-        """The newest events, in the order in which they were written; `more` if older ones were left out."""
-        wanted = wanted_events(task_id, kinds)
-        with self._reading.snapshot() as connection:
-            if since_ms is not None:
-                wanted.append(event.c.at >= self._reading.now(connection) - since_ms)
+        """The newest events, in the order in which they were written; `more` if older ones were left out.
+
+        `before`: only those that were written before the one of this cursor.
+        """
+        with self.reading.snapshot() as connection:
+            asked = Wanted(task_id, tuple(kinds), by, since_ms)
+            wanted = asked.conditions(self.reading.now(connection), self.reading.dialect)
+            if before is not None:
+                wanted.append(event.c.id < event_of(before))
             question = all_events().where(*wanted).order_by(event.c.id.desc()).limit(bounded(limit) + 1)
             rows = connection.execute(question).all()
         return {"events": [audited(row) for row in rows[limit - 1 :: -1]], "more": len(rows) > limit}
@@ -278,9 +285,9 @@ class Survey:
         known = {row.key: row.value for row in connection.execute(select(registry))}
         return {
             "id": known.get("id"),
-            "url": self._reading.where,
-            "database": self._reading.database,
-            "schema": self._reading.schema,
+            "url": self.reading.where,
+            "database": self.reading.database,
+            "schema": self.reading.schema,
             "now": iso(now),
         }
 
@@ -306,6 +313,7 @@ def _worker_counts(connection: Connection, now: int) -> dict[str, Any]:
         **{kind: _ailing(pulses, kind) for kind in (WEDGED, SILENT)},
         "stalled": sum(ails.get("kind") == STALLED for pulse in pulses for ails in pulse["ails"]),
         "errors": sum(one["errors"] for one in pulses),
+        "journal_bytes": sum(one["journal_bytes"] for one in pulses),
         "versions": dict(Counter(version_of(one.about) for one in living)),
     }
 
@@ -316,7 +324,7 @@ def _ailing(pulses: Sequence[dict[str, Any]], kind: str) -> int:
 
 def _unclaimed(connection: Connection) -> int:
     """Messages on record from when they were published, and not claimed yet."""
-    return int(connection.execute(select(func.count()).select_from(publish).where(_NOT_CLAIMED)).scalar_one())
+    return int(connection.execute(select(func.count()).select_from(publish).where(NOT_CLAIMED)).scalar_one())
 
 
 def _open_counts(connection: Connection) -> dict[str, int]:

@@ -64,19 +64,19 @@ class Election:
 
     NAME = "sweeper"
 
-    def __init__(self, store: Store, me: str, lease: float) -> None:
-        self._store, self._me, self._lease = store, me, lease
+    def __init__(self, store: Store, me: str, lease: float, name: str = NAME) -> None:
+        self._store, self._me, self._lease, self._name = store, me, lease, name
         self._observer = Observer()
         self._term: Term | None = None
 
     def leads(self, now: float) -> bool:
-        seen = self._store.term(self.NAME)
+        seen = self._store.term(self._name)
         if seen is None or seen.holder == self._me:
-            self._term = self._store.campaign(self.NAME, self._me, seen)
+            self._term = self._store.campaign(self._name, self._me, seen)
             return self._term is not None
         self._observer.observe(now, [Seen(seen.holder, seen.counter, self._lease)])
         if self._observer.silent():
-            return self._store.campaign(self.NAME, self._me, seen) is not None
+            return self._store.campaign(self._name, self._me, seen) is not None
         return False
 
 
@@ -92,8 +92,11 @@ class Sweeper:
         host: Host | None = None,
         election: bool = True,
         warn: Callable[[str], None] = lambda sentence: None,
+        clock: Callable[[], float] | None = None,
     ) -> None:
+        """`clock`: the caller's, read again after a look at the registry, which may take long."""
         self._store, self._me, self._host, self._warn = store, me, host, warn
+        self._clock = clock
         self._observer, self._brake = Observer(), Brake()
         self._election = Election(store, me, lease) if election else None
         self._gone_since: dict[str, float] = {}
@@ -101,7 +104,8 @@ class Sweeper:
     def tick(self, now: float) -> Swept:
         """Raises `RegistryUnreachable`, which breaks the chain of observations by itself."""
         workers = {w.id: w for w in self._store.alive()}
-        self._observer.observe(now, [Seen(w.id, w.counter, w.lease_ms / 1000) for w in workers.values()])
+        leases = [Seen(w.id, w.counter, w.lease_ms / 1000) for w in workers.values()]
+        self._observer.observe(now, leases, until=self._clock() if self._clock else now)
         declared = self._declare_proven(now, workers)
         leads = self._election is None or self._election.leads(now)
         silent = self._observer.silent()
@@ -109,7 +113,9 @@ class Sweeper:
         if leads and silent:
             passes = self._brake.passes(silent, len(workers))
             braked = not passes
-            declared += self._declare_silent(workers, silent) if passes else self._hold(silent, now)
+            declared += (
+                self._declare_silent(workers, silent) if passes else self._hold(silent, len(workers), now)
+            )
         closed, more = self._close()
         return Swept(len(workers), len(silent), leads, braked, tuple(declared), closed, more)
 
@@ -155,12 +161,13 @@ class Sweeper:
                 judged.append(Judged(id, "silence"))
         return judged
 
-    def _hold(self, silent: dict[str, int], now: float) -> list[Judged]:
+    def _hold(self, silent: dict[str, int], alive: int, now: float) -> list[Judged]:
         self._warn(
             f"brake: {len(silent)} workers fell silent at once; observing a second full lease"
             " before any of them is declared lost"
         )
         self._observer.restart(silent, now)
+        self._store.note("brake", None, None, self._me, {"silent": len(silent), "alive": alive})
         return []
 
     # -- the second phase -----------------------------------------------------

@@ -30,7 +30,7 @@ def top(reading: Reading) -> dict[str, Any]:
             "now": iso(now),
             "workers": _workers(connection, now),
             "open": _open(connection),
-            "running": _runs(connection, now),
+            "running": runs(connection, now),
             "tasks": task_counts(connection, now - HOUR_MS),
             "waiting": [_waits(row, now) for row in _waiting(connection)],
         }
@@ -87,7 +87,7 @@ def _open(connection: Connection) -> dict[str, int]:
     return {state.value: counts.get(state.value, 0) for state in (State.CLAIMED, State.RUNNING)}
 
 
-def _running(connection: Connection) -> Sequence[Any]:
+def _running(connection: Connection, most: int) -> Sequence[Any]:
     question = (
         select(
             *(attempt.c.task_id, attempt.c.number, attempt.c.name, attempt.c.started_at, attempt.c.state),
@@ -96,13 +96,14 @@ def _running(connection: Connection) -> Sequence[Any]:
         .join(incarnation, incarnation.c.id == attempt.c.incarnation, isouter=True)
         .where(attempt.c.state == State.RUNNING.value)
         .order_by(attempt.c.started_at, attempt.c.task_id)
-        .limit(MOST)
+        .limit(most)
     )
     return connection.execute(question).all()
 
 
-def _runs(connection: Connection, now: int) -> list[dict[str, Any]]:
-    rows = _running(connection)
+def runs(connection: Connection, now: int, most: int = MOST) -> list[dict[str, Any]]:
+    """What runs, the oldest first."""
+    rows = _running(connection, most)
     known = vitals(connection, rows)
     stalled = _stalled(connection)
     return [

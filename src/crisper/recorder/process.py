@@ -24,17 +24,21 @@ from collections import deque
 from typing import Any
 
 from crisper.core.model import Fence, Progress, Published, Pulse, Sighting
+from crisper.core.size import for_memory
+from crisper.core.verdict import KILLED_FOR
 from crisper.engine.circuit import Circuit
 from crisper.engine.deadline import Watchdog
 from crisper.engine.journal import Journal
+from crisper.engine.oom import OomWatch
 from crisper.engine.recording import Recording
-from crisper.engine.running import Running, last_known
+from crisper.engine.running import Run, Running, last_known
 from crisper.engine.sign import Sign
 from crisper.engine.wedged import Loop
 from crisper.engine.window import Window
 from crisper.engine.writer import Writer
 from crisper.errors import Fenced, JournalError, RegistryUnreachable
 from crisper.recorder import wire
+from crisper.recorder.cgroup import own_cgroup
 from crisper.recorder.enrollment import Away, Enrolled, Enrollment, Moved, Outcome, Over, Refused
 from crisper.recorder.journals import life_of, open_journal, process_of, window_of
 from crisper.recorder.pulse import PulseThread, Stop
@@ -43,7 +47,7 @@ from crisper.recorder.reply import ANCILLARY, Reply, descriptor
 from crisper.recorder.sign import SignThread
 from crisper.recorder.stacks import Stacks
 from crisper.recorder.watch import WatchThread
-from crisper.recorder.witness import LINUX, Process, is_stopped, process_start
+from crisper.recorder.witness import LINUX, Process, is_stopped, look_at, process_start
 from crisper.store.base import Store
 from crisper.store.database import Place
 from crisper.store.open import open_store
@@ -78,6 +82,10 @@ LAST_WORDS_SECONDS = 60.0
 KILL_SECONDS = 5.0
 
 
+#: In Celery's word of how a pool process ended, where a signal that nothing can catch ended it.
+KILLED = "SIGKILL"
+
+
 def monotonic_ms() -> int:
     return time.monotonic_ns() // 1_000_000
 
@@ -103,6 +111,8 @@ class Recorder:
         self._watchdog = Watchdog(CALL_SECONDS)
         self._children: dict[int, Process] = {}
         self._running = Running()
+        self._cgroup = own_cgroup()
+        self._oom = OomWatch(self._cgroup.kills if self._cgroup else lambda: None)
         self._hello: dict[str, Any] = {}
         self._parent: Process | None = None
         self._reader: Reader | None = None
@@ -147,6 +157,7 @@ class Recorder:
                 alive_at = now + ALIVE_EVERY
                 with contextlib.suppress(BlockingIOError, BrokenPipeError):
                     os.write(ALIVE_FD, b".")
+                self._look_at_processes()
             self._wait(alive_at)
             self._turned_ms = monotonic_ms()
             if self._parent is not None and not self._parent.is_alive():
@@ -158,6 +169,14 @@ class Recorder:
             self._pause()
             self._deliver_mail()
             self._send()
+
+    def _look_at_processes(self) -> None:
+        """Once a second: their memory, and whether one is gone whose parent believes it busy."""
+        now = monotonic_ms()
+        self._oom.look(now)
+        unnoticed = self._running.look(now, look_at, self._tick[0] if self._tick else 0)
+        if unnoticed:
+            self._tell((wire.DEAD, [tuple(one) for one in unnoticed]))
 
     def _wait(self, until: float) -> None:
         timeout = max(0.0, until - time.monotonic())
@@ -296,14 +315,23 @@ class Recorder:
             pid_start = self._start_of(pid) if pid else 0
             item = (wire.START, at, claim_seq, task_id, pid, pid_start)
             if pid:
-                self._running.began(claim_seq, task_id, pid, pid_start)
+                own = self._parent is not None and pid != self._parent.pid
+                self._running.began(claim_seq, task_id, pid if own else 0, pid_start)
         elif item[0] in (wire.FINISH, wire.CHILD_LOST):
             run = self._running.ended(item[3])
             if run is not None and item[0] == wire.CHILD_LOST:
                 *about, evidence = item
-                item = (*about, {**evidence, **last_known(run)})
+                item = (*about, {**evidence, **last_known(run), **self._why_it_died(run, evidence)})
         at, record = self._reader.read(item)
         writer.add(at, record, again=item[0] == wire.CLAIM_AGAIN)
+
+    def _why_it_died(self, run: Run, evidence: dict[str, Any]) -> dict[str, str]:
+        """Killed for memory, if the kernel says that it killed just then; any other signal is somebody's."""
+        now = monotonic_ms()
+        may_be = KILLED in str(evidence.get("error")) or "unnoticed" in evidence
+        if not (may_be and self._oom.accounts_for(run.gone_at or now, now)):
+            return {}
+        return {KILLED_FOR: for_memory(run.memory, self._cgroup.limit() if self._cgroup else None)}
 
     def _start_of(self, pid: int) -> int:
         """Of a pool process by what it said at its fork; of the parent itself by looking."""
@@ -705,6 +733,7 @@ class Recorder:
 
     def _witness(self) -> int:
         """The parent is dead. Make sure of its children, write what is known, declare it."""
+        died_at = monotonic_ms()
         self._end_sign()
         while self._wire_open and self._read_wire():
             pass
@@ -724,6 +753,8 @@ class Recorder:
             "pid_start": self._parent.start,
             "children_stopped": len(self._children),
         }
+        if self._oom.accounts_for(died_at, monotonic_ms()):
+            evidence[KILLED_FOR] = for_memory(None, self._cgroup.limit() if self._cgroup else None)
         return self._last_writes(recording, evidence)
 
     def _end_sign(self) -> None:

@@ -119,6 +119,7 @@ class PulseThread(threading.Thread):
             lease=hello["lease"],
             host=Patient(self._adopters),
             warn=lambda sentence: tell((wire.LOG, "warning", sentence)),
+            clock=time.monotonic,
         )
         self._pruner = Pruner(store, Retention.of(*hello["retention"]))
         self._asks: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()

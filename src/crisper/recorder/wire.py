@@ -19,6 +19,7 @@ Parent to recorder                      Recorder to parent
                                             pause   why no more messages are to be taken; empty: go on
                                             lost    messages for the courier to look for
                                             stop    attempts that a person ordered to stop
+                                            dead    attempts whose process is gone, unnoticed
                                             log     level, sentence
                                             trouble an error of the recorder's own
 """
@@ -40,7 +41,7 @@ CLAIM, START, FINISH, CHILD_LOST, NOTE = "c", "s", "f", "l", "n"
 #: A claim that an earlier recorder had parked: its answer is news whatever it is.
 CLAIM_AGAIN = "C"
 READY, FATAL, ANSWERS, FENCED, TOLD, CASES, LOG = "ready", "fatal", "a", "fenced", "told", "cases", "log"
-TROUBLE, UNCLAIMED, ORDERS, PAUSE = "trouble", "lost", "stop", "pause"
+TROUBLE, UNCLAIMED, ORDERS, PAUSE, DEAD = "trouble", "lost", "stop", "pause", "dead"
 #: Datagrams from a pool child; a note of a publish may take several.
 WORD, CHILD, NOTED, PROGRESS, CHECKPOINT = "w", "k", "p", "g", "v"
 #: Of a datagram's content: with less than half of the least that systems let a socket buffer.

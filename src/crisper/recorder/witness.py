@@ -13,7 +13,10 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from crisper.engine.running import Seen
+
 LINUX = sys.platform == "linux"
+_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def process_start(pid: int) -> int | None:
@@ -72,6 +75,16 @@ def is_gone(pid: int, start: int) -> bool | None:
     except PermissionError:
         return None
     return None
+
+
+def look_at(pid: int, start: int) -> Seen:
+    """Whether that very process has ended, and its resident memory (proc(5), stat, fields 22 and 24)."""
+    fields = _stat(pid) if LINUX and start else None
+    if fields is None:
+        return Seen(is_gone(pid, start))
+    if fields[0] in _ENDED or int(fields[19]) != start:
+        return Seen(True)
+    return Seen(False, int(fields[21]) * _PAGE)
 
 
 def _process_start_elsewhere(pid: int) -> int | None:

@@ -36,6 +36,7 @@ AnyBytes = LargeBinary().with_variant(mysql.LONGBLOB(), "mysql")
 metadata = MetaData()
 
 _OPEN = text("state IN ('claimed', 'running')")
+_FAILED = text("state IN ('failed', 'lost', 'rejected', 'revoked')")
 _UNDER_WAY = text("state <> 'done'")
 _NOT_DONE = text("done_at IS NULL")
 
@@ -134,6 +135,13 @@ Index(
     sqlite_where=_OPEN,
 )
 Index("crisper_attempt_received", attempt.c.received_at)
+#: Not on MariaDB, which has no partial indexes (`migrations/versions/v0007_failed.py`).
+Index(
+    "crisper_attempt_failed",
+    attempt.c.received_at,
+    postgresql_where=_FAILED,
+    sqlite_where=_FAILED,
+)
 
 recovery = Table(
     "crisper_recovery",

@@ -16,7 +16,7 @@ from celery.utils.log import get_logger
 from celery.utils.quorum_queues import detect_quorum_queues
 from kombu.utils.text import version_string_as_tuple
 
-from crisper.celery.brokers.base import Broker
+from crisper.celery.brokers.base import Broker, Waiting
 from crisper.celery.brokers.management import PROCESS_PROPERTY, Management, ManagementTrouble
 from crisper.celery.brokers.rules import RULES_SECONDS, Rules, rules_of
 from crisper.celery.node import process_of
@@ -52,11 +52,16 @@ class AmqpBroker(Broker):
 
     def _is_empty(self, queue: str) -> bool:
         """Whether nothing waits there; what is not there at all is empty."""
+        found = self.waiting(queue)
+        return found is None or found.messages == 0
+
+    def waiting(self, queue: str) -> Waiting | None:
         with self.connection.channel() as channel:
             try:
-                return int(channel.queue_declare(queue, passive=True).message_count) == 0
+                told = channel.queue_declare(queue, passive=True)
             except NotFound:
-                return True
+                return None
+        return Waiting(int(told.message_count), int(told.consumer_count))
 
     def rules(self, queue: str) -> Rules:
         rules, at = self._rules.get(queue, (None, 0.0))

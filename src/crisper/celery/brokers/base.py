@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from celery import Celery
 from kombu.transport.virtual import Transport as VirtualTransport
@@ -21,6 +21,14 @@ from crisper.settings import Settings
 MESSAGE_ID = re.compile(rb'"%s": ?"([^"\\]+)"' % MESSAGE_ID_HEADER.encode())
 #: How long a broker that confirms what is published may take for it.
 CONFIRM_SECONDS = 10.0
+
+
+class Waiting(NamedTuple):
+    """What one queue holds that nobody has taken."""
+
+    messages: int
+    consumers: int | None = None  # None: the broker does not tell
+    oldest_at: float | None = None  # seconds since the epoch; None: there is none, or it does not tell
 
 
 def declare_exchanges(app: Celery, channel: Any) -> None:
@@ -82,6 +90,12 @@ class Broker:
         """Whether each published message still waits in the broker, or is held by somebody who keeps it;
         None where nobody can tell. What was not kept for `unkept` seconds is held by nobody."""
         return dict.fromkeys((one.message_id for one in messages), None)
+
+    def waiting(self, queue: str) -> Waiting | None:
+        """How much waits in the queue of that name; None if it is not there, or nobody can tell."""
+        if not isinstance(self.connection.transport, VirtualTransport):
+            return None
+        return Waiting(int(self.connection.default_channel._size(queue)))
 
     def resend(self, message: Kept, attempt: Attempt) -> None:
         """Publish the kept message again: same id, headers, properties and body, byte for byte.

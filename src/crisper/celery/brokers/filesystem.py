@@ -13,7 +13,7 @@ from typing import Any
 from kombu.utils.encoding import str_to_bytes
 from kombu.utils.json import dumps
 
-from crisper.celery.brokers.base import MESSAGE_ID, Broker
+from crisper.celery.brokers.base import MESSAGE_ID, Broker, Waiting
 from crisper.core.model import Unclaimed
 from crisper.settings import Settings
 
@@ -46,3 +46,11 @@ class FilesystemBroker(Broker):
             with contextlib.suppress(FileNotFoundError):  # just taken
                 waiting.update(MESSAGE_ID.findall(file.read_bytes()))
         return {one.message_id: one.message_id.encode() in waiting for one in messages}
+
+    def waiting(self, queue: str) -> Waiting:
+        written = []
+        for file in self._folder.glob("*.msg"):
+            if file.name.endswith(f".{queue}.msg"):
+                with contextlib.suppress(FileNotFoundError):  # just taken
+                    written.append(file.stat().st_mtime)
+        return Waiting(len(written), oldest_at=min(written, default=None))

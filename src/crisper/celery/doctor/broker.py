@@ -1,16 +1,15 @@
-"""What the broker tells, from a thread of its own, because it may keep us waiting for ever."""
+"""What the broker tells."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
-from queue import SimpleQueue
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from typing import Any
 
 from amqp.exceptions import NotFound
 from celery import Celery
 from kombu.utils.text import version_string_as_tuple
 
+from crisper.celery import asking
 from crisper.celery.brokers.amqp import management_of, server_version
 from crisper.celery.brokers.management import Management, ManagementTrouble
 from crisper.celery.brokers.rules import CONSUMER_TIMEOUT, rules_of
@@ -22,14 +21,8 @@ from crisper.settings import Settings
 ANSWER_SECONDS = 6.0
 CONNECT_SECONDS = 3.0
 
-T = TypeVar("T")
-
 MANAGEMENT_FIX = 'app.conf.crisper_rabbitmq_management_url = "http://user:password@host:15672"'
 SUPPORTED = ("redis", "amqp", "filesystem")
-
-
-class BrokerSilent(Exception):
-    """It cannot be reached, refuses, or did not answer in time. Never raised to people."""
 
 
 def ask(
@@ -37,35 +30,13 @@ def ask(
 ) -> tuple[Broker, tuple[Trouble, ...]]:
     """Raises `BrokerSilent`."""
     call = RollCall(app)
-    broker, troubles = _within(within, lambda: _ask(app, settings))
+    broker, troubles = asking.within(within, lambda: _ask(app, settings))
     return Broker(**{**broker, "nodes": _nodes(call)}), tuple(troubles)
 
 
 def _nodes(call: RollCall) -> tuple[str, ...] | None:
     present = call.present()
     return None if present is None else tuple(present)
-
-
-def _within(seconds: float, question: Callable[[], T]) -> T:
-    """Its answer. A thread that waits for ever ends with the process."""
-    answers: SimpleQueue[T] = SimpleQueue()
-    failures: SimpleQueue[Exception] = SimpleQueue()
-
-    def run() -> None:
-        try:
-            answers.put(question())
-        except Exception as exc:
-            failures.put(exc)
-
-    thread = threading.Thread(target=run, name="crisper-doctor", daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if not answers.empty():
-        return answers.get()
-    if failures.empty():
-        raise BrokerSilent(f"no answer within {seconds:g} s")
-    exc = failures.get()
-    raise BrokerSilent(f"{type(exc).__name__}: {str(exc).strip() or 'no reason given'}") from exc
 
 
 def _ask(app: Celery, settings: Settings) -> tuple[dict[str, Any], list[Trouble]]:

@@ -135,7 +135,7 @@ def sweep(place: Place, store: Store, *, dry_run: bool, progress: Callable[[floa
     seen = cast("Store", DryStore(store)) if dry_run else store
     host = DryHost(patient) if dry_run else patient
     me = f"sweep:{socket.gethostname()}:{os.getpid()}"
-    sweeper = Sweeper(seen, me, lease=place.settings.lease, host=host, election=False)
+    sweeper = Sweeper(seen, me, lease=place.settings.lease, host=host, election=False, clock=time.monotonic)
     result = Sweep(journals=0 if dry_run else adopt(adopter))
     renewed, began = set[str](), time.monotonic()
     while True:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
@@ -13,8 +13,11 @@ from crisper.faces.cli.place import Place
 from crisper.faces.cli.text import clean, plural
 
 if TYPE_CHECKING:
+    from crisper.engine import selection
     from crisper.engine.control import Done
     from crisper.engine.selection import Selected, Selection
+
+T = TypeVar("T")
 
 #: Decided and carried out together. The first goes alone: if the broker is down, one is enough to know.
 BATCH = 25
@@ -92,17 +95,22 @@ def wanted_states(verb: str, asked: Asked) -> tuple[str, ...]:
     return asked.states or SCOPES[verb].states
 
 
-def select(place: Place, verb: str, asked: Asked) -> Selection:
+def question(verb: str, asked: Asked) -> selection.Asked:
     from crisper.engine import selection
     from crisper.engine.filters import Filters
 
     filters = Filters(wanted_states(verb, asked), asked.name, None, asked.queue)
-    question = selection.Asked(filters, asked.most, kept=verb == "recover", unordered=verb == "stop")
+    return selection.Asked(filters, asked.most, kept=verb == "recover", unordered=verb == "stop")
+
+
+def select(place: Place, verb: str, asked: Asked) -> Selection:
+    from crisper.engine import selection
+
     with place.reading() as reading:
-        return selection.selection(reading, question)
+        return selection.selection(reading, question(verb, asked))
 
 
-def warnings(verb: str, chosen: Selection) -> Iterator[str]:
+def warnings(verb: str, chosen: Selection, *, more: str = "--max takes more at once") -> Iterator[str]:
     """What to know before it is done, and what is left for later."""
     if verb == "recover":
         begun = sum(task.begun for task in chosen.tasks)
@@ -117,7 +125,7 @@ def warnings(verb: str, chosen: Selection) -> Iterator[str]:
     if chosen.unkept:
         yield f"{plural(chosen.unkept, 'task')} left out: the message is not kept, so it cannot be sent again"
     if left := chosen.matching - len(chosen.tasks):
-        yield f"{left} more match, and stay as they are; --max takes more at once"
+        yield f"{left} more match, and stay as they are; {more}"
 
 
 def summary(tasks: list[Selected]) -> Iterator[str]:
@@ -133,12 +141,17 @@ def summary(tasks: list[Selected]) -> Iterator[str]:
 def in_batches(act: Callable[[list[str]], list[Done]], ids: list[str], done: list[Done]) -> None:
     """Act on all, adding to `done` what is, so that it is known whatever ends this. Stops where the broker
     takes nothing: the rest stays as it is."""
-    batches = [ids[:1], *(ids[at : at + BATCH] for at in range(1, len(ids), BATCH))]
     with click.progressbar(length=len(ids), label="tasks", file=sys.stderr,
                            hidden=not sys.stderr.isatty()) as bar:  # fmt: skip
-        for batch in batches:
-            answers = act(batch) if batch else []
+        for answers in acted(act, ids):
             done += answers
-            bar.update(len(batch))
-            if answers and all(one.outcome == "unreachable" for one in answers):
-                return
+            bar.update(len(answers))
+
+
+def acted(act: Callable[[list[T]], list[Done]], those: list[T]) -> Iterator[list[Done]]:
+    """What became of each batch, until the broker takes nothing."""
+    for batch in (those[:1], *(those[at : at + BATCH] for at in range(1, len(those), BATCH))):
+        answers = act(batch) if batch else []
+        yield answers
+        if answers and all(one.outcome == "unreachable" for one in answers):
+            return

@@ -136,7 +136,8 @@ def _registry(place: Place) -> tuple[Registry | None, list[Trouble]]:
 
 
 def _broker(place: Place) -> tuple[Broker | None, list[Trouble]]:
-    from crisper.celery.doctor.broker import BrokerSilent, ask
+    from crisper.celery.asking import BrokerSilent
+    from crisper.celery.doctor.broker import ask
     from crisper.engine.doctor.facts import Trouble
 
     try:

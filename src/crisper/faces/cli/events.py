@@ -30,7 +30,7 @@ _ID_MOST = 20
 KINDS = (
     *("lost", "vanished", "verdict", "recovered", "recovery_delayed", "refused", "adopted"),
     *("overlap", "late_finish", "stop", "worker_enrolled", "worker_gone", "worker_lost"),
-    *("clock_mended", "pruned"),
+    *("brake", "clock_mended", "pruned"),
 )
 
 
@@ -40,6 +40,9 @@ KINDS = (
 @click.option("--kind", "kinds", multiple=True, metavar="KIND",
               shell_complete=lambda ctx, param, begun: [kind for kind in KINDS if kind.startswith(begun)],
               help=f"{', '.join(KINDS[:4])}, … Repeatable.")  # fmt: skip
+@click.option(
+    "--by", metavar="GLOB", help="Written by these: a person, a worker; * and ? stand for anything."
+)
 @click.option("--since", metavar="AGE", help="Only what happened so long ago or later: 90s, 2h, 7d.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, metavar="N",
               help="The newest so many.")  # fmt: skip
@@ -50,6 +53,7 @@ def events(
     follow: bool,
     task: str | None,
     kinds: tuple[str, ...],
+    by: str | None,
     since: str | None,
     limit: int,
     as_json: bool,
@@ -64,6 +68,7 @@ def events(
       crisper -A proj events --since 1h
       crisper -A proj events --task 0d9c3f5e
       crisper -A proj events --follow --kind verdict --kind worker_lost
+      crisper -A proj events --kind verdict --kind stop --by 'ann@*'
       crisper -A proj events --follow --json | jq -c 'select(.kind=="lost")'
     """
     from crisper.engine.filters import age_ms
@@ -75,8 +80,8 @@ def events(
         task_id = None if task is None else whole_id(survey, task)
         if follow:
             shown = _Shown(place, as_json=as_json)
-            return _follow(Following(survey, task_id=task_id, kinds=kinds), shown, limit, since_ms)
-        answer = survey.newest_events(task_id=task_id, kinds=kinds, since_ms=since_ms, limit=limit)
+            return _follow(Following(survey, task_id=task_id, kinds=kinds, by=by), shown, limit, since_ms)
+        answer = survey.newest_events(task_id=task_id, kinds=kinds, by=by, since_ms=since_ms, limit=limit)
     if answer["more"]:
         click.echo(f"crisper: only the newest {limit} are shown; --limit shows more", err=True)
     if as_json:

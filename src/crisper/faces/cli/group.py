@@ -24,6 +24,8 @@ COMMANDS = {
     "tasks": "crisper.faces.cli.tasks:tasks",
     "show": "crisper.faces.cli.show:show",
     "top": "crisper.faces.cli.top:top",
+    "failures": "crisper.faces.cli.failures:failures",
+    "queues": "crisper.faces.cli.queues:queues",
     "events": "crisper.faces.cli.events:events",
     "sweep": "crisper.faces.cli.sweep:sweep",
     "recover": "crisper.faces.cli.decide:recover",
@@ -31,8 +33,10 @@ COMMANDS = {
     "stop": "crisper.faces.cli.decide:stop",
     "doctor": "crisper.faces.cli.doctor:doctor",
     "export": "crisper.faces.cli.export:export",
+    "export-config": "crisper.faces.shipped.command:export_config",
     "prune": "crisper.faces.cli.prune:prune",
     "completion": "crisper.faces.cli.completion:completion",
+    "alerts": "crisper.faces.alerts.command:alerts",
     "serve": "crisper.faces.serve.command:serve",
 }
 

@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from crisper.core.progress import so_far
+from crisper.core.size import size
 from crisper.faces.cli.output import Column, grid
 from crisper.faces.cli.text import clean, plural, short_age, short_ids
 
@@ -24,6 +25,7 @@ _RUNNING = (
     Column("name", flexible=3, tail=True),
     Column("worker", flexible=2),
     Column("progress", most=20),
+    Column("memory", right=True),
     Column("attempt", right=True),
     Column("age", right=True),
 )
@@ -108,7 +110,9 @@ def _running(shown: dict[str, Any]) -> Part:
     short = short_ids(one["task_id"] for one in shown["running"])
     rows = [
         (
-            *(short[one["task_id"]], one["name"], one["worker"], _progress(one["progress"]), _attempt(one)),
+            *(short[one["task_id"]], one["name"], one["worker"], _progress(one["progress"])),
+            None if one["memory_bytes"] is None else size(one["memory_bytes"]),
+            _attempt(one),
             None if one["age"] is None else short_age(one["age"]),
         )
         for one in shown["running"]

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from crisper.core.progress import so_far
+from crisper.core.size import size
 from crisper.faces.cli.text import clean, seconds
 
 
@@ -55,7 +56,8 @@ def _attempts(shown: dict[str, Any]) -> Iterator[Entry]:
             yield Entry(one["received_at"], number, f"claimed by {worker}" if worker else "published")
         if one["started_at"]:
             process = f"process {one['pid']} of " if one["pid"] else ""
-            yield Entry(one["started_at"], number, f"running in {process}{worker}", word="running")
+            memory = f", {size(one['memory_bytes'])} of memory" if one["memory_bytes"] else ""
+            yield Entry(one["started_at"], number, f"running in {process}{worker}{memory}", word="running")
         if one["progress"] and one["progress"]["at"]:
             yield Entry(one["progress"]["at"], number, _progress(one["progress"]))
         if one["finished_at"] and not (one["state"] == "lost" and number in losses):
@@ -170,6 +172,11 @@ def _other(event: dict[str, Any], data: dict[str, Any]) -> _Telling:
     return f"{clean(event['kind'].replace('_', ' '))}{_by(event)}", (told(data),) if data else ()
 
 
+def _brake(event: dict[str, Any], data: dict[str, Any]) -> _Telling:
+    silent, alive = clean(data.get("silent")), clean(data.get("alive"))
+    return f"brake: {silent} of {alive} workers fell silent at once, and are looked at again{_by(event)}", ()
+
+
 _BECAME = {
     "worker_enrolled": "began",
     "worker_gone": "said goodbye",
@@ -186,6 +193,7 @@ _KINDS = {
     "stop": _stop,
     "late_finish": _late,
     "recovery_delayed": _delayed,
+    "brake": _brake,
     **dict.fromkeys(("wedged", "silent", "stalled"), _ailing),
     "went_on": _went_on,
 }
@@ -196,6 +204,7 @@ _WORDS = {
     "verdict": "recovering",
     "late_finish": "suspect",
     "recovery_delayed": "suspect",
+    "brake": "suspect",
     **dict.fromkeys(("wedged", "silent", "stalled"), "suspect"),
 }
 

@@ -25,8 +25,8 @@ TASK = "/api/v1/tasks/{task_id:path}"
 class Api:
     """Questions run in threads, a few at a time."""
 
-    def __init__(self, registry: Registry) -> None:
-        self._registry, self._survey, self._pace = registry, registry.survey, Pace()
+    def __init__(self, registry: Registry, pace: Pace) -> None:
+        self._registry, self._survey, self._pace = registry, registry.survey, pace
 
     def doors(self) -> list[Door]:
         look = Needs.VIEWER
@@ -62,6 +62,7 @@ class Api:
             self._survey.events(
                 task_id=asked.text(request, "task_id"),
                 kinds=() if kind is None else (kind,),
+                by=asked.text(request, "by", 500),
                 limit=asked.number(request, "limit", 100),
                 after=request.query_params.get("after") or None,
             )
@@ -78,7 +79,7 @@ class Api:
             self._pace.one_more(who(request).name)
             by, task_id = signature(who(request).name), request.path_params["task_id"]
             done = await run_in_threadpool(self._registry.decide, verb, task_id, decision, by=by)
-            return JSONResponse({"tasks": [_answer(done)]}, _STATUS.get(done.outcome, 409))
+            return JSONResponse({"tasks": [answer_of(done)]}, _STATUS.get(done.outcome, 409))
 
         about = {
             "recover": "Run it again.",
@@ -102,7 +103,7 @@ def story(registry: Registry, task_id: str) -> dict[str, Any]:
     return told
 
 
-def _answer(done: Done) -> dict[str, Any]:
+def answer_of(done: Done) -> dict[str, Any]:
     return {
         "task_id": done.task_id,
         "outcome": str(done.outcome),

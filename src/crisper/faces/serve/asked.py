@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
-from typing import Any
+from typing import Any, NamedTuple
 
 from starlette.requests import Request
 
@@ -14,12 +14,15 @@ from crisper.errors import BadQuestion
 from crisper.faces.serve.saying import Answered
 
 LARGEST_BODY = 16 * 1024
+#: Of many decisions at once: so many ids, each of the longest, written in JSON's worst way.
+LARGEST_BODY_OF_MANY = 1024 * 1024
+MANY = 100
 LONGEST = 1024
 LONGEST_REASON = 1000
 _LARGEST_NUMBER = 2**31 - 1
 
 
-def only(request: Request, known: Collection[str]) -> None:
+def only(request: Request, known: Collection[str], repeated: Collection[str] = ("state",)) -> None:
     """A parameter that is not known, or stands there twice, is refused: it would not be heeded."""
     names = [name for name, _ in request.query_params.multi_items()]
     for name in names:
@@ -27,7 +30,7 @@ def only(request: Request, known: Collection[str]) -> None:
             raise BadQuestion(
                 f"there is no parameter {name[:40]!r} here; there are {', '.join(known) or 'none'}"
             )
-        if name != "state" and names.count(name) > 1:
+        if name not in repeated and names.count(name) > 1:
             raise BadQuestion(f"{name} stands there twice")
 
 
@@ -72,27 +75,72 @@ class Decision:
     """What a person decided, on what they saw."""
 
     def __init__(self, told: dict[str, Any]) -> None:
-        attempt, state, reason = told.get("attempt"), told.get("state"), told.get("reason", "")
-        unknown = set(told) - {"attempt", "state", "reason"}
-        if unknown:
-            raise BadQuestion(f"there is nothing called {sorted(unknown)[0][:40]!r} to say here")
-        if type(attempt) is not int or not 1 <= attempt <= _LARGEST_NUMBER or state not in TASK_STATES:
-            raise BadQuestion(
-                "say which attempt you saw, and in which state the task was: "
-                '{"attempt": 1, "state": "quarantined", "reason": "…"}'
-            )
-        if not isinstance(reason, str) or len(reason) > LONGEST_REASON:
-            raise BadQuestion(f"a reason is a text of at most {LONGEST_REASON} characters")
-        self.saw, self.reason = Saw(attempt, str(state)), reason.strip()
+        _nothing_else(told, ("attempt", "state", "reason"))
+        self.saw, self.reason = _saw(told), _reason(told)
 
 
-async def body(request: Request) -> dict[str, Any]:
-    """A JSON object of at most `LARGEST_BODY` bytes."""
+class Seen(NamedTuple):
+    """One of many, as a person saw it."""
+
+    task_id: str
+    saw: Saw
+
+
+class Decisions:
+    """What a person decided about many, on what they saw of each."""
+
+    def __init__(self, told: dict[str, Any]) -> None:
+        _nothing_else(told, ("tasks", "reason"))
+        tasks = told.get("tasks")
+        if not isinstance(tasks, list) or not 1 <= len(tasks) <= MANY:
+            raise BadQuestion(f"say which tasks, 1 to {MANY} of them, each as you saw it: {_EXAMPLE}")
+        self.seen, self.reason = [_seen(task) for task in tasks], _reason(told)
+        if len({one.task_id for one in self.seen}) < len(self.seen):
+            raise BadQuestion("a task stands there twice")
+
+
+_EXAMPLE = '{"tasks": [{"task_id": "…", "attempt": 1, "state": "quarantined"}], "reason": "…"}'
+
+
+def _seen(told: Any) -> Seen:
+    id = told.get("task_id") if isinstance(told, dict) else None
+    if not isinstance(id, str) or len(id) > LONGEST:
+        raise BadQuestion(f"each task is told as you saw it: {_EXAMPLE}")
+    _nothing_else(told, ("task_id", "attempt", "state"))
+    return Seen(id, _saw(told))
+
+
+def _nothing_else(told: dict[str, Any], known: Collection[str]) -> None:
+    unknown = set(told) - set(known)
+    if unknown:
+        raise BadQuestion(f"there is nothing called {sorted(unknown)[0][:40]!r} to say here")
+
+
+def _saw(told: dict[str, Any]) -> Saw:
+    attempt, state = told.get("attempt"), told.get("state")
+    known = isinstance(state, str) and state in TASK_STATES
+    if type(attempt) is not int or not 1 <= attempt <= _LARGEST_NUMBER or not known:
+        raise BadQuestion(
+            "say which attempt you saw, and in which state the task was: "
+            '{"attempt": 1, "state": "quarantined", "reason": "…"}'
+        )
+    return Saw(attempt, str(state))
+
+
+def _reason(told: dict[str, Any]) -> str:
+    reason = told.get("reason", "")
+    if not isinstance(reason, str) or len(reason) > LONGEST_REASON:
+        raise BadQuestion(f"a reason is a text of at most {LONGEST_REASON} characters")
+    return reason.strip()
+
+
+async def body(request: Request, most: int = LARGEST_BODY) -> dict[str, Any]:
+    """A JSON object of at most `most` bytes."""
     taken = bytearray()
     async for part in request.stream():
         taken += part
-        if len(taken) > LARGEST_BODY:
-            raise Answered(413, "too_large", f"A request's body has at most {LARGEST_BODY} bytes.")
+        if len(taken) > most:
+            raise Answered(413, "too_large", f"A request's body has at most {most} bytes.")
     try:
         told = json.loads(taken)
     except (ValueError, RecursionError):

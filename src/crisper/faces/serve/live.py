@@ -23,10 +23,11 @@ from crisper.faces.serve.saying import Answered
 
 #: The registry is asked that often at most, however many listen; nobody listens, nobody asks.
 LOOK_SECONDS = 2.0
-STREAMS = 40
+STREAMS = 250
 #: A stream ends after that; a browser comes again, and shows anew who it is.
 LONGEST_SECONDS = 600.0
 _TICK = 0.25
+_CHANGED = "event: changed\ndata: \n\n"
 _QUIET_SECONDS = 15.0
 
 
@@ -37,19 +38,25 @@ class Watch:
         self._registry, self._lock = registry, threading.Lock()
         self._word, self._again_at = "", 0.0
 
+    def is_due(self) -> bool:
+        return time.monotonic() >= self._again_at
+
     def word(self) -> str:
         with self._lock:
             if time.monotonic() >= self._again_at:
-                self._word = self._look()
+                before, self._word = self._word, self._look()
+                if self._word != before:
+                    self._registry.shown.forget()  # who is told now must not see what was before
                 self._again_at = time.monotonic() + LOOK_SECONDS
             return self._word
 
     def _look(self) -> str:
         survey = self._registry.survey
         try:
-            status = survey.status()
-            status["registry"].pop("now")
-            seen: Any = [status, survey.tasks(limit=50)["tasks"], _lives(survey.workers())]
+            with self._registry.reading.snapshot():
+                status = survey.status()
+                status["registry"].pop("now")
+                seen: Any = [status, survey.tasks(limit=50)["tasks"], _lives(survey.workers())]
         except CrisperError as exc:
             seen = str(exc)
         return hashlib.sha256(json.dumps(seen).encode()).hexdigest()
@@ -63,6 +70,7 @@ class Live:
     def __init__(self, registry: Registry, ending: threading.Event) -> None:
         self._watch, self._ending = Watch(registry), ending
         self.streams = 0
+        self._word, self._looking = "", False
 
     def doors(self) -> list[Door]:
         return [Door("GET", "/live", Needs.VIEWER, self.stream, "Says that something has changed.")]
@@ -82,18 +90,28 @@ class Live:
             self.streams -= 1
 
     async def _told(self) -> AsyncIterator[str]:
-        word = await run_in_threadpool(self._watch.word)
-        yield "retry: 5000\n\n"
+        await self._look()
+        word = self._word
+        # What changed since the page was drawn, or while it was cut off, nobody has told it.
+        yield f"retry: 5000\n\n{_CHANGED}"
         ends = time.monotonic() + LONGEST_SECONDS
-        look, quiet = time.monotonic() + LOOK_SECONDS, time.monotonic() + _QUIET_SECONDS
+        quiet = time.monotonic() + _QUIET_SECONDS
         while not self._ending.is_set() and (now := time.monotonic()) < ends:
             await anyio.sleep(_TICK)
-            if now >= look:
-                look, before = now + LOOK_SECONDS, word
-                word = await run_in_threadpool(self._watch.word)
-                if word != before:
-                    quiet = now + _QUIET_SECONDS
-                    yield "event: changed\ndata: \n\n"
+            await self._look()
+            if word != self._word:
+                word, quiet = self._word, now + _QUIET_SECONDS
+                yield _CHANGED
             if now >= quiet:
                 quiet = now + _QUIET_SECONDS
                 yield ": nothing new\n\n"
+
+    async def _look(self) -> None:
+        """One stream looks for all: threads are for pages."""
+        if self._looking or not self._watch.is_due():
+            return
+        self._looking = True
+        try:
+            self._word = await run_in_threadpool(self._watch.word)
+        finally:
+            self._looking = False

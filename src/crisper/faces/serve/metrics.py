@@ -35,6 +35,12 @@ METRICS = (
         "crisper_registry_up", "gauge", None, "1 if the registry answered, 0 if not: then all below is absent"
     ),
     Metric("crisper_sweeper_leads", "gauge", None, "1 if the sweeper of this process is the elected one"),
+    Metric(
+        "crisper_sweeper_silent_seconds",
+        "gauge",
+        None,
+        "since the elected sweeper, of whatever process, was last seen at work by this one",
+    ),
     Metric("crisper_workers", "gauge", "state", "workers on record: alive, suspect, lost, gone"),
     Metric("crisper_workers_of_version", "gauge", "version", "live workers by their version of Crisper"),
     Metric(
@@ -45,6 +51,9 @@ METRICS = (
     Metric(
         "crisper_worker_errors", "gauge", None, "errors in Crisper's own code that live workers have counted"
     ),
+    Metric(
+        "crisper_journal_bytes", "gauge", None, "of live workers' journals, to be replayed into the registry"
+    ),
     Metric("crisper_messages_unclaimed", "gauge", None, "tracked messages that nobody has claimed yet"),
     Metric("crisper_attempts_open", "gauge", "state", "open attempts: claimed, running"),
     Metric("crisper_tasks_waiting", "gauge", "state", "tasks that wait for a person: quarantined, held"),
@@ -54,6 +63,9 @@ METRICS = (
     ),
     Metric("crisper_verdicts_total", "counter", "verdict", "verdicts: resend, hand_back, quarantine, …"),
 )
+
+#: Kinds of events that alerts ask for: an increase is seen only of what was there before.
+FROM_ZERO = ("worker_lost", "lost", "vanished", "overlap", "brake")
 
 Samples = dict[str, Mapping[str, float]]
 
@@ -79,7 +91,9 @@ class Metrics:
                 counted = totals.read(store)
         except RegistryError:
             return Response("".join(_lines(samples)), media_type=CONTENT_TYPE)
-        samples |= {"crisper_registry_up": {"": 1}, **samples_of(status, counted)}
+        silent = self._sweeping.silent_seconds if self._sweeping is not None else 0.0
+        samples |= {"crisper_registry_up": {"": 1}, "crisper_sweeper_silent_seconds": {"": round(silent, 1)}}
+        samples |= samples_of(status, counted)
         return Response("".join(_lines(samples)), media_type=CONTENT_TYPE)
 
 
@@ -93,11 +107,12 @@ def samples_of(status: Mapping[str, Any], counted: Totals) -> Samples:
         "crisper_workers_ailing": {kind: workers[kind] for kind in ("wedged", "silent")},
         "crisper_attempts_stalled": {"": workers["stalled"]},
         "crisper_worker_errors": {"": workers["errors"]},
+        "crisper_journal_bytes": {"": workers["journal_bytes"]},
         "crisper_messages_unclaimed": {"": status["messages"]["unclaimed"]},
         "crisper_attempts_open": status["attempts"],
         "crisper_tasks_waiting": {state: status["tasks"][state] for state in ("quarantined", "held")},
         "crisper_recoveries_under_way": {"": sweeper["recoveries_under_way"]},
-        "crisper_events_total": counted.events,
+        "crisper_events_total": {**dict.fromkeys(FROM_ZERO, 0), **counted.events},
         "crisper_verdicts_total": counted.verdicts,
     }
 

@@ -9,7 +9,7 @@ from crisper.core.states import VerdictKind
 from crisper.engine.control import Outcome
 from crisper.engine.filters import LIMIT_MOST, TASK_STATES
 from crisper.faces.serve.access import Needs
-from crisper.faces.serve.asked import LONGEST, LONGEST_REASON
+from crisper.faces.serve.asked import LONGEST, LONGEST_REASON, MANY
 from crisper.faces.serve.doors import Door
 
 
@@ -40,9 +40,34 @@ PARAMETERS: dict[str, tuple[Parameter, ...]] = {
         Parameter("limit", {**_LIMIT, "default": 50}, "How many at most."),
         Parameter("cursor", {"type": "string"}, "The `next` of an earlier page."),
     ),
+    "/api/v1/failures": (
+        Parameter("since", {**_TEXT, "default": "1d"}, "Received so long ago or later: 90s, 2h, 7d."),
+        Parameter("limit", {**_LIMIT, "default": 50}, "The largest so many groups."),
+    ),
+    "/api/v1/running": (Parameter("limit", {**_LIMIT, "default": 100}, "The oldest so many."),),
+    "/api/v1/timeline": (Parameter("since", {**_TEXT, "default": "6h"}, "From 1m to 31d."),),
+    "/api/v1/selection": (
+        Parameter("verb", {"type": "string", "enum": ["recover", "discard", "stop"]}, "What is to be done."),
+        Parameter(
+            "state",
+            {"type": "array", "items": {"type": "string", "enum": sorted(TASK_STATES)}},
+            "May be repeated; by default what waits for a person, or for stop what is open.",
+        ),
+        Parameter("name", _TEXT, "The task's whole name; * and ? stand for anything."),
+        Parameter("queue", _TEXT, "The queue that its message came from."),
+        Parameter("limit", {**_LIMIT, "maximum": MANY, "default": MANY}, "The oldest so many."),
+    ),
+    "/api/v1/export/events": (
+        Parameter("format", {"type": "string", "enum": ["jsonl", "csv"]}, "JSON Lines by default."),
+        Parameter("kind", {"type": "array", "items": _TEXT}, "May be repeated."),
+        Parameter("by", _TEXT, "Written by these; * and ? stand for anything."),
+        Parameter("task_id", _TEXT, "Of this task only."),
+        Parameter("since", _TEXT, "Only what happened so long ago or later."),
+    ),
     "/api/v1/events": (
         Parameter("task_id", _TEXT, "Of this task only."),
         Parameter("kind", _TEXT, "Of this kind only: lost, verdict, recovered, …"),
+        Parameter("by", _TEXT, "Written by these only; * and ? stand for anything."),
         Parameter("limit", {**_LIMIT, "default": 100}, "How many at most."),
         Parameter("after", {"type": "string"}, "The `next` of an earlier answer."),
     ),
@@ -53,6 +78,8 @@ _ANSWERS = {
     "/api/v1/workers": "workers",
     "/api/v1/tasks": "tasks",
     "/api/v1/tasks/{task_id:path}": "show",
+    "/api/v1/failures": "failures",
+    "/api/v1/queues": "queues",
 }
 
 
@@ -92,7 +119,8 @@ def _operation(door: Door) -> dict[str, Any]:
         path = {"name": "task_id", "in": "path", "required": True, "schema": {"type": "string"}}
         operation["parameters"].append({**path, "description": "Whole, and URL-encoded."})
     if door.needs is Needs.OPERATOR:
-        operation["requestBody"] = {"required": True, "content": _json("Decision")}
+        one = "{task_id:path}" in door.path
+        operation["requestBody"] = {"required": True, "content": _json("Decision" if one else "Decisions")}
     return operation
 
 
@@ -117,6 +145,9 @@ def _responses(door: Door) -> dict[str, Any]:
     }
     if door.needs is Needs.OPERATOR:
         responses["200"] = {"description": "Done.", "content": _json("Decided")}
+        if "{task_id:path}" not in door.path:
+            responses["207"] = {"description": "Not all of them; see each.", "content": _json("Decided")}
+            return {**responses, "403": {"description": "Not an operator, or from another site.", **error}}
         responses["202"] = {
             "description": "Decided; a live worker carries it out.",
             "content": _json("Decided"),
@@ -154,9 +185,34 @@ _SCHEMAS: dict[str, Any] = {
             "reason": {"type": "string", "maxLength": LONGEST_REASON},
         },
     },
+    "Decisions": {
+        "type": "object",
+        "required": ["tasks"],
+        "additionalProperties": False,
+        "properties": {
+            "tasks": {
+                "type": "array",
+                "minItems": 1,
+                "maxItems": MANY,
+                "items": {
+                    "type": "object",
+                    "required": ["task_id", "attempt", "state"],
+                    "additionalProperties": False,
+                    "properties": {
+                        "task_id": {"type": "string"},
+                        "attempt": {"type": "integer", "minimum": 1},
+                        "state": {"type": "string", "enum": sorted(TASK_STATES)},
+                    },
+                },
+            },
+            "reason": {"type": "string", "maxLength": LONGEST_REASON},
+        },
+    },
     "Decided": {
         "type": "object",
         "properties": {
+            "left": {"type": "integer", "description": "Of many: what became of so many is not known."},
+            "said": {"type": "string", "description": "Of many: what became of them, in a sentence."},
             "tasks": {
                 "type": "array",
                 "items": {
@@ -168,7 +224,7 @@ _SCHEMAS: dict[str, Any] = {
                         "attempt": {"type": ["integer", "null"]},
                     },
                 },
-            }
+            },
         },
     },
     "Error": {

@@ -18,15 +18,15 @@ class Pace:
         self._clock = clock
         self._decided: dict[str, deque[float]] = {}
 
-    def one_more(self, name: str) -> None:
-        """Raises `Answered` if that is more than `MOST` within a minute."""
+    def one_more(self, name: str, weight: int = 1) -> None:
+        """Raises `Answered` if that is more than `MOST` within a minute; many at once weigh more than one."""
         now, decided = self._clock(), self._decided.setdefault(name, deque())
         while decided and now - decided[0] >= WITHIN_SECONDS:
             decided.popleft()
-        if len(decided) >= MOST:
+        if len(decided) + weight > MOST:
             raise Answered(
                 429,
                 "too_fast",
                 f"That is more than {MOST} decisions in a minute. The command line takes many tasks at once.",
             )
-        decided.append(now)
+        decided.extend([now] * weight)

@@ -10,7 +10,7 @@ from urllib.parse import quote, urlencode
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from crisper.engine import control
+from crisper.engine import control, deaths
 from crisper.engine.control import Outcome
 from crisper.engine.filters import TASK_STATES, Filters
 from crisper.faces.cli.status import advice
@@ -21,7 +21,7 @@ from crisper.faces.serve import api as answers
 from crisper.faces.serve import asked, openapi
 from crisper.faces.serve.access import Needs
 from crisper.faces.serve.doors import Door
-from crisper.faces.serve.registry import Registry
+from crisper.faces.serve.registry import SHOWN_SECONDS, Registry
 from crisper.faces.serve.render import page
 
 #: Tasks of one kind on the triage page, and on one page of tasks.
@@ -31,7 +31,6 @@ _PREVIEW_MOST = 2000
 _ENTRIES = 300
 
 _SECTIONS = (
-    ("lost", "Died, and not yet decided", "No lost task waits for its verdict."),
     ("held", "Needs a decision", "No task waits for somebody to decide."),
     ("recovering", "Recovering", "Nothing is being brought back now."),
     ("quarantined", "Quarantined", "No task was lost more often than its loss budget allows."),
@@ -70,9 +69,8 @@ class Pages:
 
     def triage(self, request: Request) -> Response:
         asked.only(request, ())
-        status = self._registry.status()
+        status, lost, sections = self._registry.shown.ask("triage", self._triage, seconds=SHOWN_SECONDS)
         workers, attempts, tasks = status["workers"], status["attempts"], status["tasks"]
-        lost = [one for one in self._survey.workers()["workers"] if one["state"] == "lost"]
         counts = (
             ("workers alive", workers["alive"] + workers["suspect"]),
             ("running", attempts["running"]),
@@ -85,10 +83,24 @@ class Pages:
             "triage.html",
             advice=advice(status, self._typed),
             counts=counts,
-            workers=[{**one, "told": told(one["evidence"])} for one in lost[:FEW]],
-            sections=[self._section(*one) for one in _SECTIONS],
+            deaths=lost,
+            more_deaths=len(lost) == FEW,
+            sections=sections,
             typed=self._typed,
         )
+
+    def _triage(self) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]:
+        status = self._registry.status()
+        reading = self._registry.reading
+        with reading.snapshot():
+            lives = self._survey.workers()["workers"]
+            lost = [one for one in lives if one["state"] == "lost"]
+            lost = sorted(lost, key=lambda one: one["ended_at"] or "", reverse=True)[:FEW]
+            became = deaths.became(reading, [one["id"] for one in lost])
+            shown = [
+                {**one, "told": told(one["evidence"]), "became": became.get(one["id"], {})} for one in lost
+            ]
+            return status, shown, [self._section(*one) for one in _SECTIONS]
 
     def _section(self, state: str, title: str, empty: str) -> dict[str, Any]:
         answer = self._survey.tasks(Filters((state,)), limit=FEW)
@@ -103,7 +115,12 @@ class Pages:
     def workers(self, request: Request) -> Response:
         asked.only(request, ("all",))
         everything = asked.flag(request, "all")
-        workers = self._survey.workers(everything=everything)["workers"]
+
+        def ask() -> list[dict[str, Any]]:
+            lives: list[dict[str, Any]] = self._survey.workers(everything=everything)["workers"]
+            return lives
+
+        workers = self._registry.shown.ask(("workers", everything), ask, seconds=SHOWN_SECONDS)
         shown = [{**one, "notes": _notes(one)} for one in workers]
         return page(request.scope, "workers.html", workers=shown, everything=everything, typed=self._typed)
 
@@ -129,8 +146,9 @@ class Pages:
     def task(self, request: Request) -> Response:
         asked.only(request, ("id",))
         id = request.query_params.get("id", "")
-        shown = answers.story(self._registry, id)
-        standing = self._survey.standing(id)
+        with self._registry.reading.snapshot():
+            shown = answers.story(self._registry, id)
+            standing = self._survey.standing(id)
         attempts = shown.get("attempts")
         saw = {"attempt": attempts[-1]["number"], "state": shown["state"]} if attempts else None
         return page(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import socket
 import threading
 import time
@@ -13,10 +14,14 @@ from crisper.engine import control
 from crisper.engine.control import Done
 from crisper.engine.deadline import Watchdog
 from crisper.engine.survey import Survey
+from crisper.errors import CrisperError
+from crisper.faces.cli import bulk
+from crisper.faces.cli import queues as cli_queues
 from crisper.faces.cli.acting import carry_out
 from crisper.faces.cli.place import CALL_SECONDS, Place
 from crisper.faces.cli.status import blind
-from crisper.faces.serve.asked import Decision
+from crisper.faces.serve.asked import Decision, Seen
+from crisper.faces.serve.shared import Shared
 from crisper.store import migrate
 from crisper.store.open import open_store
 from crisper.store.sql import SqlStore
@@ -24,6 +29,9 @@ from crisper.store.sql import SqlStore
 NAME = "crisper serve"
 #: The broker is asked who answers no more often than that; it takes a second.
 ROLL_CALL_SECONDS = 30.0
+DEPTHS_SECONDS = 5.0
+#: What many pages show is that old at most.
+SHOWN_SECONDS = 1.0
 
 VERBS = {"recover": control.recover, "discard": control.discard, "stop": control.stop}
 
@@ -34,6 +42,9 @@ class Registry:
     def __init__(self, place: Place) -> None:
         self.place, self._url = place, place.url()
         self.survey = Survey(self._url, application_name=NAME)
+        self.reading = self.survey.reading
+        #: What pages show of the moment, and what changes slowly or is asked of the broker.
+        self.shown, self.slow = Shared(), Shared()
         self._watchdog = Watchdog(CALL_SECONDS)
         self._roll = _Roll(place)
         self._acting = threading.Lock()
@@ -56,12 +67,38 @@ class Registry:
         return answer
 
     def decide(self, verb: str, task_id: str, decision: Decision, *, by: str) -> Done:
-        """One after the other: each may open a connection to the broker."""
-        reason = decision.reason or "asked for in the dashboard"
+        [done] = self.decide_many(verb, [Seen(task_id, decision.saw)], decision.reason, by=by)
+        return done
+
+    def decide_many(self, verb: str, seen: list[Seen], reason: str, *, by: str) -> list[Done]:
+        """One after the other: each may open a connection to the broker. Each task is compared with what was
+        seen of it. Where broker or registry fail, the rest is not among these."""
+        reason, act = reason or "asked for in the dashboard", VERBS[verb]
         with self._acting, self.store() as store:
-            act = VERBS[verb]
-            done = act(store, self.survey, [task_id], by=by, reason=reason, saw=decision.saw)
-            return carry_out(self.place, store, done)[0]
+
+            def do(these: list[Seen]) -> list[Done]:
+                decided = [
+                    one
+                    for task_id, saw in these
+                    for one in act(store, self.survey, [task_id], by=by, reason=reason, saw=saw)
+                ]
+                return carry_out(self.place, store, decided)
+
+            done: list[Done] = []
+            try:
+                for batch in bulk.acted(do, seen):
+                    done += batch
+            except CrisperError:
+                if not done:
+                    raise  # else what is done is told, and the rest is looked at again
+            finally:
+                self.shown.forget()
+            return done
+
+    def queues(self) -> dict[str, Any]:
+        """As `crisper queues --json`; the broker is asked again after `DEPTHS_SECONDS`."""
+        asked = functools.partial(cli_queues.told, self.place, self.reading)
+        return self.slow.ask("queues", asked, seconds=DEPTHS_SECONDS)
 
 
 def signature(name: str) -> str:

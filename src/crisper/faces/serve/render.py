@@ -8,7 +8,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.responses import HTMLResponse
 
 from crisper.core.progress import so_far
-from crisper.faces.cli.text import age, clean, plural
+from crisper.core.size import size
+from crisper.faces.cli.text import age, clean, plural, seconds
 from crisper.faces.serve.access import Role, Who
 
 
@@ -23,7 +24,8 @@ _ENVIRONMENT = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_ENVIRONMENT.filters |= {"clean": clean, "age": age, "plural": plural, "progress": _progress}
+_ENVIRONMENT.filters |= {"clean": clean, "age": age, "plural": plural, "seconds": seconds}
+_ENVIRONMENT.filters |= {"progress": _progress, "size": size}
 
 #: Below these nobody is answered with a page.
 _FOR_PROGRAMS = ("/api/", "/metrics", "/healthz", "/readyz", "/static/", "/live")

@@ -14,15 +14,17 @@ from typing import Any, NamedTuple
 import uvicorn
 
 from crisper.errors import CrisperError, Refused, SettingsError
+from crisper.faces.alerts.channels import channels
 from crisper.faces.cli.place import Place
 from crisper.faces.serve.accounts import Accounts, read
+from crisper.faces.serve.alerting import Alerting
 from crisper.faces.serve.names import Names
 from crisper.faces.serve.registry import Registry
 from crisper.faces.serve.sweeping import Sweeping
 from crisper.faces.serve.web import Site, application
 
 #: Connections at once; more are told to come again.
-CONNECTIONS = 200
+CONNECTIONS = 1000
 #: What is under way when it ends has that long.
 GRACE_SECONDS = 3
 
@@ -76,13 +78,24 @@ def serve(place: Place, options: Options, say: Callable[[str], None]) -> None:
         server = _Server(_config(options, site), site.ending)
         if accounts is not None:
             say(f"listening at {_address(options, listening)}/")
+        alerting = _alerting(registry, say)
         sweeping.start()
+        if alerting is not None:
+            alerting.start()
         try:
             server.run(sockets=[listening])
         finally:
+            if alerting is not None:
+                alerting.stop()
             sweeping.stop()
     if server.interrupted:
         raise KeyboardInterrupt
+
+
+def _alerting(registry: Registry, say: Callable[[str], None]) -> Alerting | None:
+    """None where nobody is to be told. Raises `SettingsError`."""
+    found = channels(registry.place.settings)
+    return Alerting(registry, found, say=say) if found else None
 
 
 def _config(options: Options, site: Site) -> uvicorn.Config:
@@ -113,7 +126,10 @@ def _listening(options: Options) -> socket.socket:
         [(family, *_, address), *_] = socket.getaddrinfo(
             options.host, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
-        return socket.create_server(address[:2], family=family)
+        listening = socket.create_server(address[:2], family=family)
+        # Accepted sockets inherit it. asyncio sets it for none of them, and answers waited 40 ms for an ACK.
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listening
     except (OSError, UnicodeError) as exc:
         raise CrisperError(
             f"cannot listen at {options.host}, port {options.port}: {exc}. Choose another --host or --port"

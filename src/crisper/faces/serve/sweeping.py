@@ -9,12 +9,13 @@ import threading
 import time
 from collections.abc import Callable
 
-from crisper.engine.sweeper import Sweeper, Swept
+from crisper.engine.sweeper import Election, Sweeper, Swept
 from crisper.errors import CrisperError
 from crisper.faces.cli.acting import adopter_of
 from crisper.faces.serve.registry import Registry
 from crisper.recorder.host import Patient
 from crisper.store import totals
+from crisper.store.base import Term
 from crisper.store.sql import SqlStore
 
 #: After the registry did not answer.
@@ -31,6 +32,8 @@ class Sweeping:
         self._thread = threading.Thread(target=self._run, name="crisper-serve-sweeper", daemon=True)
         self._trouble: str | None = None
         self._leads: bool | None = None
+        self._term: Term | None = None
+        self._moved_at = time.monotonic()
 
     @property
     def state(self) -> str:
@@ -42,6 +45,11 @@ class Sweeping:
         if not self._sweeps:
             return "off"
         return "starting" if self._leads is None else "leads" if self._leads else "observes"
+
+    @property
+    def silent_seconds(self) -> float:
+        """Since the elected sweeper was last seen to renew its term: grows if nobody sweeps."""
+        return time.monotonic() - self._moved_at
 
     def start(self) -> None:
         self._thread.start()
@@ -67,8 +75,14 @@ class Sweeping:
         settings = self._registry.place.settings
         adopter = adopter_of(self._registry.place, store)
         sweeper = Sweeper(
-            store, self._me, lease=settings.lease, host=Patient([adopter]), election=True, warn=self._say
+            store,
+            self._me,
+            lease=settings.lease,
+            host=Patient([adopter]),
+            warn=self._say,
+            clock=time.monotonic,
         )
+        self._moved_at = time.monotonic()
         try:
             more = False
             while not self._stop.wait(0 if more else settings.sweep_interval):
@@ -76,11 +90,17 @@ class Sweeping:
                     now = time.monotonic()
                     adopter.tick(now)
                     more = self._tell(sweeper.tick(now))
+                self._watch(store)
                 totals.follow(store)
                 self._well()
         finally:
             adopter.close()
             self._leads = None
+
+    def _watch(self, store: SqlStore) -> None:
+        term = store.term(Election.NAME)
+        if term != self._term:
+            self._term, self._moved_at = term, time.monotonic()
 
     def _tell(self, swept: Swept) -> bool:
         self._leads = swept.leads

@@ -19,18 +19,24 @@ from crisper.faces.serve import asked, openapi, saying
 from crisper.faces.serve.access import Needs
 from crisper.faces.serve.accounts import Accounts
 from crisper.faces.serve.api import Api
+from crisper.faces.serve.audit import Audit
 from crisper.faces.serve.doors import Door, Doors
 from crisper.faces.serve.entrance import Entrance
 from crisper.faces.serve.files import Files
 from crisper.faces.serve.guard import Guard
 from crisper.faces.serve.health import Health
 from crisper.faces.serve.live import Live
+from crisper.faces.serve.many import Many
 from crisper.faces.serve.metrics import Metrics
 from crisper.faces.serve.names import Names
+from crisper.faces.serve.pace import Pace
 from crisper.faces.serve.pages import Pages
+from crisper.faces.serve.present import Present
 from crisper.faces.serve.registry import Registry
 from crisper.faces.serve.sessions import Link, Sessions
 from crisper.faces.serve.sweeping import Sweeping
+from crisper.faces.serve.timeline import Timeline
+from crisper.faces.serve.troubles import Troubles
 
 #: Questions to the registry at once; each has a connection of its own.
 AT_ONCE = 8
@@ -51,13 +57,18 @@ class Site:
 
 
 def doors_of(site: Site, sessions: Sessions, link: Link | None) -> Doors:
-    me = whoami().partition("@")[0]
+    me, pace = whoami().partition("@")[0], Pace()
     doors = [
         *Health(site.registry, site.sweeping).doors(),
         *Metrics(site.registry, site.sweeping).doors(),
         *Entrance(sessions, link=link, accounts=site.accounts, me=me, home=HOME).doors(),
-        *Api(site.registry).doors(),
+        *Api(site.registry, pace).doors(),
         *Pages(site.registry).doors(),
+        *Present(site.registry).doors(),
+        *Timeline(site.registry).doors(),
+        *Troubles(site.registry).doors(),
+        *Audit(site.registry).doors(),
+        *Many(site.registry, pace).doors(),
         *Live(site.registry, site.ending).doors(),
         *Files().doors(),
     ]

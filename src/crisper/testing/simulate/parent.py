@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 from crisper.celery.held import Stage
@@ -332,6 +334,7 @@ class Parent(Answers, Errands):
     def fenced(self) -> None:
         """This incarnation was declared lost: nothing it still does may count."""
         self.world.history.tell(self.life.name, "learns that it is fenced")
+        unheard = [copy(held) for held in self.asking.values()]
         provisional = {h.seq: h for h in self.held.values() if h.seq in self.provisional and h.is_open}
         fenced = [held for held in self.held.values() if held.seq not in provisional]
         unclaimed = [held for held in fenced if held.stage in NOT_CLAIMED]
@@ -351,13 +354,20 @@ class Parent(Answers, Errands):
                 held.muted = True
                 if held.acks_late:
                     self.forget_delivery(held)
-        self.held, self.lost, self.asking = dict(provisional), going_on, {}
+        self.held, self.lost, self.asking, self.dropped = dict(provisional), going_on, {}, {}
         self.by_message = {held.message_id: held for held in provisional.values()}
         self.life.next_incarnation()
         self.link.greet(self._greeting(), lambda seq: seq in self.provisional)
+        for held in unheard:
+            self.take_back_unheard(held)
         for held in unclaimed:
             self.claim_anew(held)
         self.message_waits()
+
+    def take_back_unheard(self, held: Held) -> None:
+        """A recorder that died may have let it run by its journal."""
+        self.link.standing[held.seq] = ["again", self.host.ms(), held.claim()]
+        self.dropped[held.seq] = (sys.maxsize, held)
 
     def claim_anew(self, held: Held) -> None:
         if held.stage is Stage.UNANSWERABLE:

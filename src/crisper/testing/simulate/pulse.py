@@ -108,6 +108,7 @@ class PulseTurns:
             fence.incarnation,
             lease=SETTINGS.lease,
             host=Patient(host, registry, self._adopter),
+            clock=host.seconds,
         )
         self._stopped = False
         self._in_hand, self._handed_at = 0, 0

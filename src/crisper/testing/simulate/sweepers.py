@@ -43,6 +43,7 @@ class Standing:
             self._name,
             lease=SETTINGS.lease,
             host=Patient(self._host, site.registry, self._adopter()),
+            clock=self._host.seconds,
         )
         desk = SlowDesk(self._world, thread, self._store, site.plan.pauses)
         view = View(self._world, site.broker, thread, site.plan.publish_trouble)

@@ -82,8 +82,9 @@ def acknowledges(parent: Parent, held: Held) -> None:
         return
     if laws.safe_to_destroy(registry, held.task.id, held.message_id):
         return
-    if any((id, held.seq) in registry._once for id in parent.life.incarnations):
-        return  # refused or late: the gate, or the fence, has answered for it
+    answered = {held.seq, held.finish_seq}
+    if any((id, seq) in registry._once for id in parent.life.incarnations for seq in answered):
+        return  # refused or late: the gate has answered for it, or its end is on record as an event
     parent.world.history.broken("I9", f"{held.message_id} is acknowledged by {parent.life.name}, and is"
                                 " neither finished nor kept")  # fmt: skip
 

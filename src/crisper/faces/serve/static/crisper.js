@@ -20,22 +20,37 @@
       location.reload(); // it has become another page: an error, or no error any more
       return;
     }
+    let changed = false;
     for (const region of regions) {
+      const next = fresh.getElementById(region.id);
+      if (region.isEqualNode(next)) continue;
       if (region.dataset.live === "still" && isInUse(region)) continue; // somebody is deciding on what they saw
       if (region.contains(document.activeElement)) {
         const focused = document.activeElement.getAttribute("href");
-        region.replaceWith(document.adoptNode(fresh.getElementById(region.id)));
+        region.replaceWith(document.adoptNode(next));
         const again = focused && [...document.querySelectorAll("a[href]")].find((a) => a.getAttribute("href") === focused);
         if (again) again.focus({ preventScroll: true });
       } else {
-        region.replaceWith(document.adoptNode(fresh.getElementById(region.id)));
+        region.replaceWith(document.adoptNode(next));
       }
+      changed = true;
     }
+    return changed;
   }
+
+  // All open pages are told at once: each takes its turn within a second, and one that nobody sees when it is seen.
+  let due = 0;
+  const soon = () => {
+    if (document.hidden) return document.addEventListener("visibilitychange", soon, { once: true });
+    due = due || setTimeout(() => {
+      due = 0;
+      reload().then((changed) => changed && say("Updated.")).catch(() => say("The server does not answer."));
+    }, Math.random() * 1000);
+  };
 
   function listen(url) {
     const source = new EventSource(url);
-    source.addEventListener("changed", () => reload().then(() => say("Updated.")).catch(() => say("The server does not answer.")));
+    source.addEventListener("changed", soon);
     source.addEventListener("error", () => {
       const over = source.readyState === EventSource.CLOSED;
       say(over ? "Live updates have ended: load the page again." : "Live updates are interrupted, and go on by themselves.");
@@ -49,6 +64,7 @@
       body.attempt = Number(form.dataset.attempt);
       body.state = form.dataset.state;
     }
+    if (form.dataset.tasks) body.tasks = JSON.parse(form.dataset.tasks);
     return body;
   }
 
@@ -63,6 +79,7 @@
       return "";
     }
     const [task] = heard.tasks || [];
+    if (heard.said) return heard.said;
     return task ? task.reason || task.outcome : heard.error ? heard.error.message : "Done.";
   }
 

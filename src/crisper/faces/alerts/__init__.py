@@ -1,0 +1,1 @@
+"""Telling people of incidents: by a signed webhook, and by chat."""

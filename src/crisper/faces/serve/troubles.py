@@ -1,0 +1,98 @@
+"""What goes wrong, in groups; and how the queues stand."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlencode
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from crisper.core.states import RecoveryState, State, VerdictKind
+from crisper.engine import failures
+from crisper.engine.filters import age_ms
+from crisper.faces.cli import queues as cli_queues
+from crisper.faces.cli.failures import left_out
+from crisper.faces.serve import asked, openapi
+from crisper.faces.serve.access import Needs
+from crisper.faces.serve.doors import Door
+from crisper.faces.serve.registry import SHOWN_SECONDS, Registry
+from crisper.faces.serve.render import page
+
+GROUPS = 100
+SINCE = "1d"
+#: What a page offers; any other age may stand in its address.
+PERIODS = ("1h", "1d", "7d")
+
+
+class Troubles:
+    def __init__(self, registry: Registry) -> None:
+        self._registry, self._typed = registry, registry.place.typed
+
+    def doors(self) -> list[Door]:
+        look = Needs.VIEWER
+        return [
+            Door("GET", "/failures", look, self.failures, "Failures, in groups."),
+            Door("GET", "/queues", look, self.queues, "How the queues stand."),
+            Door("GET", "/api/v1/failures", look, self.grouped, "Failures by name, state and reason."),
+            Door("GET", "/api/v1/queues", look, self.depths, "What waits in each queue, and who takes it."),
+        ]
+
+    def grouped(self, request: Request) -> JSONResponse:
+        asked.only(request, openapi.names("/api/v1/failures"))
+        since = asked.text(request, "since", 40) or SINCE
+        return JSONResponse(self._failures(since, asked.number(request, "limit", 50)))
+
+    def failures(self, request: Request) -> Response:
+        asked.only(request, ("since",))
+        since = asked.text(request, "since", 40) or SINCE
+        answer = self._failures(since, GROUPS)
+        return page(
+            request.scope,
+            "failures.html",
+            groups=[{**one, "tasks": _tasks_of(one)} for one in answer["groups"]],
+            notes=left_out(answer, GROUPS),
+            since=since,
+            periods=PERIODS,
+            line=f"{self._typed} failures --since {since}",
+        )
+
+    def depths(self, request: Request) -> JSONResponse:
+        asked.only(request, ())
+        return JSONResponse(self._registry.queues())
+
+    def queues(self, request: Request) -> Response:
+        asked.only(request, ())
+        answer = self._registry.queues()
+        return page(
+            request.scope,
+            "queues.html",
+            queues=answer["queues"],
+            advice=cli_queues.advice(answer),
+            asks=self._registry.place.app is not None,
+            nothing=cli_queues.NOTHING,
+            line=f"{self._typed} queues",
+        )
+
+    def _failures(self, since: str, limit: int) -> dict[str, Any]:
+        within = age_ms(since)  # what makes no sense is refused before anybody is asked
+
+        def ask() -> dict[str, Any]:
+            return failures.failures(self._registry.reading, since_ms=within, limit=limit)
+
+        return self._registry.shown.ask(("failures", within, limit), ask, seconds=SHOWN_SECONDS)
+
+
+def _tasks_of(group: dict[str, Any]) -> str:
+    """Those of the name that stand as these do, where that can be said of what was lost at all."""
+    told = {"name": group["name"][:500]}
+    state = _STANDS.get(group["verdict"]) if group["state"] == State.LOST else group["state"]
+    return urlencode(told if state is None else {**told, "state": state}, errors="backslashreplace")
+
+
+_STANDS = {
+    VerdictKind.QUARANTINE: RecoveryState.QUARANTINED,
+    VerdictKind.HOLD: RecoveryState.HELD,
+    VerdictKind.FAIL: State.FAILED,
+    VerdictKind.DISCARD: "discarded",
+}
