@@ -28,7 +28,7 @@ RECORDING = {
     "claim": (at_statement, '"acks_late":'),
     "start": (at_statement, '"pid_start":'),
     "outcome": (at_statement, '"runtime_ms":'),
-    "heartbeat": (at_commit, "SET counter = counter + 1, recorder_pid"),
+    "heartbeat": (at_statement, "SET counter = counter + 1, recorder_pid"),
 }
 RECOVERING = {
     "declared": "UPDATE crisper_incarnation SET state =",

@@ -59,6 +59,9 @@ class Database(Protocol):
     def write(self) -> AbstractContextManager[None]:
         """A transaction that commits at the end of the block."""
 
+    def single(self) -> AbstractContextManager[None]:
+        """A transaction of one statement, which a database may commit by itself, without being told."""
+
     def rows(self, sql: str, *params: Any) -> list[Row]: ...
 
     def run(self, sql: str, *params: Any) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
 
 from pymysql.constants import ER
@@ -49,6 +49,9 @@ class MariadbDatabase:
     def now(self) -> str:
         # Unlike NOW(), not the time at which a statement that waited for a lock began.
         return "CAST(UNIX_TIMESTAMP(SYSDATE(3)) * 1000 AS SIGNED)"
+
+    def single(self) -> AbstractContextManager[None]:
+        return self.write()
 
     @contextmanager
     def write(self) -> Iterator[None]:

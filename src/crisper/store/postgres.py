@@ -57,6 +57,11 @@ class PostgresDatabase:
         with self._called() as connection, connection.transaction():
             yield
 
+    @contextmanager
+    def single(self) -> Iterator[None]:
+        with self._called():
+            yield
+
     def at_once(self, fence: Fence, records: Sequence[Record]) -> Written:
         chosen = at_once(records)
         if not chosen:

@@ -189,7 +189,7 @@ class SqlStore:
 
     @_verb
     def renew(self, fence: Fence, pulse: Pulse) -> bool:
-        with self.db.write():
+        with self.db.write() if pulse.running else self.db.single():
             renewed = self.db.run(
                 "UPDATE crisper_incarnation SET counter = counter + 1, recorder_pid = ?,"
                 f" recorder_start = ?, pulse = ?, seen_at = {self.db.now()}"
@@ -206,11 +206,11 @@ class SqlStore:
         return bool(renewed)
 
     def alive(self) -> list[Worker]:
-        with self.db.write():
+        with self.db.single():
             return self._workers("state = 'alive' AND NOT cleared")
 
     def uncleared(self) -> list[Worker]:
-        with self.db.write():
+        with self.db.single():
             return self._workers("state IN ('lost', 'gone') AND NOT cleared")
 
     def running_processes(self, id: str) -> list[tuple[int, int]]:
@@ -522,14 +522,14 @@ class SqlStore:
     # -- leadership -----------------------------------------------------------
 
     def term(self, name: str) -> Term | None:
-        with self.db.write():
+        with self.db.single():
             rows = self.db.rows("SELECT holder, counter FROM crisper_leader WHERE name = ?", name)
         return Term(str(rows[0][0]), int(rows[0][1])) if rows else None
 
     @_verb
     def campaign(self, name: str, holder: str, seen: Term | None) -> Term | None:
         counter = seen.counter + 1 if seen else 1
-        with self.db.write():
+        with self.db.single():
             if seen is None:
                 won = self.db.run(
                     "INSERT INTO crisper_leader (name, holder, counter, since)"

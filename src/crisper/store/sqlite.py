@@ -6,7 +6,7 @@ import random
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,9 @@ class SqliteDatabase:
     def now(self) -> str:
         # The file is used by one host, so the host's clock is the registry's.
         return str(int(time.time() * 1000))
+
+    def single(self) -> AbstractContextManager[None]:
+        return self.write()
 
     @contextmanager
     def write(self) -> Iterator[None]:
