@@ -2,7 +2,7 @@
 
     python bench/healthy_hour.py [--seconds 3600]
 
-A prefork worker, one of threads and one of gevent, with the default times and `crisper_stall_after = 60`,
+A prefork worker, one of threads and one of gevent, with the default times and `crisper_stall_after = 120`,
 on a Redis of their own. Each has, all the time: bodies that compute, that keep the interpreter lock (now and
 then for longer than a loop may stand), that sleep, and that run for a minute and say how far they are; more
 ETA tasks than its prefetch; a queue with messages whose consumer is cancelled; times without anything to do;
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import random
 import sys
 import tempfile
@@ -24,7 +25,7 @@ from kombu.exceptions import OperationalError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.fleet import Fleet
+from tests.fleet import Fleet, Worker
 from tests.servers import PrivateRedis
 
 POOLS = {"prefork": "2", "threads": "4", "gevent": "10"}
@@ -41,27 +42,22 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=3600)
     options = parser.parse_args()
     with PrivateRedis() as server, tempfile.TemporaryDirectory() as folder:
-        fleet = Fleet(Path(folder), broker=server.url, backend=server.url, stall_after=60)
+        fleet = Fleet(Path(folder), broker=server.url, backend=server.url, stall_after=120)
         try:
             named = live(fleet, server, options.seconds)
             ended = Counter(line.name for line in fleet.ends())
-            errors = fleet.errors()
         finally:
             fleet.close()
     print(f"bodies that ended in {options.seconds:.0f} s: {sum(ended.values())}, {dict(ended)}")
     for kind in NAMED:
-        print(f"called {kind:<10} {named[kind]:>4}")
-    for line in errors:
-        print(line)
-    return 1 if sum(named.values()) else 0
+        told = [json.loads(data)["sentence"] for found, data in named if found == kind]
+        print("\n    ".join([f"called {kind:<10} {len(told):>4}", *told]))
+    return 1 if named else 0
 
 
-def live(fleet: Fleet, server: PrivateRedis, seconds: float) -> Counter[str]:
-    """Their life; how often each kind was named."""
-    for pool, slots in POOLS.items():
-        fleet.worker(
-            pool, "-P", pool, "-c", slots, "-Q", f"{pool},paused-{pool}", "-l", "WARNING", wait=False
-        )
+def live(fleet: Fleet, server: PrivateRedis, seconds: float) -> list[tuple[str, str]]:
+    """Their life; kind and evidence of all that was named."""
+    workers = {pool: _start(fleet, pool) for pool in POOLS}
     _wait_for_all(fleet)
     for pool in POOLS:
         fleet.app.control.cancel_consumer(f"paused-{pool}", destination=[f"{pool}@test"], reply=True)
@@ -75,11 +71,19 @@ def live(fleet: Fleet, server: PrivateRedis, seconds: float) -> Counter[str]:
             server.stop()
             time.sleep(AWAY_SECONDS)
             server.start()
+        for pool, worker in workers.items():  # as their supervisor would
+            if worker.process.poll() is not None:
+                workers[pool] = _start(fleet, pool)
         if random.random() < 0.7:  # else nothing, for a while
             _send(fleet)
         time.sleep(random.uniform(1, 12))
-    rows = fleet.rows("SELECT kind, count(*) FROM crisper_event GROUP BY kind")
-    return Counter({kind: int(count) for kind, count in rows if kind in NAMED})
+    rows = fleet.rows("SELECT kind, data FROM crisper_event ORDER BY id")
+    return [(str(kind), str(data)) for kind, data in rows if kind in NAMED]
+
+
+def _start(fleet: Fleet, pool: str) -> Worker:
+    given = ["-P", pool, "-c", POOLS[pool], "-Q", f"{pool},paused-{pool}", "-l", "WARNING"]
+    return fleet.worker(pool, *given, wait=False)
 
 
 def _wait_for_all(fleet: Fleet) -> None:

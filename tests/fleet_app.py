@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from celery import Celery, Task
-from celery.exceptions import Ignore, Reject
+from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 from celery.worker.control import control_command
 from celery.worker.strategy import default
 from kombu.transport.filesystem import Channel
@@ -209,6 +209,15 @@ def _tasks(app: Celery, ledger: Path) -> None:
             while time.monotonic() < until:
                 sum(range(1000))
 
+    def gives_in(self: Task, key: Any) -> str:
+        """Ends when it is told to, by the exception of a soft time limit."""
+        with entry(self, key):
+            try:
+                spend("never")
+            except SoftTimeLimitExceeded:
+                return "tidied up"
+            return "ran to its end"
+
     def advances(self: Task, key: Any, seconds: float) -> None:
         """Says how far it is, all the time."""
         until, done = time.monotonic() + seconds, 0
@@ -305,6 +314,7 @@ def _tasks(app: Celery, ledger: Path) -> None:
     register(nap, acks_late=True)
     register(eats, acks_late=True)
     register(spins, acks_late=True)
+    register(gives_in, crisper={"stop_by": "soft"})
     register(advances, acks_late=True)
     register(boom, acks_late=True)
     register(retry_once, acks_late=True)

@@ -56,14 +56,16 @@ def test_one_that_says_how_far_it_is_is_not_stalled(tmp_path: Path) -> None:
 
 def test_where_it_is_wanted_a_stalled_attempt_is_stopped(tmp_path: Path) -> None:
     with closing(Fleet(tmp_path, on_stalled="stop", **QUICK)) as fleet:
-        fleet.worker("first", "-c", "2")
-        sent = fleet.send("early", "hangs", "never")
+        fleet.worker("first", "-c", "3")
+        sent, tidy = fleet.send("early", "hangs", "never"), fleet.send("gives_in", "hangs")
         neighbour = fleet.send("advances", 1, 6.0)
         wait_for("it is stopped", lambda: fleet.attempts(sent.id) == [(1, "revoked")])
         [start] = fleet.starts(sent.id)
         assert not is_running(start.pid)
         [(why,)] = fleet.rows("SELECT reason FROM crisper_attempt WHERE task_id = ?", sent.id)
         assert str(why).startswith("stopped by crisper: stalled: no progress for")
+        wait_for("it has tidied up", lambda: fleet.attempts(tidy.id) == [(1, "succeeded")])
+        assert tidy.get(timeout=10) == "tidied up"
         wait_for("its neighbour ends", lambda: fleet.attempts(neighbour.id) == [(1, "succeeded")])
         assert fleet.errors() == []
 

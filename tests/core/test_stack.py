@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from crisper.core.stack import MOST_BYTES, bounded, holds_a_body, where
+from crisper.core.stack import MOST_BYTES, bounded, essence, holds_a_body, where
 
 FAULTHANDLER = """\
 Thread 0x00007f1 (most recent call first):
@@ -41,6 +41,11 @@ def test_of_several_threads_that_one_counts_which_runs_a_body() -> None:
     assert where(f"{second}\n{first}") == "/srv/app/tasks.py:42, in fetch"
     assert holds_a_body(FAULTHANDLER)
     assert not holds_a_body(PY_SPY)
+
+
+def test_what_people_see_of_it_ends_where_the_body_begins() -> None:
+    assert [line.split()[-1] for line in essence(FAULTHANDLER)[1:]] == ["readinto", "request", "fetch"]
+    assert essence("") == []
 
 
 def test_what_is_too_long_is_cut() -> None:

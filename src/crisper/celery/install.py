@@ -87,17 +87,24 @@ def _on_worker_init(sender: Any = None, **kwargs: Any) -> None:
         raise SystemExit(exc.exit_code) from None
     if not (settings.enabled and checked):
         return
-    from crisper.celery import request  # only now: a client that publishes has no use for it
-
     try:
-        sender.crisper = Recording(sender, settings)
+        sender.crisper = _recording(sender, settings)
     except Exception:
-        request.use(None)
         _say(f"could not start; this worker runs WITHOUT a record of its tasks\n{traceback.format_exc()}")
     else:
         # Called after the consumer has closed its connection, on every kind of shutdown
         # (celery/bootsteps.py, Blueprint.stop); the worker_shutdown signal is not.
         sender.on_stopped = sender.crisper.wrap_stopped(sender.on_stopped)
+
+
+def _recording(worker: Any, settings: Settings) -> Recording:
+    from crisper.celery import request  # only now: a client that publishes has no use for it
+
+    try:
+        return Recording(worker, settings)
+    except Exception:
+        request.use(None)
+        raise
 
 
 def _say(sentence: str) -> None:

@@ -38,7 +38,7 @@ class PoolGuard:
 
     def wrap(self) -> None:
         pool = self._worker.pool
-        if getattr(pool, "flush", None) and hasattr(pool, "_pool"):
+        if getattr(pool, "flush", None) and hasattr(getattr(pool, "_pool", None), "_cache"):
             self._pool_flush, pool.flush = pool.flush, self._flush
         processes: Any = getattr(pool, "_pool", None)
         if hasattr(processes, "on_job_process_down") and hasattr(processes, "process_flush_queues"):

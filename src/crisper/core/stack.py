@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import takewhile
 
 #: Of a stack that is kept.
 MOST_BYTES = 16_384
@@ -27,11 +28,19 @@ def holds_a_body(stack: str) -> bool:
 def where(stack: str) -> str:
     """Where it stands, as `file:line, in function`: the innermost frame that is no library's, of the thread
     that runs a body, or of the main one; empty if the text tells no frame."""
-    threads = list(_threads(stack.splitlines()))
-    chosen = next((one for one in threads if holds_a_body("\n".join(one))), threads[-1] if threads else [])
-    frames = [found for line in chosen if (found := _FAULTHANDLER.match(line) or _PY_SPY.match(line))]
+    frames = [found for line in _thread(stack) if (found := _FAULTHANDLER.match(line) or _PY_SPY.match(line))]
     own = next((one for one in frames if not _LIBRARY.search(one["file"])), frames[0] if frames else None)
     return "" if own is None else f"{own['file']}:{own['line']}, in {own['name']}"
+
+
+def essence(stack: str) -> list[str]:
+    """What people want to see of it: the lines of that thread, from the innermost down to its body's."""
+    return list(takewhile(lambda line: not holds_a_body(line), _thread(stack)))
+
+
+def _thread(stack: str) -> list[str]:
+    threads = list(_threads(stack.splitlines()))
+    return next((one for one in threads if holds_a_body("\n".join(one))), threads[-1] if threads else [])
 
 
 def _threads(lines: list[str]) -> Iterator[list[str]]:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from crisper.core.progress import so_far
 from crisper.core.size import size
+from crisper.core.stack import essence
 from crisper.faces.cli.text import clean, seconds
 
 
@@ -152,7 +153,7 @@ def _worker(event: dict[str, Any], data: dict[str, Any]) -> _Telling:
 
 def _ailing(event: dict[str, Any], data: dict[str, Any]) -> _Telling:
     """What ails a worker that lives, or an attempt that runs; its stack below, a line each."""
-    stack = str(data.get("stack") or "").splitlines()
+    stack = essence(str(data.get("stack") or ""))
     facts = {key: value for key, value in data.items() if key not in ("sentence", "stack")}
     whose = "" if event["attempt"] else f"{clean(event['worker'])} is "
     sentence = f"{whose}{clean(event['kind'])}: {clean(data.get('sentence'), most=500)}"
