@@ -27,9 +27,9 @@ def wedge(fleet: Fleet, until: str, *, locked: bool = False) -> None:
     fleet.app.control.broadcast("wedge", arguments={"until": until, "locked": locked})
 
 
-def named(fleet: Fleet, *, locked: bool) -> None:
+def named(fleet: Fleet, pool: str, *, locked: bool) -> None:
     """Until it goes on again."""
-    fleet.worker("first", "-c", "1", "-Q", fleet.folder.name)
+    fleet.worker("first", "-P", pool, "-c", "1", "-Q", fleet.folder.name)
     wedge(fleet, "open", locked=locked)
     [told] = wait_for("it is named", lambda: events(fleet, "wedged"), 15)
     assert "tests/fleet_app.py" in told["sentence"], told
@@ -46,14 +46,15 @@ def named(fleet: Fleet, *, locked: bool) -> None:
 
 def test_a_wedged_parent_is_named_with_the_line_where_it_stands(redis_url: str, tmp_path: Path) -> None:
     with closing(Fleet(tmp_path, broker=redis_url, backend=redis_url, **QUICK)) as fleet:
-        named(fleet, locked=False)
+        named(fleet, "prefork", locked=False)
 
 
 @pytest.mark.slow
-def test_so_is_one_that_holds_the_interpreter_lock_as_well(redis_url: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent"])
+def test_so_is_one_that_holds_the_interpreter_lock_as_well(redis_url: str, tmp_path: Path, pool: str) -> None:
     """No thread of its own can speak for it."""
     with closing(Fleet(tmp_path, broker=redis_url, backend=redis_url, **QUICK)) as fleet:
-        named(fleet, locked=True)
+        named(fleet, pool, locked=True)
 
 
 def test_a_wedged_parent_is_ended_where_that_is_wanted_and_what_it_ran_comes_back(
