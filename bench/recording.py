@@ -3,8 +3,9 @@
     python bench/recording.py [--registry postgresql+psycopg://…] [--batches 200]
 
 Each batch claims so many tasks and ends those of the batch before. CPU is this process's, which is what
-a recorder spends; on PostgreSQL also that of the server's own process. Without `--registry` a private
-PostgreSQL is measured, with `crisper.store.at_once` and without it, beside a SQLite file.
+a recorder spends; on PostgreSQL also that of the server's own process, and bytes of its log. Without
+`--registry` a private PostgreSQL is measured, with `crisper.store.at_once` and without it, beside a SQLite
+file.
 """
 
 from __future__ import annotations
@@ -68,16 +69,26 @@ class Bench:
         self.seq += 1
         return self.seq
 
-    def measure(self, size: int, batches: int) -> tuple[float, float]:
-        """Microseconds of CPU per task, here and in the server."""
+    def measure(self, size: int, batches: int) -> tuple[float, float, float]:
+        """Microseconds of CPU per task, here and in the server, and bytes of its log."""
         self.write(size, 20)
-        here, there = time.process_time(), self._there()
+        here, there, logged = time.process_time(), self._there(), self._logged()
         self.write(size, batches)
         tasks = size * batches
-        return (time.process_time() - here) / tasks * 1e6, (self._there() - there) / tasks * 1e6
+        return (
+            (time.process_time() - here) / tasks * 1e6,
+            (self._there() - there) / tasks * 1e6,
+            (self._logged() - logged) / tasks,
+        )
 
     def _there(self) -> float:
         return cpu_seconds(self.server) if self.server else 0.0
+
+    def _logged(self) -> int:
+        if not self.server:
+            return 0
+        with self.store.db.write():
+            return int(self.store.db.rows("SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')")[0][0])
 
 
 @contextlib.contextmanager
@@ -98,12 +109,14 @@ def main() -> None:
     parser.add_argument("--registry", default="")
     parser.add_argument("--batches", type=int, default=200)
     options = parser.parse_args()
-    print(f"{'tasks in a batch':<18}{'way':<14}{'recorder':>12}{'server':>12}   µs of CPU per task")
+    print(f"{'':<32}{'µs of CPU per task':>24}{'WAL bytes':>12}")
+    print(f"{'tasks in a batch':<18}{'way':<14}{'recorder':>12}{'server':>12}{'per task':>12}")
     with benches(options.registry) as made:
         for size in SIZES:
             for name, bench in made.items():
-                here, there = bench.measure(size, options.batches)
-                print(f"{size:<18}{name:<14}{here:>12.0f}{there or '':>12.6}", flush=True)
+                here, there, logged = bench.measure(size, options.batches)
+                of_server = f"{there:>12.0f}{logged:>12.0f}" if bench.server else ""
+                print(f"{size:<18}{name:<14}{here:>12.0f}{of_server}", flush=True)
 
 
 if __name__ == "__main__":

@@ -97,6 +97,19 @@ def test_the_revisions_make_what_the_schema_says_on_postgres(postgres_database: 
         assert _postgres_schema(connection, "public") == _postgres_schema(connection, "declared")
 
 
+def test_on_postgres_what_is_written_often_has_room_and_what_grows_is_vacuumed_by_thousands(
+    postgres_database: str,
+) -> None:
+    migrate.upgrade(postgres_database)
+    with sa.create_engine(postgres_database, poolclass=sa.NullPool).connect() as connection:
+        told = connection.execute(
+            sa.text("SELECT relname, reloptions FROM pg_class WHERE reloptions IS NOT NULL")
+        )
+        options = {name: dict(one.split("=") for one in some) for name, some in told}
+    assert {options[table]["fillfactor"] for table in ("crisper_incarnation", "crisper_running")} == {"50"}
+    assert options["crisper_attempt"]["autovacuum_vacuum_scale_factor"] == "0.01"
+
+
 def _postgres_schema(connection: sa.Connection, place: str) -> tuple[list[Any], list[str]]:
     columns = connection.execute(
         sa.text(
