@@ -129,3 +129,14 @@ def test_an_attempt_whose_outcome_came_is_not_looked_at_any_more() -> None:
     running.look(1_000, processes, 1_000)
     running.ended(1)
     assert running.look(9_000, processes, 9_000) == []
+
+
+def test_how_long_an_attempt_has_been_quiet_counts_from_what_it_said_last() -> None:
+    running = Running()
+    running.heard(1, Progress(1), 100)
+    assert running.quiet(1, 400) == 300  # before its start is known, too
+    running.began(1, "t", 42, 7)
+    running.began(2, "silent", 43, 7)
+    running.heard(1, Progress(2), 600)
+    assert running.quiet(1, 700) == 100
+    assert running.quiet(2, 700) is None

@@ -90,7 +90,10 @@ class Running:
         """Milliseconds since it last said how far it is; None if it never has. From any thread."""
         with self._lock:
             run = self._runs.get(seq)
-            return None if run is None or run.progress is None else max(0, now - run.progress_at)
+            if run is not None and run.progress is not None:
+                return max(0, now - run.progress_at)
+            early = self._early.get(seq)
+            return None if early is None else max(0, now - early[1])
 
     def look(self, now: int, see: Callable[[int, int], Seen], ticked: int) -> list[Unnoticed]:
         """Look at every process of its own once. `ticked`: when the parent's loop last did. Answers the ends
