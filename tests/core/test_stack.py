@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from crisper.core.stack import MOST_BYTES, bounded, essence, holds_a_body, where
+from crisper.core.stack import MOST_BYTES, bounded, essence, holds_a_body, waits_for_a_broker, where
 
 FAULTHANDLER = """\
 Thread 0x00007f1 (most recent call first):
@@ -41,6 +41,21 @@ def test_of_several_threads_that_one_counts_which_runs_a_body() -> None:
     assert where(f"{second}\n{first}") == "/srv/app/tasks.py:42, in fetch"
     assert holds_a_body(FAULTHANDLER)
     assert not holds_a_body(PY_SPY)
+
+
+def test_a_main_thread_that_waits_for_its_broker_is_known_by_its_stack() -> None:
+    retries = """\
+Thread 0x1 (most recent call first):
+  File "/usr/lib/python3.11/threading.py", line 324 in wait
+
+Thread 0x2 (most recent call first):
+  File "/srv/.venv/lib/python3.11/site-packages/kombu/utils/functional.py", line 349 in retry_over_time
+  File "/srv/.venv/lib/python3.11/site-packages/celery/worker/consumer/consumer.py", line 500 in connect
+"""
+    assert waits_for_a_broker(retries)
+    assert not waits_for_a_broker(retries.replace("utils/functional", "asynchronous/hub"))
+    assert not waits_for_a_broker(PY_SPY)
+    assert not waits_for_a_broker("")
 
 
 def test_what_people_see_of_it_ends_where_the_body_begins() -> None:

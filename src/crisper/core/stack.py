@@ -12,6 +12,9 @@ MOST_BYTES = 16_384
 #: A frame in this file runs the body of a task.
 BODY = ("celery/app/trace.py", "celery\\app\\trace.py")
 
+#: Code that speaks to a broker, and waits for one that is away.
+_BROKERS = re.compile(r"[/\\](amqp|redis|kombu[/\\](transport|connection\.py|utils[/\\]functional\.py))")
+_STDLIB = re.compile(r"[/\\]lib[/\\]python[\d.]+[/\\](?!site-packages|dist-packages)|<frozen")
 _FAULTHANDLER = re.compile(r'^\s*File "(?P<file>.+)", line (?P<line>\d+) in (?P<name>.+)$')
 _PY_SPY = re.compile(r"^\s+(?P<name>\S.*) \((?P<file>.+):(?P<line>\d+)\)$")
 _THREAD = re.compile(r"^(Current thread|Thread) ", re.IGNORECASE)
@@ -23,6 +26,13 @@ _LIBRARY = re.compile(
 def holds_a_body(stack: str) -> bool:
     """Whether any thread runs the body of a task."""
     return any(path in stack for path in BODY)
+
+
+def waits_for_a_broker(stack: str) -> bool:
+    """Whether the main thread, by its innermost frame that is not Python's own, speaks to a broker."""
+    main = next(iter(list(_threads(stack.splitlines()))[::-1]), [])
+    files = [found["file"] for line in main if (found := _FAULTHANDLER.match(line) or _PY_SPY.match(line))]
+    return bool(_BROKERS.search(next((file for file in files if not _STDLIB.search(file)), "")))
 
 
 def where(stack: str) -> str:

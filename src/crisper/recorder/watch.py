@@ -99,10 +99,10 @@ class WatchThread(threading.Thread):
             self._judge(loop, sent)
 
     def _judge(self, loop: Loop, sent: str) -> None:
-        """Where the parent's native thread does not run either, something holds the interpreter lock: a
-        body that does so is no fault of the loop's."""
+        """Where the parent's native thread has not spoken, something holds, or held, the interpreter lock: a
+        body that does so is no fault of the loop's, nor is a broker that is away."""
         text = sent if speaks(loop) and sent else self._stacks.of(self._parent)
-        if not speaks(loop) and stack.holds_a_body(text):
+        if not speaks(loop) and (stack.holds_a_body(text) or stack.waits_for_a_broker(text)):
             self._excused_until = loop.at + STACK_EVERY_MS
             return
         said = sentence(loop, stack.where(text))

@@ -75,7 +75,10 @@ class AttemptWatch:
 
     def _name(self, one: Long, stalled: Stalled, now: int) -> None:
         evidence = self._evidence(one)
-        words = sentence(stalled, stack.where(evidence["stack"]), evidence)
+        found = one.stack or not one.why_not
+        where = stack.where(evidence["stack"]) if found else ""
+        words = sentence(stalled, where, evidence if found else {})
+        words += "" if found else ": nothing in its worker's process runs its body, and no outcome came"
         since = now - one.age + stalled.since
         self._named[one.seq] = Diagnosis(STALLED, words, since, evidence, one.task_id, one.number)
         action = one.on_stalled if not one.why_not else "warn"
