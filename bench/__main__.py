@@ -24,6 +24,7 @@ FIGURES = {
     "Latency of one task on an idle worker": "latency.py",
     "Calls in the worker's parent": "guard.py",
     "Orders to stop that come too late": "stop_races.py",
+    "Healthy workers that are called otherwise": "healthy_hour.py --seconds 300",
     "Saying how far a task is": "progress.py",
     "A claim and an outcome on their way into the registry": "recording.py",
     "Publishing on record": "publishing.py",
