@@ -29,7 +29,7 @@ def told(app: Celery) -> App:
 
 def of_task(app: Celery, **options: Any) -> Task:
     app.task(name="proj.add", shared=False, **options)(by_nothing)
-    [task] = told(app).tasks
+    [task] = [task for task in told(app).tasks if task.name == "proj.add"]
     return task
 
 

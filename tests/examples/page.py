@@ -38,12 +38,15 @@ def commands(page: Path) -> Iterator[Command]:
 
 
 def pattern(shown: list[str]) -> re.Pattern[str]:
-    """What the output must be like: words as they are, names, numbers and times alike, `…` anything."""
+    """What the output must be like: words as they are, names, numbers and times alike, `…` anything: lines, or the end of one."""
     return re.compile("".join(_line(line) for line in shown), re.MULTILINE)
 
 
 def _line(line: str) -> str:
-    return r"(?:.*\n)*?" if line == "…" else r"\s*" + r"\s+".join(map(_word, line.split())) + r"[ \t]*\n?"
+    if line == "…":
+        return r"(?:.*\n)*?"
+    line, *rest = line.split(" …")  # at its end: whatever else it says
+    return r"\s*" + r"\s+".join(map(_word, line.split())) + (r"[^\n]*\n?" if rest else r"[ \t]*\n?")
 
 
 def _word(word: str) -> str:

@@ -27,6 +27,10 @@ def alerts() -> None:
 
     `crisper serve` sends them: worker lost, quarantine, brake, registry down,
     sweeper silent. One message when it begins, one when it is over.
+
+    \b
+    Example:
+      crisper -A proj alerts test
     """
 
 
