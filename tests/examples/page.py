@@ -38,7 +38,10 @@ def commands(page: Path) -> Iterator[Command]:
 
 
 def pattern(shown: list[str]) -> re.Pattern[str]:
-    """What the output must be like: words as they are, names, numbers and times alike, `…` anything: lines, or the end of one."""
+    """What the output must be like: words as they are, names, numbers and times alike.
+
+    `…` is anything: lines, or the end of one.
+    """
     return re.compile("".join(_line(line) for line in shown), re.MULTILINE)
 
 
