@@ -5,7 +5,7 @@
 They are enrolled, claim and start their attempts, and renew their leases every fifth of a lease, by the
 recorder's own store; one of them sweeps once a second. Several share a connection: a real worker has two of
 its own, which cost the server memory, and no CPU while they are idle. CPU is of the server's processes, as a
-share of one core. On a PostgreSQL of its own with its defaults.
+share of one core, once it has tidied up after the claims. On a PostgreSQL of its own with its defaults.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import sys
 import threading
 import time
 from pathlib import Path
+
+import psycopg
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -98,6 +100,7 @@ def run(server: PrivatePostgres, options: argparse.Namespace) -> None:
     print(f"workers, attempts open on them       {options.workers}, {options.attempts}")
     print(f"enrolled, claimed and started within {time.monotonic() - began:.1f} s")
 
+    tidy_up(server)
     alone = cpu_seconds(server)
     for one in fleet:
         one.start()
@@ -125,6 +128,13 @@ def run(server: PrivatePostgres, options: argparse.Namespace) -> None:
     print(f"a sweep, median and longest          {statistics.median(took) * 1000:.1f},"
           f" {max(took) * 1000:.1f} ms")  # fmt: skip
     store.close()
+
+
+def tidy_up(server: PrivatePostgres) -> None:
+    """What the claims have left to do is not the heartbeats'."""
+    with psycopg.connect(server.url.replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute("VACUUM ANALYZE")
+        connection.execute("CHECKPOINT")
 
 
 def at_share(ordered: list[float], share: float) -> str:

@@ -423,16 +423,15 @@ class Batch:
         """What was refused meanwhile as its copy may have been its only delivery: then it is lost, and a
         courier sends it again."""
         for finish, closed in zip(finishes, self._close(_GIVE_BACK, finishes), strict=True):
-            lost = (
-                not closed
-                and self.store._lose(
-                    self.now,
-                    self.fence.incarnation,
-                    [(finish.task_id, finish.claim_seq, finish.seq, False)],
-                    cause="shutdown",
-                    by="worker",
-                    evidence={"how": finish.reason or "given back"},
-                )[0]
+            lost = not closed and self.store._lose(
+                self.now,
+                self.fence.incarnation,
+                [(finish.task_id, finish.claim_seq)],
+                closing=finish.seq,
+                counted=False,
+                cause="shutdown",
+                by="worker",
+                evidence={"how": finish.reason or "given back"},
             )
             self._answer(finish.seq, "closed" if closed or lost else self._not_open(finish))
 
@@ -475,11 +474,13 @@ class Batch:
         lost = self.store._lose(
             self.now,
             self.fence.incarnation,
-            [(loss.task_id, loss.claim_seq, loss.seq, loss.counted)],
+            [(loss.task_id, loss.claim_seq)],
+            closing=loss.seq,
+            counted=loss.counted,
             cause="child" if loss.counted else "shutdown",
             by="worker",
             evidence=loss.evidence,
-        )[0]
+        )
         known = lost or self.store._closed_by(self.fence, loss) == loss.seq
         self._answer(loss.seq, "lost" if known else "late")
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from crisper.core.model import Attempt, Recovery, Worker
 from crisper.core.states import OnLost, RecoveryState, State, VerdictKind, WorkerState
 
 if TYPE_CHECKING:
     from crisper.store.database import Row
+
+T = TypeVar("T")
 
 IS_OPEN = "state IN ('claimed', 'running')"
 
@@ -33,7 +35,7 @@ INSERT INTO crisper_event (at, kind, task_id, number, incarnation, seq, actor, d
 VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"""
 
 
-def among(values: Sequence[str]) -> tuple[str, list[str]]:
+def among(values: Sequence[T]) -> tuple[str, list[T]]:
     """`IN (…)` and its parameters: repeated up to a power of two, so that few statements are prepared."""
     size = 1 << max(0, len(values) - 1).bit_length()
     return f"IN ({', '.join('?' * size)})", [*values, *[values[-1]] * (size - len(values))]

@@ -50,7 +50,17 @@ from crisper.store import cases, prune, publishes
 from crisper.store.base import START, Closed, Mark, Old, Pruned, Stopped, Term
 from crisper.store.batch import Batch
 from crisper.store.database import Conflict, Database
-from crisper.store.rows import ATTEMPT, EVENT, IS_OPEN, RECOVERY, WORKER, as_attempt, as_recovery, as_worker
+from crisper.store.rows import (
+    ATTEMPT,
+    EVENT,
+    IS_OPEN,
+    RECOVERY,
+    WORKER,
+    among,
+    as_attempt,
+    as_recovery,
+    as_worker,
+)
 
 #: How often a transaction is tried that the database refuses as a deadlock's victim.
 TRIES = 5
@@ -58,14 +68,17 @@ TRIES = 5
 P = ParamSpec("P")
 T = TypeVar("T")
 
+#: Attempts of one incarnation, by their tasks, which are indexed, and the numbers of their claims.
+_THESE = "task_id {tasks} AND incarnation = ? AND seq {seqs}"
+
 _LOSE = f"""
 UPDATE crisper_attempt
    SET state = 'lost', finished_at = ?, closed_seq = ?, counted = ?, reason = ?
- WHERE task_id = ? AND incarnation = ? AND seq = ? AND {IS_OPEN}"""
+ WHERE {_THESE} AND {IS_OPEN}"""
 
 #: Losses are counted since a person last recovered the task, up to this attempt:
 #: whichever of two open attempts is closed first, the counts are the same.
-_OPEN_RECOVERY = """
+_OPEN_RECOVERIES = f"""
 INSERT INTO crisper_recovery
        (task_id, number, message_id, name, scope, state, version, cause, losses, evidence, created_at)
 SELECT a.task_id, a.number, a.message_id, a.name, i.scope, 'pending', 1, ?,
@@ -75,15 +88,14 @@ SELECT a.task_id, a.number, a.message_id, a.name, i.scope, 'pending', 1, ?,
                  WHERE r.task_id = a.task_id AND r.verdict = 'recover'), 0)),
        ?, ?
   FROM crisper_attempt a JOIN crisper_incarnation i ON i.id = a.incarnation
- WHERE a.task_id = ? AND a.incarnation = ? AND a.seq = ? AND a.state = 'lost'
+ WHERE a.{_THESE} AND a.state = 'lost'
 ON CONFLICT DO NOTHING"""
 
-
-#: The loss of an attempt that this very transaction closed.
-_LOST_EVENT = """
+#: The losses of attempts that this very transaction closed.
+_LOST_EVENTS = f"""
 INSERT INTO crisper_event (at, kind, task_id, number, incarnation, seq, actor, data)
 SELECT ?, 'lost', task_id, number, incarnation, NULL, ?, ? FROM crisper_attempt
- WHERE task_id = ? AND incarnation = ? AND seq = ? AND state = 'lost'"""
+ WHERE {_THESE} AND state = 'lost'"""
 
 
 _ORDER = """
@@ -386,14 +398,9 @@ class SqlStore:
             crashed = owner[0].state is WorkerState.LOST
             cause = "worker" if crashed else "shutdown"
             evidence = {"worker": owner[0].hostname, **owner[0].evidence}
-            self._lose(
-                now,
-                id,
-                [(task, seq, None, bool(ran) and crashed) for task, seq, ran in picked],
-                cause=cause,
-                by=by,
-                evidence=evidence,
-            )
+            for counted in (True, False):
+                these = [(task, seq) for task, seq, ran in picked if bool(ran and crashed) is counted]
+                self._lose(now, id, these, counted=counted, cause=cause, by=by, evidence=evidence)
             more = bool(
                 self.db.rows(f"SELECT 1 FROM crisper_attempt WHERE incarnation = ? AND {IS_OPEN} LIMIT 1", id)
             )
@@ -405,31 +412,29 @@ class SqlStore:
         self,
         now: int,
         incarnation: str,
-        picked: Sequence[tuple[str, int, int | None, bool]],
+        attempts: Sequence[tuple[str, int]],
         *,
+        closing: int | None = None,
+        counted: bool,
         cause: str,
         by: str,
         evidence: dict[str, Any],
-    ) -> list[int]:
-        """Close open attempts `(task, seq, closing seq, counted)` as lost, each with its recovery."""
-        text = as_json(evidence)
-        lost = self.db.each(
-            _LOSE,
-            [
-                (now, closing, counted, f"lost: {cause}", task, incarnation, seq)
-                for task, seq, closing, counted in picked
-            ],
-        )
-        won = [row for row, changed in zip(picked, lost, strict=True) if changed]
-        self.db.each(
-            _OPEN_RECOVERY,
-            [(cause, text, now, task, incarnation, seq) for task, seq, _, _ in won],
-        )
-        self.db.each(
-            _LOST_EVENT,
-            [(now, by, text, task, incarnation, seq) for task, seq, _, _ in won],
-        )
-        self._stop_lost_ones(now, incarnation)
+    ) -> int:
+        """Close open attempts, by task and claim, as lost, each with its recovery; how many were open."""
+        if not attempts:
+            return 0
+        tasks, ids = among([task for task, _ in attempts])
+        seqs, numbers = among([seq for _, seq in attempts])
+        these, text = (*ids, incarnation, *numbers), as_json(evidence)
+
+        def of_these(statement: str, *params: Any) -> int:
+            return self.db.run(statement.format(tasks=tasks, seqs=seqs), *params, *these)
+
+        lost = of_these(_LOSE, now, closing, counted, f"lost: {cause}")
+        if lost:
+            of_these(_OPEN_RECOVERIES, cause, text, now)
+            of_these(_LOST_EVENTS, now, by, text)
+            self._stop_lost_ones(now, incarnation)
         return lost
 
     def _stop_lost_ones(self, now: int, incarnation: str) -> None:
