@@ -50,7 +50,7 @@ def refuses(
         ({"FLEET_CONF": {"crisper_heartbeat_interval": float("nan")}}, "expected a number (s)"),
         (
             {"FLEET_POLICY": {"on_loss": "resend"}},
-            "task own_policy: crisper={…} knows loss_budget and on_lost",
+            "task own_policy: crisper={…} knows loss_budget, on_lost",
         ),
         ({"FLEET_POLICY": {"loss_budget": "many"}}, "task own_policy: crisper={'loss_budget': 'many'}"),
         ({"FLEET_POLICY": ["resend"]}, "task own_policy: crisper=['resend'] is not a dict"),

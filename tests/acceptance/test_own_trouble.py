@@ -29,7 +29,7 @@ def test_an_error_of_ours_costs_no_task_anything_and_is_counted_and_shown(tmp_pa
     fleet.module = "moody"
     try:
         worker = fleet.worker("first", PYTHONPATH=f"{ROOT}:{tmp_path}")
-        assert crisper(fleet, "workers")["workers"][0]["errors"] == 0
+        wait_for("it is on record", lambda: shown(fleet) == [0])
         # Longer than a lease: what has no claim is not put back for want of an answer.
         sent = [fleet.send("late", key, 2.0) for key in range(2)]
         recorded = fleet.send("noop", 7)
@@ -39,15 +39,17 @@ def test_an_error_of_ours_costs_no_task_anything_and_is_counted_and_shown(tmp_pa
         assert "internal error while claiming" in worker.text()
         assert fleet.attempts(recorded.id) == [(1, "succeeded")]
 
-        def shown() -> int:
-            return int(crisper(fleet, "workers")["workers"][0]["errors"])
-
-        wait_for("the count in its heartbeat", lambda: shown() == 2)
+        wait_for("the count in its heartbeat", lambda: shown(fleet) == [2])
         assert crisper(fleet, "status")["workers"]["errors"] == 2
         assert "2 errors in Crisper's own code" in told(fleet, "status")
         assert "first@test has counted 2 errors in Crisper's own code" in told(fleet, "workers")
     finally:
         fleet.close()
+
+
+def shown(fleet: Fleet) -> list[int]:
+    """Errors, of each live worker."""
+    return [int(worker["errors"]) for worker in crisper(fleet, "workers")["workers"]]
 
 
 def told(fleet: Fleet, command: str) -> str:
