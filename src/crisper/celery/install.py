@@ -81,11 +81,11 @@ def _on_worker_init(sender: Any = None, **kwargs: Any) -> None:
         return
     try:
         settings = settings_of(sender.app)
-        checked = [check_task(task) for task in sender.app.tasks.values()]
+        _check_tasks(sender.app)
     except SettingsError as exc:
         _say(str(exc))
         raise SystemExit(exc.exit_code) from None
-    if not (settings.enabled and checked):
+    if not settings.enabled:
         return
     try:
         sender.crisper = _recording(sender, settings)
@@ -95,6 +95,17 @@ def _on_worker_init(sender: Any = None, **kwargs: Any) -> None:
         # Called after the consumer has closed its connection, on every kind of shutdown
         # (celery/bootsteps.py, Blueprint.stop); the worker_shutdown signal is not.
         sender.on_stopped = sender.crisper.wrap_stopped(sender.on_stopped)
+
+
+def _check_tasks(app: Celery) -> None:
+    """Raises `SettingsError`. A policy that raises something of its own is no reason to keep no record."""
+    for task in app.tasks.values():
+        try:
+            check_task(task)
+        except SettingsError:
+            raise
+        except Exception:
+            _say(f"the policy of task {task.name} cannot be read\n{traceback.format_exc()}")
 
 
 def _recording(worker: Any, settings: Settings) -> Recording:
@@ -117,11 +128,11 @@ _TASK_KEYS = {"on_lost", "loss_budget", "stall_after", "on_stalled", "stop_by"}
 _STOP_BY = ("term", "soft")
 
 
-def check_task(task: Any) -> bool:
+def check_task(task: Any) -> None:
     """`@app.task(crisper={...})` is checked like any setting."""
     own = getattr(task, "crisper", None)
     if own is None:
-        return True
+        return
     if not isinstance(own, Mapping):
         raise SettingsError(
             f"task {task.name}: crisper={own!r} is not a dict; write"
@@ -141,7 +152,6 @@ def check_task(task: Any) -> bool:
         load({PREFIX + key: value for key, value in own.items() if key != "stop_by"}, environ={})
     except SettingsError as exc:
         raise SettingsError(f"task {task.name}: crisper={dict(own)!r}: {exc}") from None
-    return True
 
 
 class Recording:
