@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from crisper.engine import sign
 from crisper.faces import probe
 from crisper.store import migrate
 from tests.fleet import Fleet, wait_for
@@ -65,6 +66,8 @@ def test_a_killed_worker_is_gone_at_once(tmp_path: Path, signs: Path, says: Says
         recorder = worker.recorder()
         os.kill(recorder, signal.SIGKILL)
         wait_for("another recorder", lambda: worker.recorders() not in ([], [recorder]))
+        since = sign.now_ms()
+        wait_for("its own sign", lambda: [one for one in sign.read(str(signs)) if one.at > since])
         says("ready", True)
         worker.kill()
         says("live", False)
