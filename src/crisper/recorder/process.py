@@ -47,6 +47,7 @@ from crisper.recorder.reply import ANCILLARY, Reply, descriptor
 from crisper.recorder.sign import SignThread
 from crisper.recorder.stacks import Stacks
 from crisper.recorder.watch import WatchThread
+from crisper.recorder.watch_attempts import AttemptWatch
 from crisper.recorder.witness import LINUX, Process, is_stopped, look_at, process_start
 from crisper.store.base import Store
 from crisper.store.database import Place
@@ -371,16 +372,24 @@ class Recorder:
         self._enrollment.start()
 
     def _watch_over(self, parent: Process, hello: dict[str, Any]) -> WatchThread:
-        return WatchThread(
-            hello,
-            parent,
-            Stacks(STACKS_FD, hello["stack_signal"]),
-            loop=self._loop,
-            silent=lambda: self._silent,
+        stacks = Stacks(STACKS_FD, hello["stack_signal"])
+        attempts = AttemptWatch(
+            stacks,
             long=lambda: self._long,
             quiet=self._running.quiet,
             process=lambda pid: self._children.get(pid, parent),
             stop=self._stops.append,
+            may_act=self._may_act,
+            testify=self._testimony.append,
+            tell=self._tell,
+        )
+        return WatchThread(
+            hello,
+            parent,
+            stacks,
+            attempts,
+            loop=self._loop,
+            silent=lambda: self._silent,
             may_act=self._may_act,
             testify=self._testimony.append,
             tell=self._tell,

@@ -17,7 +17,6 @@ from crisper.core.model import Sighting
 from crisper.engine.diagnosis import SILENT, WEDGED, WENT_ON, Diagnosis
 from crisper.engine.wedged import Loop, WedgeWatch, sentence, speaks
 from crisper.recorder import wire
-from crisper.recorder.pulse import Stop
 from crisper.recorder.stacks import Stacks, kernel_says
 from crisper.recorder.watch_attempts import AttemptWatch
 from crisper.recorder.witness import Process, is_stopped
@@ -40,22 +39,18 @@ class WatchThread(threading.Thread):
         hello: dict[str, Any],
         parent: Process,
         stacks: Stacks,
+        attempts: AttemptWatch,
         *,
         loop: Callable[[], tuple[Loop, str]],
         silent: Callable[[], tuple[Any, ...]],
-        long: Callable[[], tuple[Any, ...]],
-        quiet: Callable[[int, int], int | None],
-        process: Callable[[int], Process],
-        stop: Callable[[Stop], None],
         may_act: Callable[[], bool],
         testify: Callable[[Sighting], None],
         tell: Callable[[tuple[Any, ...]], None],
     ) -> None:
         super().__init__(name="crisper-watch", daemon=True)
-        self._parent, self._stacks = parent, stacks
+        self._parent, self._stacks, self._attempts = parent, stacks, attempts
         self._loop, self._silent, self._may_act = loop, silent, may_act
         self._testify, self._tell = testify, tell
-        self._attempts = AttemptWatch(stacks, long, quiet, process, stop, may_act, testify, tell)
         self._actions = {WEDGED: hello["on_wedged"], SILENT: hello["on_silent"]}
         after_ms = int(hello["wedged_after"] * 1000)
         self._wedge, self._grace_ms = WedgeWatch(after_ms), min(GRACE_MS, after_ms)

@@ -30,6 +30,7 @@ class AttemptWatch:
     def __init__(
         self,
         stacks: Stacks,
+        *,
         long: Callable[[], tuple[Any, ...]],
         quiet: Callable[[int, int], int | None],
         process: Callable[[int], Process],

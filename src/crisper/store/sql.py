@@ -398,7 +398,7 @@ class SqlStore:
             crashed = owner[0].state is WorkerState.LOST
             cause = "worker" if crashed else "shutdown"
             evidence = {"worker": owner[0].hostname, **owner[0].evidence}
-            for counted in (True, False):
+            for counted in (True, False):  # what one loss counts of the task's others is on record first
                 these = [(task, seq) for task, seq, ran in picked if bool(ran and crashed) is counted]
                 self._lose(now, id, these, counted=counted, cause=cause, by=by, evidence=evidence)
             more = bool(
