@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -133,6 +134,27 @@ def test_a_cold_shutdown_gives_back_late_tasks_and_decides_about_early_ones(
     wait_for("its callers are told", lambda: early.state == "FAILURE")
     assert isinstance(early.result, TaskLost)
     assert fleet.attempts(sent.early) == [(1, "lost")]
+    nothing_left_in_the_broker(fleet)
+    assert losses(fleet) == 0
+    assert fleet.errors() == []
+
+
+def test_what_was_granted_after_the_last_turn_of_the_loop_is_released_too(fleet: Fleet) -> None:
+    first = fleet.worker("first", "-c", "1")
+    running = fleet.send("late", "late", "open").id
+    wait_for("running on record", lambda: fleet.attempts(running) == [(1, "running")])
+    recorder = first.recorder()
+    os.kill(recorder, signal.SIGSTOP)  # the claims are asked for, and nobody answers
+    prefetched = [fleet.send(name, key, 0).id for key, name in enumerate(("late", "early"))]
+    wait_for("both arrived", lambda: all(f"[{id}] received" in first.text() for id in prefetched))
+    first.send_signal(signal.SIGQUIT)
+    wait_for("it shuts down", lambda: "Cold shutdown" in first.text())
+    os.kill(recorder, signal.SIGCONT)
+    ended(fleet, first)
+    assert [fleet.attempts(id) for id in (running, *prefetched)] == [[(1, "released")]] * 3
+    (fleet.folder / "open").touch()
+    fleet.worker("second")
+    all_end_once(fleet, [running, *prefetched])
     nothing_left_in_the_broker(fleet)
     assert losses(fleet) == 0
     assert fleet.errors() == []

@@ -385,7 +385,7 @@ class Deliveries:
 
     def _run_if_wanted(self, held: Held) -> None:
         """Celery asked for it once, and was told to go on without it."""
-        if held.wants_to_run:
+        if held.wants_to_run and not self._closing():
             held.wants_to_run = False
             worker_state.task_reserved(held.request)
             self.worker.consumer.on_task_request(held.request)
@@ -913,6 +913,9 @@ class Deliveries:
 
     def goodbye(self) -> None:
         """After the consumer gave everything back: close what is open, each as what it is."""
+        self.generation += 1  # nothing can be acknowledged any more
+        asked = [held.seq for held in self._by_seq.values() if held.stage is Stage.ASKED]
+        heard = self.settle(max(asked, default=0), seconds=5.0)  # the loop may have ended before its answers
         for held in list(self._by_seq.values()):
             if held.muted:
                 continue
@@ -928,7 +931,7 @@ class Deliveries:
         data = {"errors": self.errors}
         last = self._record(lambda seq: (wire.NOTE, monotonic_ms(), seq, "goodbye", None, data))
         self.link.send((wire.BYE, "shutdown"))
-        if not self.settle(last, seconds=5.0):
+        if not self.settle(last, seconds=5.0 if heard else 0.0):
             logger.warning("crisper: the registry did not take the goodbye; the recorder goes on trying")
 
     # -- odds and ends --------------------------------------------------------
