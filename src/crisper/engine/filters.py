@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, and_, case, or_, select, true
 
 from crisper.core.states import HAVE_RECOVERIES, RecoveryState, State, VerdictKind, task_words
 from crisper.core.text import key, storable
+from crisper.engine.narrowing import narrowed
 from crisper.errors import BadQuestion
 from crisper.store import schema
 
@@ -103,6 +104,7 @@ def conditions(filters: Filters, now: int, dialect: str) -> list[ColumnElement[b
     wanted: list[ColumnElement[bool]] = []
     if filters.states:
         wanted.append(or_(*(in_state(word) for word in filters.states)))
+        wanted += narrowed(filters.states, dialect)
     if filters.name is not None:
         wanted.append(glob(attempt.name, filters.name, dialect))
     if filters.worker is not None:
