@@ -73,7 +73,8 @@ class Recorder:
         self._wakes_at = None
         self.read()
         self._write()
-        self._say_pause()
+        if self.hello or self.recording is not None:
+            self._say_pause()
         if self.recording is not None and self.last is None:
             due = self.recording.due(self.host.ms())
             if due is not None:
@@ -81,13 +82,16 @@ class Recorder:
 
     def read(self) -> None:
         """What is in the wire, and what children said: words first."""
-        words, self.life.parent.words = self.life.parent.words, []  # type: ignore[union-attr]
-        for word in words:
-            if self.recording is not None:
-                self.recording.writer.heard(self.host.ms(), word)
-        items, self.inbox = self.inbox, []
-        for item in items:
-            self._take(item)
+        parent = self.life.parent
+        if parent is not None and parent.words:
+            words, parent.words = parent.words, []
+            for word in words:
+                if self.recording is not None:
+                    self.recording.writer.heard(self.host.ms(), word)
+        if self.inbox:
+            items, self.inbox = self.inbox, []
+            for item in items:
+                self._take(item)
 
     def _take(self, item: Any) -> None:
         kind, at, what = item
