@@ -6,7 +6,7 @@ import pytest
 
 from crisper.core.states import RECOVERY_MOVES, VERDICT_MOVES, RecoveryState, State, VerdictKind, may_decide
 from crisper.core.verdict import Judgement, Verdict
-from crisper.store.memory import CASE_MS
+from crisper.store.memory.recoveries import CASE_MS
 from tests.store.acting import KEPT, SCOPE, TOO_LARGE, Registry
 
 
