@@ -20,7 +20,8 @@ from crisper.store.database import Conflict, Place
 from crisper.store.mariadb import MariadbDatabase, _translated
 from crisper.store.mariadb_connect import _checked_version
 from crisper.store.open import open_store
-from crisper.store.sql import TRIES, SqlStore
+from crisper.store.sql import SqlStore
+from crisper.store.sql.parts import TRIES
 from tests.left_out import needs
 from tests.servers import PrivateMariaDB, Unavailable
 from tests.store.acting import PULSE, Actor, SqlRegistry, claim

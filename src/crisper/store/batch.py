@@ -29,7 +29,7 @@ from crisper.store.database import Row
 from crisper.store.rows import ATTEMPT, EVENT, IS_OPEN, RECOVERY, among, as_attempt, as_recovery
 
 if TYPE_CHECKING:
-    from crisper.store.sql import SqlStore
+    from crisper.store.sql.records import Records
 
 _INSERT_ATTEMPT = f"""
 INSERT INTO crisper_attempt ({ATTEMPT}, args_preview, kwargs_preview, envelope, body)
@@ -96,7 +96,7 @@ class Batch:
     """Records applied inside one transaction that holds the fence."""
 
     def __init__(
-        self, store: SqlStore, fence: Fence, now: int, renewing: Collection[str] | None = None
+        self, store: Records, fence: Fence, now: int, renewing: Collection[str] | None = None
     ) -> None:
         self.store, self.db, self.fence, self.now = store, store.db, fence, now
         self.judges = renewing is not None

@@ -15,7 +15,7 @@ from crisper.store.database import Row
 from crisper.store.rows import ATTEMPT, EVENT, RECOVERY, among, as_attempt, as_recovery
 
 if TYPE_CHECKING:
-    from crisper.store.sql import SqlStore
+    from crisper.store.sql.parts import Parts
 
 #: How long a courier has a case to itself before another may take it, in ms of
 #: the registry's clock. A crash gives it back sooner: the courier's incarnation
@@ -41,7 +41,7 @@ FORGET_MESSAGE = (
 )
 
 
-def take(store: SqlStore, courier: str, scope: str, limit: int, again: bool) -> list[Case]:
+def take(store: Parts, courier: str, scope: str, limit: int, again: bool) -> list[Case]:
     now = store.now()
     picked = store.db.rows(
         f"SELECT {RECOVERY} FROM crisper_recovery r WHERE scope = ? AND ("
@@ -58,14 +58,14 @@ def take(store: SqlStore, courier: str, scope: str, limit: int, again: bool) -> 
     return _whole(store, [replace(r, courier=courier, due_at=due, version=r.version + 1) for r in seen])
 
 
-def case(store: SqlStore, task_id: str, number: int) -> Case | None:
+def case(store: Parts, task_id: str, number: int) -> Case | None:
     rows = store.db.rows(
         f"SELECT {RECOVERY} FROM crisper_recovery WHERE task_id = ? AND number = ?", task_id, number
     )
     return next(iter(_whole(store, [as_recovery(row) for row in rows])), None)
 
 
-def _whole(store: SqlStore, recoveries: Sequence[Recovery]) -> list[Case]:
+def _whole(store: Parts, recoveries: Sequence[Recovery]) -> list[Case]:
     """Each with its attempt, its message, and what became of the task's other attempts."""
     if not recoveries:
         return []
@@ -104,7 +104,7 @@ def _whole(store: SqlStore, recoveries: Sequence[Recovery]) -> list[Case]:
     return cases
 
 
-def _recoveries(store: SqlStore, tasks: Sequence[str]) -> dict[tuple[str, int], Recovery]:
+def _recoveries(store: Parts, tasks: Sequence[str]) -> dict[tuple[str, int], Recovery]:
     """Every recovery of these tasks, by task and number."""
     these, ids = among(tasks)
     found = store.db.rows(f"SELECT {RECOVERY} FROM crisper_recovery WHERE task_id {these}", *ids)
@@ -115,7 +115,7 @@ _NAMES = ATTEMPT.split(", ")
 _RETRIES, _STATE = _NAMES.index("retries"), _NAMES.index("state")
 
 
-def decide(store: SqlStore, judgements: Sequence[Judgement], *, by: str) -> list[Recovery | None]:
+def decide(store: Parts, judgements: Sequence[Judgement], *, by: str) -> list[Recovery | None]:
     if not judgements:
         return []
     now, by = store.now(), storable(by)
@@ -145,7 +145,7 @@ def decide(store: SqlStore, judgements: Sequence[Judgement], *, by: str) -> list
     ]
 
 
-def _in_order(store: SqlStore, sql: str, rows: Sequence[Row], of: Sequence[Recovery]) -> list[bool]:
+def _in_order(store: Parts, sql: str, rows: Sequence[Row], of: Sequence[Recovery]) -> list[bool]:
     """Which of the rows changed something. They are written by task, against deadlocks."""
     order = sorted(range(len(rows)), key=lambda at: _place(of[at]))
     changed = dict(zip(order, store.db.each(sql, [rows[at] for at in order]), strict=True))
@@ -181,9 +181,7 @@ def verdict_event(now: int, decided: Recovery) -> Row:
     return (now, "verdict", decided.task_id, decided.number, None, None, decided.decided_by, as_json(data))
 
 
-def complete(
-    store: SqlStore, recoveries: Sequence[tuple[Recovery, dict[str, Any]]], *, by: str
-) -> list[bool]:
+def complete(store: Parts, recoveries: Sequence[tuple[Recovery, dict[str, Any]]], *, by: str) -> list[bool]:
     """Each with what its event shall tell."""
     now, by = store.now(), storable(by)
     seen = [one for one, _ in recoveries]
@@ -197,7 +195,7 @@ def complete(
     return done
 
 
-def give_up(store: SqlStore, recovery: Recovery, by: str, why: str, due_in_ms: int) -> bool:
+def give_up(store: Parts, recovery: Recovery, by: str, why: str, due_in_ms: int) -> bool:
     now = store.now()
     again = (
         ""

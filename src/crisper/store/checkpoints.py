@@ -10,7 +10,7 @@ from crisper.store.database import Row
 from crisper.store.rows import among
 
 if TYPE_CHECKING:
-    from crisper.store.sql import SqlStore
+    from crisper.store.sql.parts import Parts
 
 #: The attempt that it is of, while that is open.
 _OF_ATTEMPT = """ FROM crisper_attempt a
@@ -29,7 +29,7 @@ SELECT c.task_id, c.data FROM crisper_checkpoint c
        WHERE a.task_id = c.task_id AND a.number >= c.number AND a.state = 'succeeded')"""
 
 
-def save(store: SqlStore, fence: Fence, now: int, checkpoints: Sequence[Checkpoint]) -> list[bool]:
+def save(store: Parts, fence: Fence, now: int, checkpoints: Sequence[Checkpoint]) -> list[bool]:
     """Which of them are of an open attempt, and kept, or replaced by a later one of these."""
     newest = {(one.task_id, one.claim_seq): one for one in checkpoints}
     rows: list[tuple[Row, Row]] = [
@@ -45,7 +45,7 @@ def save(store: SqlStore, fence: Fence, now: int, checkpoints: Sequence[Checkpoi
     return [(one.task_id, one.claim_seq) in kept for one in checkpoints]
 
 
-def last(store: SqlStore, tasks: Collection[str]) -> dict[str, str]:
+def last(store: Parts, tasks: Collection[str]) -> dict[str, str]:
     """By task, where its next attempt may go on."""
     these, ids = among(sorted(tasks))
     return {task: str(data) for task, data in store.db.rows(_LAST.format(these=these), *ids)}

@@ -14,7 +14,7 @@ from crisper.store.base import Mark, Old, Pruned
 from crisper.store.rows import among
 
 if TYPE_CHECKING:
-    from crisper.store.sql import SqlStore
+    from crisper.store.sql.parts import Parts
 
 #: An attempt may have been received so long before its incarnation is on record, in ms.
 EARLY_MS = 600_000
@@ -41,7 +41,7 @@ SELECT id FROM crisper_incarnation i
        SELECT 1 FROM crisper_event e WHERE e.incarnation = i.id AND e.task_id IS NOT NULL) LIMIT ?"""
 
 
-def tasks(store: SqlStore, old: Old, after: Mark, limit: int, only_count: bool) -> Pruned:
+def tasks(store: Parts, old: Old, after: Mark, limit: int, only_count: bool) -> Pruned:
     looked_at = store.db.rows(_LOOKED_AT, old.finished, after.received_at, *after, limit)
     if not looked_at:
         return Pruned(0, None)
@@ -54,7 +54,7 @@ def tasks(store: SqlStore, old: Old, after: Mark, limit: int, only_count: bool) 
     return Pruned(len(over), Mark(*looked_at[-1]) if len(looked_at) == limit else None)
 
 
-def _kept(store: SqlStore, found: list[str], old: Old) -> set[str]:
+def _kept(store: Parts, found: list[str], old: Old) -> set[str]:
     """Those that are not over, or not for long enough."""
     these, ids = among(found)
     attempts = store.db.rows(
@@ -82,7 +82,7 @@ def _kept(store: SqlStore, found: list[str], old: Old) -> set[str]:
     }
 
 
-def rest(store: SqlStore, old: Old, limit: int) -> int:
+def rest(store: Parts, old: Old, limit: int) -> int:
     events = [id for (id,) in store.db.rows(_LONE_EVENTS, old.events, limit)]
     store.db.each("DELETE FROM crisper_event WHERE id = ?", [(id,) for id in events])
     gone = [id for (id,) in store.db.rows(_LONE_INCARNATIONS, old.finished, EARLY_MS, limit)]

@@ -11,7 +11,7 @@ from crisper.store.database import Row
 from crisper.store.rows import ATTEMPT
 
 if TYPE_CHECKING:
-    from crisper.store.sql import SqlStore
+    from crisper.store.sql.parts import Parts
 
 #: How long a message is one courier's to look for, in ms of the registry's clock.
 LOOK_MS = 60_000
@@ -61,7 +61,7 @@ SELECT ?, 'vanished', task_id, max(number), NULL, NULL, ?, ? FROM crisper_attemp
  WHERE message_id = ? AND task_id = ? AND incarnation = '' GROUP BY task_id"""
 
 
-def insert(store: SqlStore, messages: Sequence[Published], due_in_ms: int) -> None:
+def insert(store: Parts, messages: Sequence[Published], due_in_ms: int) -> None:
     now = store.now()
     store.db.each(_INSERT, [_row(now, one, due_in_ms, store.db.largest) for one in messages])
 
@@ -76,7 +76,7 @@ def _row(now: int, one: Published, due_in_ms: int, largest: int | None) -> Row:
     )  # fmt: skip
 
 
-def take(store: SqlStore, scope: str, limit: int) -> list[Published]:
+def take(store: Parts, scope: str, limit: int) -> list[Published]:
     now = store.now()
     while store.db.run(_FORGET, scope, now, FORGET) == FORGET:
         pass
@@ -99,7 +99,7 @@ def _published(row: Row, now: int) -> Published:
                      max(0, now - published_at), 0, missing, vanished)  # fmt: skip
 
 
-def look_again(store: SqlStore, looks: Sequence[Look]) -> None:
+def look_again(store: Parts, looks: Sequence[Look]) -> None:
     now = store.now()
     store.db.each(
         "UPDATE crisper_publish SET missing = ?, due_at = ? WHERE message_id = ? AND due_at = ?",
@@ -108,7 +108,7 @@ def look_again(store: SqlStore, looks: Sequence[Look]) -> None:
 
 
 def declare(
-    store: SqlStore, messages: Sequence[tuple[str, int]], by: str, evidence: dict[str, Any], due_in_ms: int
+    store: Parts, messages: Sequence[tuple[str, int]], by: str, evidence: dict[str, Any], due_in_ms: int
 ) -> list[str]:
     now, declared = store.now(), []
     mine = f"SELECT task_id, vanished FROM crisper_publish WHERE message_id = ? AND due_at = ?{store.db.lock}"

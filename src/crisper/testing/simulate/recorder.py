@@ -22,7 +22,7 @@ from crisper.testing.simulate.world import Process, Thread
 if TYPE_CHECKING:
     from crisper.testing.simulate.life import Life, Site
 
-#: Milliseconds: `recorder.process.RETRY_SECONDS`, `UNTRUSTED_SECONDS`.
+#: Milliseconds: `recorder.writing.RETRY_SECONDS`, `UNTRUSTED_SECONDS`.
 RETRY_MS, UNTRUSTED_MS = 250, 50
 REGISTRY = "simulated"
 
@@ -272,7 +272,7 @@ class Recorder:
 
 
 def _is_news(answer: Any) -> bool:
-    """As `recorder.process` has it: a claim is taken for granted as attempt 1, an outcome for closed."""
+    """As `recorder.writing` has it: a claim is taken for granted as attempt 1, an outcome for closed."""
     if answer.kind == "granted":
         return bool(answer.number != 1 or answer.reason)
     return bool(answer.kind != "closed")

@@ -1,0 +1,5 @@
+"""The store of the databases."""
+
+from crisper.store.sql.store import SqlStore
+
+__all__ = ["SqlStore"]
