@@ -174,7 +174,7 @@ def asked(client: httpx.Client, page: str) -> float:
 async def beside(
     base: str, client: httpx.Client, url: str, family: Family, options: argparse.Namespace
 ) -> None:
-    """What so many open dashboards cost while nothing happens, and how long pages take while something does."""
+    """What so many open dashboards cost while nothing happens; how long pages take while something does."""
     [cookie] = [f"{name}={value}" for name, value in client.cookies.items()]
     again: list[float] = []
     opened = [asyncio.create_task(open_page(base, cookie, again)) for _ in range(options.open)]

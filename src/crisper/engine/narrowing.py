@@ -27,8 +27,8 @@ MOST_SENT = 5_000
 _RECOVERING = "recovering"
 _OPEN_WORDS = frozenset(state.value for state in OPEN)
 _WAITING_WORDS = frozenset(state.value for state in WAITS_FOR_A_PERSON)
-#: States that few tasks are in at a time.
-_FEW = _OPEN_WORDS | _WAITING_WORDS | {_RECOVERING}
+#: States that few tasks are in at a time, found by indexes of their own.
+FEW_AT_A_TIME = _OPEN_WORDS | _WAITING_WORDS | {_RECOVERING}
 _STATES_OF = {word: {state.value for state, *_ in told} for word, told in task_words().items()}
 
 
@@ -65,7 +65,7 @@ def narrowed(states: Collection[str], dialect: str) -> list[ColumnElement[bool]]
     asked = set(states)
     if asked <= _OPEN_WORDS:
         return [is_open(attempt)] if asked and dialect == "sqlite" else []
-    if asked <= _FEW:
+    if asked <= FEW_AT_A_TIME:
         return [attempt.c.task_id.in_(union_all(*_sources(asked)))]
     # PostgreSQL sees by itself what an index holds, and of what is said twice it expects too little.
     if dialect == "sqlite" and set[str]().union(*(_STATES_OF[word] for word in asked)) <= set(FAILED):
@@ -76,7 +76,7 @@ def narrowed(states: Collection[str], dialect: str) -> list[ColumnElement[bool]]
 def received(states: Collection[str]) -> ColumnElement[int]:
     """When a task was, to sort those of these states by. Where they are few, not by the index of all tasks: a
     database that takes them to be spread evenly would look through history for the first of them."""
-    return attempt.c.received_at + 0 if states and set(states) <= _FEW else attempt.c.received_at
+    return attempt.c.received_at + 0 if states and set(states) <= FEW_AT_A_TIME else attempt.c.received_at
 
 
 def apart(states: tuple[str, ...]) -> list[tuple[str, ...]]:
