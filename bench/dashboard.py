@@ -4,7 +4,7 @@
         [--sqlite] [--registry URL] [--keep]
 
 On a PostgreSQL of its own with its defaults, or a SQLite file, filled by the database itself
-(`bench/history.py`). The server is begun anew, then each page is asked for once (cold), then in rounds: a
+(`tests/history.py`). The server is begun anew, then each page is asked for once (cold), then in rounds: a
 round takes longer than answers are kept for the many, so each one is asked of the registry. Then so many hold
 `/live` open: for some seconds nothing changes, then something does each second, and each asks for its page
 again when it is told, as a real one does, while one more browser goes through all pages. Ten million rows
@@ -33,10 +33,10 @@ import psycopg
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench.history import RARE_NAME, fill, task_id
 from crisper.faces.serve.registry import SHOWN_SECONDS
 from crisper.store.migrate import upgrade
 from crisper.store.open import is_sqlite, open_store
+from tests.history import RARE_NAME, fill, task_id
 from tests.serve.test_process import LINK, serving
 from tests.servers import PrivatePostgres
 from tests.store.acting import Actor

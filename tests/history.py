@@ -1,4 +1,4 @@
-"""A registry with much history, written by the database itself, for the benchmarks of reading it.
+"""A registry with much history, written by the database itself, for whoever reads it.
 
 So many attempts over the last week on fifty hosts that were restarted every six hours, one life in five by a
 death: one attempt in a hundred failed, one in two hundred was lost; of those two in three were brought back
@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 AT_ONCE = 500_000
-WEEK_MS = 7 * 86_400_000
+DAY_MS = 86_400_000
 WORKERS = 50
 #: Lives of each host within the week, before the one that is alive.
 LIVES = 28
@@ -41,7 +41,7 @@ SELECT md5(CAST(n AS text)), 1, 'm' || n, {_NAME},
     2 * n + 1, n % 200 = 0,
     CASE WHEN n % 100 = 1 THEN 'ConnectionError: no answer from host ' || n % 7 END,
     '[42, "customer ' || n % 1000 || '"]', '{{}}', 200
-FROM (SELECT n, :now - :week + n * :week / :rows AS at FROM numbers) AS told"""
+FROM (SELECT n, :now - :past + n * :past / :rows AS at FROM numbers) AS told"""
 _SECONDS = """
 INSERT INTO crisper_attempt (task_id, number, message_id, name, queue, incarnation, seq, state, acks_late,
     dispatched, redelivered, retries, tag, copy_refused, on_lost, loss_budget, received_at, started_at,
@@ -74,8 +74,8 @@ INSERT INTO crisper_incarnation (id, hostname, scope, host, boot_id, pid_namespa
     heartbeat_ms, state, counter, generation, started_at, seen_at, ended_at, cleared, evidence, about, pulse)
 SELECT 'life-' || n || '-' || life, 'celery@w' || n, 'scope', 'host', 'boot', 'ns', n, n, 86400000, 4000,
     CASE WHEN life = 28 THEN 'alive' WHEN (life + n) % 5 = 0 THEN 'lost' ELSE 'gone' END, 1, 1,
-    :now - :week + life * (:week / 28), CASE WHEN life = 28 THEN :now ELSE :now - :week + life * (:week / 28)
-    END, CASE WHEN life < 28 THEN :now - :week + (life + 1) * (:week / 28) - 1000 END, true,
+    :now - :past + life * (:past / 28), CASE WHEN life = 28 THEN :now ELSE :now - :past + life * (:past / 28)
+    END, CASE WHEN life < 28 THEN :now - :past + (life + 1) * (:past / 28) - 1000 END, true,
     '{{"how": "process gone", "signal": 9}}',
     '{{"pool": "prefork", "concurrency": 200, "queues": ["celery", "mail"], "crisper": "0.1.0"}}', '{{}}'
 FROM numbers, lives"""
@@ -98,14 +98,14 @@ SELECT 'p' || n, 'published-' || n, 'scope', {_NAME}, 'celery', 0, 0, 0, :now - 
     '{{}}', 200 FROM numbers"""
 
 
-def fill(url: str, rows: int, running: int, *, published: int = 1000) -> None:
+def fill(url: str, rows: int, running: int, *, published: int = 1000, days: int = 7) -> None:
     """An empty registry, of PostgreSQL or SQLite; analyzed."""
     engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
     if engine.dialect.name == "sqlite":
         sa.event.listen(engine, "connect", _knows_md5)
     with engine.connect() as connection:
         now = connection.execute(sa.text(_NOW[engine.dialect.name])).scalar_one()
-        told = {"now": now, "week": WEEK_MS, "rows": rows}
+        told = {"now": now, "past": days * DAY_MS, "rows": rows}
 
         def run(statement: str, last: int, first: int = 1) -> None:
             known = {**told, "first": first, "last": last}
