@@ -51,8 +51,9 @@ def _many(verb: str, *states: str, queue: str | None = None) -> Question:
 
 
 def _became(survey: Survey) -> Any:
-    lost = [one["id"] for one in survey.workers()["workers"] if one["state"] == "lost"]
-    return deaths.became(survey.reading, lost)
+    lost = deaths.newest(survey.reading, 20)
+    assert lost == sorted(lost, key=lambda one: one["ended_at"], reverse=True)
+    return deaths.became(survey.reading, [one["id"] for one in lost])
 
 
 def _events(which: Any, **asked: Any) -> Question:

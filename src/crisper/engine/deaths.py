@@ -1,18 +1,39 @@
-"""What became of what lost workers held."""
+"""Workers that were lost, and what became of what they held."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import and_, func, select
+from sqlalchemy import and_, func, or_, select
 
-from crisper.core.states import State
-from crisper.engine.answers import task_word
-from crisper.engine.narrowing import begun_since
+from crisper.core.states import State, WorkerState
+from crisper.engine.answers import of_worker, task_word
+from crisper.engine.narrowing import begun_since, is_open
 from crisper.engine.reading import Reading
 from crisper.engine.survey import DAY_MS
-from crisper.store.schema import attempt, recovery
+from crisper.store.schema import attempt, incarnation, recovery
+
+
+def newest(reading: Reading, most: int) -> list[dict[str, Any]]:
+    """The workers that were lost within a day, or may still have open attempts, the last death first; each as
+    `Survey.workers` tells of it. Raises as `Reading.snapshot` does."""
+    still_open = (
+        select(func.count())
+        .where(is_open(attempt), attempt.c.incarnation == incarnation.c.id)
+        .correlate(incarnation)
+        .scalar_subquery()
+    )
+    with reading.snapshot() as connection:
+        now = reading.now(connection)
+        recent = or_(incarnation.c.ended_at > now - DAY_MS, incarnation.c.cleared.is_(False))
+        rows = connection.execute(
+            select(incarnation, still_open.label("open_attempts"))
+            .where(incarnation.c.state == WorkerState.LOST.value, recent)
+            .order_by(incarnation.c.ended_at.desc(), incarnation.c.id)
+            .limit(most)
+        ).all()
+    return [of_worker(row, now) for row in rows]
 
 
 def became(reading: Reading, lives: Collection[str]) -> dict[str, dict[str, int]]:

@@ -93,9 +93,7 @@ class Pages:
         status = self._registry.status()
         reading = self._registry.reading
         with reading.snapshot():
-            lives = self._survey.workers()["workers"]
-            lost = [one for one in lives if one["state"] == "lost"]
-            lost = sorted(lost, key=lambda one: one["ended_at"] or "", reverse=True)[:FEW]
+            lost = deaths.newest(reading, FEW)
             became = deaths.became(reading, [one["id"] for one in lost])
             shown = [
                 {**one, "told": told(one["evidence"]), "became": became.get(one["id"], {})} for one in lost
