@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse
 from crisper.engine.control import Done, Outcome
 from crisper.engine.filters import LIMIT_MOST
 from crisper.errors import TaskNotFound
-from crisper.faces.serve import asked, openapi
+from crisper.faces.serve import asked, parameters
 from crisper.faces.serve.access import Needs, Who
 from crisper.faces.serve.doors import Door
 from crisper.faces.serve.pace import Pace
@@ -46,17 +46,17 @@ class Api:
         return JSONResponse(self._registry.status())
 
     def workers(self, request: Request) -> JSONResponse:
-        asked.only(request, openapi.names("/api/v1/workers"))
+        asked.only(request, parameters.names("/api/v1/workers"))
         limit = asked.number(request, "limit", LIMIT_MOST)
         return JSONResponse(self._survey.workers(everything=asked.flag(request, "all"), limit=limit))
 
     def tasks(self, request: Request) -> JSONResponse:
-        asked.only(request, openapi.names("/api/v1/tasks"))
+        asked.only(request, parameters.names("/api/v1/tasks"))
         limit, cursor = asked.number(request, "limit", 50), request.query_params.get("cursor") or None
         return JSONResponse(self._survey.tasks(asked.filters(request), limit=limit, cursor=cursor))
 
     def events(self, request: Request) -> JSONResponse:
-        asked.only(request, openapi.names("/api/v1/events"))
+        asked.only(request, parameters.names("/api/v1/events"))
         kind = asked.text(request, "kind")
         return JSONResponse(
             self._survey.events(
