@@ -189,6 +189,7 @@ _timeline = thing(
     since=maybe(TIME),
     now=maybe(TIME),
     more=FLAG,
+    complete=FLAG,
     lanes=many(
         thing(
             hostname=TEXT,
