@@ -81,7 +81,7 @@ def judge(facts: Facts) -> Verdict:
     kind, reason = _unless_unknown(facts, _over(facts) or _too_often(facts) or _bring_back(facts))
     if facts.killed_for and kind is not VerdictKind.SETTLED:
         reason = f"{facts.killed_for}, {reason}"
-    evidence = {name: getattr(facts, name) for name in facts.__slots__}  # all plain: nothing to copy
+    evidence = {name: getattr(facts, name) for name in facts.__slots__}
     if kind is VerdictKind.HOLD and _is_dead_letter(facts):
         evidence[DEAD_LETTERED] = True
     return Verdict(kind, reason, evidence)

@@ -13,8 +13,6 @@ from crisper.store.sql.parts import Parts, verb
 
 _LEASES = f"SELECT {', '.join(Lease._fields)} FROM crisper_incarnation WHERE state = 'alive' AND NOT cleared"
 _TELL = "UPDATE crisper_running SET at = ?, told = ? WHERE incarnation = ?"
-
-
 _TELL_FIRST = "INSERT INTO crisper_running (at, told, incarnation) VALUES (?, ?, ?)"
 
 
