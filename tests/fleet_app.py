@@ -34,6 +34,14 @@ def deafen(state: Any) -> None:
         hub.remove(fd)
 
 
+@control_command()
+def forget_consumers(state: Any) -> None:
+    """Its consumers are gone from the broker, and nobody has told the worker."""
+    consumer = state.consumer.task_consumer
+    for tag in consumer._active_tags.values():
+        consumer.channel.basic_cancel(tag)
+
+
 def make(environment: Mapping[str, str]) -> Celery:
     folder = Path(environment["FLEET_FOLDER"])
     broker, backend = environment["FLEET_BROKER"], environment["FLEET_BACKEND"]
@@ -140,6 +148,7 @@ def _tasks(app: Celery, ledger: Path) -> None:
 
     sleeper("late", acks_late=True)
     sleeper("own_strategy", acks_late=True, Strategy="tests.fleet_app:noting_strategy")
+    sleeper("soft", acks_late=True, crisper={"stop_by": "soft"})
     sleeper("limited", acks_late=True, rate_limit="20/s")
     sleeper("early")
     sleeper("early_resend", crisper={"on_lost": "resend"})

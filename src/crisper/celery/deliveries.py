@@ -29,6 +29,7 @@ from crisper.celery.claims import DISPATCHED, QUEUE, Claims
 from crisper.celery.dispatcher import Dispatcher
 from crisper.celery.ending import end
 from crisper.celery.held import Held, Stage
+from crisper.celery.inside import Inside, is_soft
 from crisper.celery.link import Item, Link, monotonic_ms
 from crisper.celery.pausing import Pausing
 from crisper.celery.slots import Slots
@@ -90,6 +91,7 @@ class Deliveries:
         self.incarnation = ""  # whose attempts these are
         self.usual: Usual | None = None
         self.slots = Slots()
+        self.inside = Inside(worker)
 
     # -- claiming -------------------------------------------------------------
 
@@ -457,16 +459,22 @@ class Deliveries:
 
         How the attempt ended is recorded when the process is gone, or has ended the body in time.
         """
-        if held.stage is not Stage.DISPATCHED or not (held.accepted and self._is_prefork()):
+        if held.stage is not Stage.DISPATCHED or not held.accepted:
+            return
+        if not self._is_prefork():
+            self.inside.end(held, lambda: self._asked_to_end(held, why))
             return
         now, pid = time.monotonic(), held.request.worker_pid
-        own = getattr(held.request.task, "crisper", None) or {}
-        softly = own.get("stop_by") == "soft"
-        if not held.stopped and self._stop(held, pid, SIG_SOFT_TIMEOUT if softly else signal.SIGTERM):
+        soft = SIG_SOFT_TIMEOUT if is_soft(held.request.task) else signal.SIGTERM
+        if not held.stopped and self._stop(held, pid, soft):
             logger.warning("crisper: ending process %s, which runs %s: %s", pid, held.task_id, why)
             held.stopped, held.kill_at = why, now + GRACE_SECONDS
         elif held.stopped and now >= held.kill_at:
             self._stop(held, pid, signal.SIGKILL)
+
+    def _asked_to_end(self, held: Held, why: str) -> None:
+        logger.warning("crisper: ending the body of %s: %s", held.task_id, why)
+        held.stopped = why
 
     def _parked(self, held: Held) -> None:
         if held.stage is Stage.DISPATCHED:  # relaxed: it runs already

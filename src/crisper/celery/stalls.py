@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 from crisper.celery.held import Held, Stage
+from crisper.celery.inside import Inside
 from crisper.celery.link import Link, monotonic_ms
 from crisper.celery.stacks import of_frame
 from crisper.core.stack import bounded
@@ -31,8 +32,8 @@ class Policy(NamedTuple):
 class Stalls:
     """`look` on the keeper's thread; `ran` wherever an outcome comes in."""
 
-    def __init__(self, worker: Any, link: Link, settings: Settings) -> None:
-        self._worker, self._link, self._settings = worker, link, settings
+    def __init__(self, worker: Any, link: Link, inside: Inside, settings: Settings) -> None:
+        self._worker, self._link, self._inside, self._settings = worker, link, inside, settings
         self._policies: dict[str, Policy] = {}
         self.usual = Usual(settings.stall_usual) if settings.stall_usual else None
         self._told = False
@@ -63,10 +64,11 @@ class Stalls:
     def _long(self, one: Held, age: int, bounds: tuple[int, int, int]) -> Long:
         pool = self._worker.pool
         in_process = not pool.uses_semaphore
-        pool_name = type(pool).__module__.rpartition(".")[2]
-        why_not = f"it runs inside its worker's process (pool: {pool_name})" if in_process else ""
         pid = self._link.pid if in_process else one.request.worker_pid or 0
         stack = bounded(of_frame(body_of(pool, one.task_id))) if in_process else ""
+        why_not = ""
+        if in_process:
+            why_not = self._inside.why_not(one.request.task) if stack else "nothing in its process runs it"
         policy = self._policy(one.request.task)
         number, name = one.number, str(one.request.name)
         return Long(one.seq, number, one.task_id, name, pid, age, *bounds, policy.on_stalled, why_not, stack)
