@@ -18,8 +18,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crisper.core import preview as module
 from crisper.core.preview import DECODE_LIMIT, DEFAULT_REDACT, MAX_DEPTH, MIN_LIMIT, preview, preview_message
+from crisper.core.preview.careful import careful
+from crisper.core.preview.quick import quick as quickly
+from crisper.core.preview.redaction import rules_of
 
 JSON = "application/json"
 PICKLE = "application/x-python-serialize"
@@ -74,9 +76,9 @@ def test_a_long_string_that_fits_beside_short_items_is_shown_whole() -> None:
 
 @given(json_values)
 def test_the_quick_way_and_the_careful_way_agree(value: object) -> None:
-    rules = module._rules(DEFAULT_REDACT)
-    quick = module._quick(value, 4096, rules)
-    assert quick is None or quick == module._careful(value, 4096, rules)
+    rules = rules_of(DEFAULT_REDACT)
+    quick = quickly(value, 4096, rules)
+    assert quick is None or quick == careful(value, 4096, rules)
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def test_workers_have_the_documented_shape(run: Run, read_scene: Scene) -> None:
 
 def test_tasks_have_the_documented_shape(run: Run, read_scene: Scene) -> None:
     answer = read(run(read_scene.url, "tasks", "--limit", "2", "--json"))
-    assert list(answer) == ["tasks", "next"]
+    assert list(answer) == ["tasks", "next", "looked_back_to"]
     assert all(list(task) == TASK_KEYS for task in answer["tasks"])
     rest = read(run(read_scene.url, "tasks", "--cursor", answer["next"], "--json"))
     assert rest["next"] is None

@@ -11,7 +11,8 @@ import pytest
 from sqlalchemy import create_engine, insert, literal, select
 
 from crisper.core.states import RecoveryState, State, VerdictKind, task_state
-from crisper.engine.filters import TASK_STATES, Filters, age_ms, cursor_of, in_state, place_of
+from crisper.engine.filters import TASK_STATES, Filters, cursor_of, in_state, place_of
+from crisper.engine.moments import age_ms
 from crisper.engine.survey import Survey
 from crisper.errors import BadQuestion, RegistryUnreachable, SchemaMissing, SchemaOutdated, SchemaTooNew
 from crisper.store import migrate, schema

@@ -44,6 +44,10 @@ def without_now(answer: Any) -> Any:
         ),
         ("tasks?name=shop.*&worker=celery@two", ["tasks", "--name", "shop.*", "--worker", "celery@two"]),
         ("tasks?queue=mail&older_than=1h", ["tasks", "--queue", "mail", "--older-than", "1h"]),
+        (
+            "tasks?argument=EUR&since=1d&until=2999-01-01",
+            ["tasks", "--argument", "EUR", "--since", "1d", "--until", "2999-01-01"],
+        ),
     ],
 )
 def test_it_answers_as_the_command_line_does(
@@ -216,6 +220,12 @@ def test_a_script_gone_wild_is_stopped(served: Served) -> None:
         *("tasks?limit=%D9%A3", "tasks?state=unheard", "tasks?older_than=1000000000x", "tasks?cursor=x"),
         *("tasks?name=" + "*a" * 10, "tasks?name=" + "x" * 2000, "tasks?worker=" + "x" * 2000),
         *("tasks?unknown=1", "tasks?limit=1&limit=2", "workers?all=perhaps", "workers?limit=99999"),
+        *(
+            "tasks?since=soon",
+            "tasks?until=" + "9s" * 30,
+            "tasks?argument=" + "x" * 201,
+            "tasks?id=" + "x" * 1025,
+        ),
         *("events?limit=5000", "events?after=W10", "events?kind=" + "x" * 1025, "status?x=1"),
         "tasks?" + "&".join(["state=held"] * 60),
     ],
@@ -235,7 +245,7 @@ def test_a_long_address_is_414(served: Served) -> None:
 def test_hostile_words_are_only_words(served: Served, scene: Scene, text: str) -> None:
     browser = served.browser()
     sent = quote(text[:800], safe="", errors="surrogatepass")
-    for name in ("name", "worker", "queue"):
+    for name in ("name", "worker", "queue", "id", "argument", "since"):
         answer = browser.get(f"/api/v1/tasks?{name}={sent}")
         assert answer.status_code in (200, 400), answer.text
     assert browser.get(f"/api/v1/tasks/{sent}").status_code in (404, 414)

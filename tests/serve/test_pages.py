@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import pytest
 from starlette.testclient import TestClient
@@ -91,6 +91,32 @@ def test_tasks_are_filtered_by_their_address_and_page_on(served: Served, scene: 
     waiting = {f"/task?id={scene.ids[name]}" for name in ("quarantined", "held", "not kept")}
     assert set(rows) == waiting
     assert "tasks --state held --state quarantined --name 'shop.*' --limit 2" in said(dom)
+
+
+def test_tasks_are_searched_by_id_argument_and_time(served: Served, scene: Scene) -> None:
+    browser, id = served.browser(), scene.ids["recovered"]
+    for asked in ({"id": id[:9]}, {"id": id, "argument": "EUR", "since": "1h"}):
+        dom = look(browser, f"/tasks?{urlencode(asked)}")
+        assert [a["href"] for a in dom.all("a") if (a["href"] or "").startswith("/task?")] == [
+            f"/task?id={id}"
+        ]
+        assert set(asked.items()) <= {(i["name"], i.get("value")) for i in dom.all("input")}
+    text = said(look(browser, "/tasks?argument=EUR&until=2025-03-09T03:12"))
+    assert "No such task is on record." in text
+    assert "tasks --argument EUR --until 2025-03-09T03:12" in text
+    assert "redacted and shortened" in text
+
+
+def test_a_search_says_how_far_back_it_looked_and_goes_on(
+    served: Served, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crisper.engine.looking.MOST", 3)
+    browser = served.browser()
+    dom = look(browser, "/tasks?argument=nowhere")
+    assert "No such task is there. Looked at 3 attempts, back to 20" in said(dom)
+    [further] = [a["href"] for a in dom.all("a") if a.get("rel") == "next"]
+    assert "argument=nowhere" in str(further)
+    assert look(browser, str(further)).text
 
 
 def test_a_tasks_page_says_how_far_it_is(served: Served, scene: Scene) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import crisper
 from crisper.celery.stacks import StackFile
-from crisper.recorder.process import ALIVE_FD, STACKS_FD, WIRE_FD, WORDS_FD
+from crisper.recorder.wire import ALIVE_FD, STACKS_FD, WIRE_FD, WORDS_FD
 
 #: One turn of a busy loop's records, and one large message, fit without waiting.
 SOCKET_BYTES = 4 * 2**20

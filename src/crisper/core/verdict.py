@@ -7,7 +7,7 @@ log, audit row and page show the same words.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -81,7 +81,7 @@ def judge(facts: Facts) -> Verdict:
     kind, reason = _unless_unknown(facts, _over(facts) or _too_often(facts) or _bring_back(facts))
     if facts.killed_for and kind is not VerdictKind.SETTLED:
         reason = f"{facts.killed_for}, {reason}"
-    evidence = asdict(facts)
+    evidence = {name: getattr(facts, name) for name in facts.__slots__}
     if kind is VerdictKind.HOLD and _is_dead_letter(facts):
         evidence[DEAD_LETTERED] = True
     return Verdict(kind, reason, evidence)

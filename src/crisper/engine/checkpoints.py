@@ -40,6 +40,9 @@ class Checkpoints:
         if waits is not None:
             self._waiting.setdefault(claim_seq, []).append(waits)
 
+    def __len__(self) -> int:
+        return len(self._last)
+
     def times(self) -> Iterator[int]:
         """When each is to be written."""
         return (0 if seq in self._waiting else at + AFTER_MS for seq, (at, _) in self._last.items())

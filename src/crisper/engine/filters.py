@@ -9,20 +9,33 @@ import re
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, and_, case, or_, select, true
+from sqlalchemy import ColumnElement, and_, case, func, or_, select, true
 
-from crisper.core.states import HAVE_RECOVERIES, RecoveryState, State, VerdictKind, task_words
+from crisper.core.states import (
+    HAVE_RECOVERIES,
+    WAITS_FOR_A_PERSON,
+    RecoveryState,
+    State,
+    VerdictKind,
+    task_words,
+)
 from crisper.core.text import key, storable
+from crisper.engine.moments import MOST_MS, Moment
 from crisper.errors import BadQuestion
 from crisper.store import schema
 
 LIMIT_MOST = 1000
+LONGEST_ARGUMENT = 200
 
-#: A registry's times are 64-bit milliseconds; a cursor or an age beyond is nonsense.
-_MOST = 2**62
-_UNITS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 7 * 86_400_000}
-_AGE = re.compile(r"(?:\d{1,9}[smhdw])+", re.ASCII)
-_AGE_PART = re.compile(r"(\d+)([smhdw])", re.ASCII)
+#: A prefix of a task id shorter than this names nothing.
+SHORTEST_PREFIX = 6
+#: Behind what any id goes on with, whatever the database sorts by. Only an ideograph, or what is beyond the
+#: basic plane, may come later, and ids are ASCII.
+_LAST = "\ufffd"
+
+#: States of which only few tasks are at a time, found by indexes of their own.
+FEW_AT_A_TIME = frozenset({"claimed", "running", "recovering", *WAITS_FOR_A_PERSON})
+
 #: Matching takes time exponential in the stars.
 _MOST_STARS = 6
 _LONGEST_GLOB = 512
@@ -33,13 +46,25 @@ _VERDICTS = len(VerdictKind) + 1  # none yet is one
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """Which tasks: all of these hold. `name` may contain `*` and `?`."""
+    """Which tasks: all of these hold. `name` may contain `*` and `?`. Times are when the latest attempt was
+    received."""
 
     states: tuple[str, ...] = ()
     name: str | None = None
     worker: str | None = None  # hostname, or an incarnation's id
     queue: str | None = None
     older_than_ms: int | None = None
+    id: str | None = None  # a task's, or the beginning of it
+    since: Moment | None = None
+    until: Moment | None = None
+    argument: str | None = None  # stands in the recorded arguments, which are redacted and shortened
+
+    @property
+    def needs_a_look(self) -> bool:
+        """No index answers this: each task of the time that is asked for has to be looked at."""
+        asked = (self.name, self.worker, self.queue, self.argument)
+        few = self.states and FEW_AT_A_TIME.issuperset(self.states)
+        return self.id is None and not few and any(one is not None for one in asked)
 
 
 class Place(NamedTuple):
@@ -110,8 +135,37 @@ def conditions(filters: Filters, now: int, dialect: str) -> list[ColumnElement[b
     if filters.queue is not None:
         wanted.append(equals(attempt.queue, filters.queue))
     if filters.older_than_ms is not None:
-        wanted.append(attempt.received_at < now - min(max(filters.older_than_ms, 0), _MOST))
+        wanted.append(attempt.received_at < now - min(max(filters.older_than_ms, 0), MOST_MS))
+    if filters.since is not None:
+        wanted.append(attempt.received_at >= filters.since.at(now))
+    if filters.until is not None:
+        wanted.append(attempt.received_at < filters.until.at(now))
+    if filters.id is not None:
+        wanted.append(begins(attempt.task_id, filters.id))
+    if filters.argument is not None:
+        previews = (attempt.args_preview, attempt.kwargs_preview)
+        wanted.append(or_(*(contains(one, filters.argument, dialect) for one in previews)))
     return wanted
+
+
+def begins(column: ColumnElement[str], prefix: str) -> ColumnElement[bool]:
+    """The whole id, or what it begins with. A range first: an index answers that."""
+    if len(prefix) < SHORTEST_PREFIX or key(prefix) != prefix:
+        return is_task(column, prefix)
+    beginning = func.substr(column, 1, len(prefix)) == prefix
+    return and_(column >= prefix, column < prefix + _LAST, beginning)
+
+
+def contains(column: ColumnElement[str], text: str, dialect: str) -> ColumnElement[bool]:
+    """Nothing in the text is special, and case counts, on every database."""
+    if len(text) > LONGEST_ARGUMENT:
+        raise BadQuestion(f"a text in the arguments has at most {LONGEST_ARGUMENT} characters")
+    text = storable(text)
+    if dialect == "sqlite":
+        return func.instr(column, text) > 0
+    if dialect == "postgresql":
+        return func.strpos(column, text) > 0
+    return func.locate(text, column) > 0
 
 
 def equals(column: ColumnElement[str], text: str) -> ColumnElement[bool]:
@@ -139,15 +193,6 @@ def glob(column: ColumnElement[str], pattern: str, dialect: str) -> ColumnElemen
     return column.like(escaped.replace("*", "%").replace("?", "_"), escape="\\")
 
 
-def age_ms(text: str) -> int:
-    """Milliseconds of `90s`, `10m`, `2h`, `1d12h`. Raises `BadQuestion` for anything else."""
-    if not _AGE.fullmatch(text):
-        raise BadQuestion(
-            f"{text[:40]!r} is no age: write a number with s, m, h, d or w, such as 90s, 10m, 2h or 1d12h"
-        )
-    return min(sum(int(number) * _UNITS[unit] for number, unit in _AGE_PART.findall(text)), _MOST)
-
-
 def bounded(limit: int) -> int:
     if not 1 <= limit <= LIMIT_MOST:
         raise BadQuestion(f"limit {limit}: must be between 1 and {LIMIT_MOST}; use the cursor for more")
@@ -167,7 +212,7 @@ def place_of(cursor: str) -> Place:
     match _read_cursor(cursor):
         case [bool(), str()]:
             pass
-        case [int(received_at), str(task_id)] if abs(received_at) < _MOST and task_id == key(task_id):
+        case [int(received_at), str(task_id)] if abs(received_at) < MOST_MS and task_id == key(task_id):
             return Place(received_at, task_id)
     raise _bad_cursor()
 
@@ -177,7 +222,7 @@ def event_of(cursor: str) -> int:
     match _read_cursor(cursor):
         case [bool()]:
             pass
-        case [int(id)] if abs(id) < _MOST:
+        case [int(id)] if abs(id) < MOST_MS:
             return id
     raise _bad_cursor()
 

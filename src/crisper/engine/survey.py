@@ -35,7 +35,9 @@ from crisper.engine.answers import (
 )
 from crisper.engine.diagnosis import SILENT, STALLED, WEDGED
 from crisper.engine.filters import (
+    SHORTEST_PREFIX,
     Filters,
+    begins,
     bounded,
     conditions,
     cursor_of,
@@ -43,6 +45,7 @@ from crisper.engine.filters import (
     is_task,
     place_of,
 )
+from crisper.engine.looking import floor_of
 from crisper.engine.reading import HANGS_SECONDS, Reading
 from crisper.engine.trail import Wanted, all_events, audited
 from crisper.engine.vitals import vitals
@@ -52,9 +55,6 @@ DAY_MS = 86_400_000
 
 #: One task's story is cut to its newest so many attempts and events.
 STORY_MOST = 1000
-
-#: A prefix of a task id shorter than this names nothing.
-SHORTEST_PREFIX = 6
 
 _LATEST_RECOVERY = and_(recovery.c.task_id == attempt.c.task_id, recovery.c.number == attempt.c.number)
 HOSTNAME = func.coalesce(incarnation.c.hostname, attempt.c.incarnation).label("worker")
@@ -132,12 +132,19 @@ class Survey:
     ) -> dict[str, Any]:
         """Tasks by their latest attempt, the newest first; `next` continues where this page ended.
 
+        What no index answers is asked of so many attempts only: `looked_back_to` says until when, if there
+        are older ones, and `next` goes on from there.
         Raises `BadQuestion` for a state, limit or cursor that makes no sense.
         """
+        filters, after = filters or Filters(), None if cursor is None else place_of(cursor)
         with self.reading.snapshot() as connection:
-            wanted = conditions(filters or Filters(), self.reading.now(connection), self.reading.dialect)
-            if cursor is not None:
-                wanted.append(tuple_(attempt.c.received_at, attempt.c.task_id) < tuple_(*place_of(cursor)))
+            now = self.reading.now(connection)
+            wanted = conditions(filters, now, self.reading.dialect)
+            if after is not None:
+                wanted.append(tuple_(attempt.c.received_at, attempt.c.task_id) < tuple_(*after))
+            floor = floor_of(connection, filters, now, after) if filters.needs_a_look else None
+            if floor is not None:
+                wanted.append(attempt.c.received_at >= floor)
             question = (
                 latest_attempts()
                 .where(*wanted)
@@ -145,12 +152,12 @@ class Survey:
                 .limit(bounded(limit) + 1)
             )
             rows = connection.execute(question).all()
-        more = len(rows) > limit
-        rows = rows[:limit]
-        return {
-            "tasks": [of_task(row) for row in rows],
-            "next": cursor_of(rows[-1].received_at, rows[-1].task_id) if more else None,
-        }
+        if len(rows) > limit:
+            floor, rows = None, rows[:limit]
+            following: str | None = cursor_of(rows[-1].received_at, rows[-1].task_id)
+        else:
+            following = None if floor is None else cursor_of(floor, "")
+        return {"tasks": [of_task(row) for row in rows], "next": following, "looked_back_to": iso(floor)}
 
     def task(self, task_id: str) -> dict[str, Any] | None:
         """All that is on record of one task; None if nothing is."""
@@ -227,11 +234,10 @@ class Survey:
 
     def ids_like(self, prefix: str, *, limit: int = 5) -> list[str]:
         """Task ids that begin with `prefix`, which has at least `SHORTEST_PREFIX` characters."""
-        prefix = storable(prefix)
-        if len(prefix) < SHORTEST_PREFIX:
+        if len(storable(prefix)) < SHORTEST_PREFIX:
             return []
-        begins = func.substr(attempt.c.task_id, 1, len(prefix)) == prefix
-        question = select(attempt.c.task_id).where(begins).distinct().limit(bounded(limit))
+        found = begins(attempt.c.task_id, prefix)
+        question = select(attempt.c.task_id).where(found).distinct().limit(bounded(limit))
         with self.reading.snapshot() as connection:
             return sorted(connection.execute(question).scalars())
 

@@ -125,6 +125,8 @@ class Writer:
         """Milliseconds until something is to be written; None: nothing is held."""
         if self._pending:
             return 0
+        if not (self._starts or self._parked or self.checkpoints):
+            return None
         times = [at + START_AFTER_MS for at, _ in self._starts.values()]
         times += self.checkpoints.times()
         if self._parked:
@@ -188,6 +190,8 @@ class Writer:
 
     def _due_starts(self, now: int, taken: int) -> dict[int, tuple[int, Start]]:
         """By the claim they belong to; one whose claim waits for a later commit waits for it too."""
+        if not self._starts:
+            return {}
         waiting = {
             record.seq for _, record in islice(self._pending, taken, None) if isinstance(record, Claim)
         }
@@ -317,4 +321,5 @@ def _seq(record: Record) -> int:
 
 
 def _aged(record: Record, age: int) -> Record:
-    return record._replace(age_ms=max(0, age))
+    age = max(0, age)
+    return record if record.age_ms == age else record._replace(age_ms=age)

@@ -11,13 +11,7 @@ from typing import Any, NamedTuple
 from crisper.core.model import Fence, Incarnation, Worker
 from crisper.engine.circuit import Circuit
 from crisper.engine.deadline import Watchdog
-from crisper.errors import (
-    CrisperError,
-    RegistryUnreachable,
-    RegistryUnusable,
-    SchemaMissing,
-    SchemaOutdated,
-)
+from crisper.errors import CrisperError, RegistryUnreachable, RegistryUnusable, SchemaMissing, SchemaOutdated
 from crisper.store.base import Store
 from crisper.store.database import Place
 from crisper.store.ensure import told

@@ -28,12 +28,7 @@ from crisper.engine.sweeper import Sweeper
 from crisper.engine.window import forget_windows
 from crisper.errors import CrisperError, RegistryMoved, RegistryUnreachable
 from crisper.recorder import wire
-from crisper.recorder.cases import (
-    case_to_wire,
-    judgement_from_wire,
-    recovery_from_wire,
-    recovery_to_wire,
-)
+from crisper.recorder.cases import case_to_wire, judgement_from_wire, recovery_from_wire, recovery_to_wire
 from crisper.recorder.host import Patient, ThisHost
 from crisper.recorder.journals import adoption_told, registry_digest, replay_clock
 from crisper.store.base import Store

@@ -34,6 +34,11 @@ from decimal import Decimal
 from enum import Enum
 from typing import Any
 
+#: File descriptors that a parent leaves its recorder: the wire, the children's datagrams, the pipe on
+#: which the recorder shows that it goes round, and the file into which the worker's processes write
+#: their stacks.
+WIRE_FD, WORDS_FD, ALIVE_FD, STACKS_FD = 3, 4, 5, 6
+
 HEADER = struct.Struct("<I")
 
 HELLO, BYE, TICK, STANDS, SILENT, LONG, DROP, ASK = "hello", "bye", "t", "i", "q", "L", "x", "ask"

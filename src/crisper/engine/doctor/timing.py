@@ -8,7 +8,7 @@ from crisper.engine.doctor.facts import Facts
 from crisper.engine.doctor.finding import Check, Level, Said
 from crisper.engine.doctor.words import named, round_up, span, tasks
 
-#: What a recorder's call to the registry may take before it has failed (`crisper.recorder.process`).
+#: What a recorder's call to the registry may take before it has failed (`crisper.recorder.desk`).
 CALL_SECONDS = 5.0
 #: Of two clocks. People read them side by side, and ETAs are set by one host and kept by another.
 OFFSET_SECONDS = 5.0

@@ -71,8 +71,8 @@ def events(
       crisper -A proj events --kind verdict --kind stop --by 'ann@*'
       crisper -A proj events --follow --json | jq -c 'select(.kind=="lost")'
     """
-    from crisper.engine.filters import age_ms
     from crisper.engine.following import Following
+    from crisper.engine.moments import age_ms
 
     since_ms = None if since is None else age_ms(since)
     _doubt(kinds)

@@ -52,7 +52,7 @@ def export(
       crisper -A proj export attempts --until 30d --to old.jsonl
     """
     from crisper.engine.export import EXPORTABLE, rows
-    from crisper.engine.filters import age_ms
+    from crisper.engine.moments import age_ms
 
     form = form or ("parquet" if to is not None and to.suffix == ".parquet" else "jsonl")
     if form == "parquet" and to is None:

@@ -40,7 +40,7 @@ def failures(place: Place, since: str, limit: int, as_json: bool) -> None:
       crisper -A proj failures --json | jq '.groups[0].example'
     """
     from crisper.engine import failures
-    from crisper.engine.filters import age_ms
+    from crisper.engine.moments import age_ms
 
     with place.reading() as reading:
         answer = failures.failures(reading, since_ms=age_ms(since), limit=limit)

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from starlette.requests import Request
 
 from crisper.core.states import Saw
-from crisper.engine.filters import LIMIT_MOST, TASK_STATES, Filters, age_ms
+from crisper.engine.filters import LIMIT_MOST, LONGEST_ARGUMENT, TASK_STATES, Filters
+from crisper.engine.moments import Moment, age_ms, moment
 from crisper.errors import BadQuestion
 from crisper.faces.serve.saying import Answered
 
@@ -19,6 +20,7 @@ LARGEST_BODY_OF_MANY = 1024 * 1024
 MANY = 100
 LONGEST = 1024
 LONGEST_REASON = 1000
+LONGEST_TIME = 40
 _LARGEST_NUMBER = 2**31 - 1
 
 
@@ -61,14 +63,23 @@ def filters(request: Request) -> Filters:
     states = tuple(state for state in request.query_params.getlist("state") if state)
     if len(states) > len(TASK_STATES):
         raise BadQuestion("there are not so many states")
-    older = text(request, "older_than")
+    older = text(request, "older_than", LONGEST_TIME)
     return Filters(
         states,
         text(request, "name"),
         text(request, "worker"),
         text(request, "queue"),
         None if older is None else age_ms(older),
+        text(request, "id"),
+        when(request, "since"),
+        when(request, "until"),
+        text(request, "argument", LONGEST_ARGUMENT),
     )
+
+
+def when(request: Request, name: str) -> Moment | None:
+    given = text(request, name, LONGEST_TIME)
+    return None if given is None else moment(given)
 
 
 class Decision:

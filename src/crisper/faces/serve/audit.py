@@ -15,7 +15,8 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from crisper.engine import trail
-from crisper.engine.filters import age_ms, cursor_of
+from crisper.engine.filters import cursor_of
+from crisper.engine.moments import age_ms
 from crisper.engine.trail import Wanted
 from crisper.errors import BadQuestion
 from crisper.faces.cli.events import KINDS

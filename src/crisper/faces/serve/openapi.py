@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 from crisper import __version__
 from crisper.core.states import VerdictKind
 from crisper.engine.control import Outcome
-from crisper.engine.filters import LIMIT_MOST, TASK_STATES
+from crisper.engine.filters import LIMIT_MOST, LONGEST_ARGUMENT, TASK_STATES
+from crisper.engine.moments import AGE, MOMENT
 from crisper.faces.serve.access import Needs
-from crisper.faces.serve.asked import LONGEST, LONGEST_REASON, MANY
+from crisper.faces.serve.asked import LONGEST, LONGEST_REASON, LONGEST_TIME, MANY
 from crisper.faces.serve.doors import Door
 
 
@@ -20,6 +21,8 @@ class Parameter(NamedTuple):
 
 
 _TEXT: dict[str, Any] = {"type": "string", "maxLength": LONGEST}
+_AGE = {"type": "string", "maxLength": LONGEST_TIME, "pattern": f"^(?:{AGE})?$"}
+_TIME = {"type": "string", "maxLength": LONGEST_TIME, "pattern": f"^(?:{AGE}|{MOMENT})?$"}
 _LIMIT = {"type": "integer", "minimum": 1, "maximum": LIMIT_MOST}
 
 PARAMETERS: dict[str, tuple[Parameter, ...]] = {
@@ -36,7 +39,17 @@ PARAMETERS: dict[str, tuple[Parameter, ...]] = {
         Parameter("name", _TEXT, "The task's whole name; * and ? stand for anything."),
         Parameter("worker", _TEXT, "Where its latest attempt is or was; an incarnation's id does too."),
         Parameter("queue", _TEXT, "The queue that its message came from."),
-        Parameter("older_than", _TEXT, "Received so long ago or longer: 90s, 10m, 2h, 1d12h."),
+        Parameter("id", _TEXT, "The task's id, or 6 characters or more that it begins with."),
+        Parameter(
+            "argument",
+            {"type": "string", "maxLength": LONGEST_ARGUMENT},
+            "A text that stands in its arguments as they are on record: redacted and shortened.",
+        ),
+        Parameter(
+            "since", _TIME, "Received then or later: an age, or a moment; without an offset it is UTC."
+        ),
+        Parameter("until", _TIME, "Received before then."),
+        Parameter("older_than", _AGE, "Received so long ago or longer: 90s, 10m, 2h, 1d12h."),
         Parameter("limit", {**_LIMIT, "default": 50}, "How many at most."),
         Parameter("cursor", {"type": "string"}, "The `next` of an earlier page."),
     ),

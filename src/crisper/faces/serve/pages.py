@@ -10,7 +10,7 @@ from urllib.parse import quote, urlencode
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from crisper.engine import control, deaths
+from crisper.engine import control, deaths, looking
 from crisper.engine.control import Outcome
 from crisper.engine.filters import TASK_STATES, Filters
 from crisper.faces.cli.status import advice
@@ -136,7 +136,9 @@ class Pages:
             "tasks.html",
             tasks=answer["tasks"],
             filters=filters,
-            older_than=request.query_params.get("older_than"),
+            given=dict.fromkeys(("id", "argument", "since", "until", "older_than"), "") | dict(given),
+            looked_back_to=answer["looked_back_to"],
+            looked_at_most=looking.MOST,
             states=sorted(TASK_STATES),
             asked=filters != Filters() or cursor is not None,
             next=following,

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from crisper.engine import lanes
-from crisper.engine.filters import age_ms
+from crisper.engine.moments import age_ms
 from crisper.errors import BadQuestion
 from crisper.faces.cli.story import told
 from crisper.faces.cli.text import clean, plural

@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from crisper.core.states import RecoveryState, State, VerdictKind
 from crisper.engine import failures
-from crisper.engine.filters import age_ms
+from crisper.engine.moments import age_ms
 from crisper.faces.cli import queues as cli_queues
 from crisper.faces.cli.failures import left_out
 from crisper.faces.serve import asked, openapi

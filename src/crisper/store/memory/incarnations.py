@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 from crisper.core.model import Fence, Incarnation, Pulse, Sighting, Worker
 from crisper.core.states import WorkerState
 from crisper.core.text import key, storable
 from crisper.store.memory.tables import Tables, plain
+
+_AGE = attrgetter("started_at", "id")
 
 
 class Incarnations(Tables):
@@ -52,12 +55,12 @@ class Incarnations(Tables):
 
     def alive(self) -> list[Worker]:
         with self._lock:
-            return self._sorted(w for w in self._workers.values() if w.state is WorkerState.ALIVE)
+            return _sorted([w for w in self._workers.values() if w.state is WorkerState.ALIVE])
 
     def uncleared(self) -> list[Worker]:
         with self._lock:
-            return self._sorted(
-                w for w in self._workers.values() if w.state is not WorkerState.ALIVE and not w.cleared
+            return _sorted(
+                [w for w in self._workers.values() if not w.cleared and w.state is not WorkerState.ALIVE]
             )
 
     def running_processes(self, id: str) -> list[tuple[int, int]]:
@@ -104,5 +107,8 @@ class Incarnations(Tables):
         self._event(now, f"worker_{state}", actor=by, incarnation=id, data=evidence)
         return True
 
-    def _sorted(self, workers: Iterator[Worker]) -> list[Worker]:
-        return sorted(workers, key=lambda w: (w.started_at, w.id))
+
+def _sorted(workers: list[Worker]) -> list[Worker]:
+    if len(workers) > 1:
+        workers.sort(key=_AGE)
+    return workers

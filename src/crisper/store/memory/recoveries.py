@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 from crisper.core.gate import Past, is_left_over
@@ -21,7 +20,7 @@ from crisper.core.states import (
 from crisper.core.text import key, storable, storable_entry
 from crisper.core.verdict import Judgement, is_same_verdict, superseded_or_finished
 from crisper.store.base import Closed
-from crisper.store.memory.tables import Tables, plain
+from crisper.store.memory.tables import Tables, changed, plain
 
 #: As on a server: how long a courier has a case to itself.
 CASE_MS = 60_000
@@ -91,14 +90,13 @@ class Recoveries(Tables):
     def take_cases(self, courier: str, scope: str, *, limit: int, again: bool = False) -> list[Case]:
         with self._lock:
             now, mine = self._clock(), courier if again else ""
-            found = [r for r in self._recoveries.values() if r.scope == scope and self._free(r, now, mine)]
+            under_way = [r for r in self._recoveries.values() if r.state in UNDER_WAY and r.scope == scope]
+            found = [r for r in under_way if self._free(r, now, mine)]
             found.sort(key=lambda r: (r.created_at, r.task_id, r.number))
             taken = [self._move(r, courier=courier, due_at=now + CASE_MS) for r in found[:limit]]
             return [case for r in taken if (case := self.case(r.task_id, r.number))]
 
     def _free(self, recovery: Recovery, now: int, mine: str) -> bool:
-        if recovery.state not in UNDER_WAY:
-            return False
         if recovery.due_at is None or recovery.due_at <= now:
             return True
         courier = self._workers.get(recovery.courier or "")
@@ -201,6 +199,6 @@ class Recoveries(Tables):
 
     def _move(self, recovery: Recovery, **changes: Any) -> Recovery:
         place = recovery.task_id, recovery.number
-        moved = replace(self._recoveries[place], version=recovery.version + 1, **changes)
+        moved = changed(self._recoveries[place], {"version": recovery.version + 1, **changes})
         self._recoveries[place] = moved
         return moved

@@ -11,8 +11,6 @@ from crisper.store.rows import IS_OPEN, WORKER
 from crisper.store.sql.parts import Parts, verb
 
 _TELL = "UPDATE crisper_running SET at = ?, told = ? WHERE incarnation = ?"
-
-
 _TELL_FIRST = "INSERT INTO crisper_running (at, told, incarnation) VALUES (?, ?, ?)"
 
 

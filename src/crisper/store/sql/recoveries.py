@@ -17,8 +17,6 @@ from crisper.store.sql.parts import Parts, verb
 
 #: Attempts of one incarnation, by their tasks, which are indexed, and the numbers of their claims.
 _THESE = "task_id {tasks} AND incarnation = ? AND seq {seqs}"
-
-
 _LOSE = f"""
 UPDATE crisper_attempt
    SET state = 'lost', finished_at = ?, closed_seq = ?, counted = ?, reason = ?

@@ -7,7 +7,7 @@ tag. `amqp`: what a connection held comes back when the broker sees it closed.
 from __future__ import annotations
 
 from collections import deque
-from functools import cached_property
+from functools import cache
 from typing import NamedTuple
 
 from crisper.core.message import Kept, pack
@@ -43,12 +43,17 @@ class Message:
         self.task, self.retries, self.id = task, retries, f"{task.id}/{retries}"
         self.vanished = False  # popped from Redis' list, and its reader died before it was in `unacked` (F7)
 
-    @cached_property
+    @property
     def packed(self) -> Packed:
-        body = b"[[], {}, {}]" if self.task.kept else b"[[" + b" " * 4096 + b"], {}, {}]"
-        headers = {"id": self.task.id, "task": "task", "retries": self.retries, "crisper_message": self.id}
-        kept = Kept(body, "application/json", "utf-8", headers, {"correlation_id": self.task.id}, "", QUEUE)
-        return pack(kept, limit=2048)
+        return _packed(self.task.id, self.retries, self.id, self.task.kept)
+
+
+@cache
+def _packed(task_id: str, retries: int, id: str, is_kept: bool) -> Packed:
+    body = b"[[], {}, {}]" if is_kept else b"[[" + b" " * 4096 + b"], {}, {}]"
+    headers = {"id": task_id, "task": "task", "retries": retries, "crisper_message": id}
+    kept = Kept(body, "application/json", "utf-8", headers, {"correlation_id": task_id}, "", QUEUE)
+    return pack(kept, limit=2048)
 
 
 class Connection:

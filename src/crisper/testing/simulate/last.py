@@ -10,12 +10,12 @@ from crisper.errors import Fenced, JournalError, RegistryUnreachable
 if TYPE_CHECKING:
     from crisper.testing.simulate.recorder import Recorder
 
-#: Milliseconds: `recorder.process.LAST_WORDS_SECONDS`, a fifth as the lease is.
+#: Milliseconds: `recorder.last_words.LAST_WORDS_SECONDS`, a fifth as the lease is.
 LAST_WORDS_MS = 12_000
 
 
 class LastWrites:
-    """As `recorder.process.Recorder._last_writes`, one try after another."""
+    """As `recorder.last_words.LastWords._last_writes`, one try after another."""
 
     def __init__(self, recorder: Recorder, recording: Recording | None) -> None:
         self._recorder, self._recording = recorder, recording

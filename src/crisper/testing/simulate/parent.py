@@ -107,7 +107,9 @@ class Parent(Answers, Errands):
         self._fetches = False
         if self.closing or self.pausing or self.site.broker.away or not self.connection.open:
             return
-        counted = sum(one.stage is not Stage.PARKED for one in self.held.values())
+        if not self.site.broker.queue:
+            return
+        counted = sum([one.stage is not Stage.PARKED for one in self.held.values()])
         if counted >= PREFETCH:
             return
         popped = self.site.broker.pop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,10 @@ INTERVAL_MS = int(SETTINGS.heartbeat_interval * 1000)
 CASES = 50
 
 
+#: The names are the same in every schedule.
+path_of = cache(Path)
+
+
 class FolderAdopter(Adopter):
     """The real one, over a simulated folder."""
 
@@ -36,14 +41,14 @@ class FolderAdopter(Adopter):
 
     def has_more_to_say(self, id: str) -> bool:
         return any(
-            name.startswith(id[-16:]) and file.size() and Path(name) not in self._not_ours
+            name.startswith(id[-16:]) and file.size() and path_of(name) not in self._not_ours
             for name, file in self._disk.files.items()
         )
 
     def _find(self, now: float) -> Orphan | None:
         for name in list(self._disk.files):
-            if not self._is_own(Path(name)):
-                orphan = self._open(Path(name), now)
+            if not self._is_own(path_of(name)):
+                orphan = self._open(path_of(name), now)
                 if orphan is not None:
                     return orphan
         return None

@@ -22,7 +22,7 @@ from crisper.testing.simulate.world import Process, Thread
 if TYPE_CHECKING:
     from crisper.testing.simulate.life import Life, Site
 
-#: Milliseconds: `recorder.process.RETRY_SECONDS`, `UNTRUSTED_SECONDS`.
+#: Milliseconds: `recorder.writing.RETRY_SECONDS`, `UNTRUSTED_SECONDS`.
 RETRY_MS, UNTRUSTED_MS = 250, 50
 REGISTRY = "simulated"
 
@@ -73,7 +73,8 @@ class Recorder:
         self._wakes_at = None
         self.read()
         self._write()
-        self._say_pause()
+        if self.hello or self.recording is not None:
+            self._say_pause()
         if self.recording is not None and self.last is None:
             due = self.recording.due(self.host.ms())
             if due is not None:
@@ -81,13 +82,16 @@ class Recorder:
 
     def read(self) -> None:
         """What is in the wire, and what children said: words first."""
-        words, self.life.parent.words = self.life.parent.words, []  # type: ignore[union-attr]
-        for word in words:
-            if self.recording is not None:
-                self.recording.writer.heard(self.host.ms(), word)
-        items, self.inbox = self.inbox, []
-        for item in items:
-            self._take(item)
+        parent = self.life.parent
+        if parent is not None and parent.words:
+            words, parent.words = parent.words, []
+            for word in words:
+                if self.recording is not None:
+                    self.recording.writer.heard(self.host.ms(), word)
+        if self.inbox:
+            items, self.inbox = self.inbox, []
+            for item in items:
+                self._take(item)
 
     def _take(self, item: Any) -> None:
         kind, at, what = item
@@ -268,7 +272,7 @@ class Recorder:
 
 
 def _is_news(answer: Any) -> bool:
-    """As `recorder.process` has it: a claim is taken for granted as attempt 1, an outcome for closed."""
+    """As `recorder.writing` has it: a claim is taken for granted as attempt 1, an outcome for closed."""
     if answer.kind == "granted":
         return bool(answer.number != 1 or answer.reason)
     return bool(answer.kind != "closed")

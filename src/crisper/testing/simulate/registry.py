@@ -170,7 +170,6 @@ class Line:
         self._unknown, self._refused = plan.unknown, plan.unknown + plan.refused
         self._slow = self._refused + plan.slow
         self._pauses = plan.pauses
-        self.calls = 0
 
     def __getattr__(self, verb: str) -> Any:
         if verb.startswith("_"):
@@ -185,7 +184,6 @@ class Line:
 
     def _call(self, verb: str, do: Any, *args: Any, **kwargs: Any) -> Any:
         world = self._world
-        self.calls += 1
         if verb in BETWEEN and not world.healed and world.rng.random() < self._pauses:
             world.risk(self._thread.process, BETWEEN[verb])
             world.meanwhile(self._thread, world.rng.randrange(5, 2_500))

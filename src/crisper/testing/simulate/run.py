@@ -91,8 +91,9 @@ def _until_quiet(site: Site) -> None:
     while not world.over:
         world.run(world.now + LOOK_MS)
         left = truths.unfinished(site)
-        if not left:
+        first = next(left, None)
+        if first is None:
             truths.final(site)
             return
         if world.now > give_up and not world.over:
-            world.history.broken("conservation", "; ".join(left))
+            world.history.broken("conservation", "; ".join([first, *left]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from crisper.core.model import Attempt, Claim, Finish
@@ -127,28 +129,26 @@ def _ended_late(registry: Registry, attempt: Attempt) -> bool:
     )
 
 
-def unfinished(site: Site) -> list[str]:
+def unfinished(site: Site) -> Iterator[str]:
     """What keeps the schedule from its end, in sentences."""
-    registry, left = site.registry, []
+    registry = site.registry
+    for a in chain.from_iterable(registry._attempts.values()):
+        if a.state in OPEN:
+            yield f"{a.message_id} is {a.state}"
     for message in site.broker.messages.values():
         if not is_over(registry, message):
             same = registry.of_message(message.task.id, message.id)
             state = ", ".join(attempt.state for attempt in same) or "never claimed"
             recovery = registry.recovery_of(same[-1]) if same else None
             about = f", its recovery {recovery.state} by {recovery.verdict}" if recovery else ""
-            left.append(f"{message.id} is not over: {state}{about}")
-    left += [
-        f"the recovery of {r.message_id} is {r.state}"
-        for r in registry._recoveries.values()
-        if r.state in UNDER_WAY
-    ]
-    left += [f"{a.message_id} is {a.state}" for some in registry._attempts.values() for a in some
-             if a.state in OPEN]  # fmt: skip
+            yield f"{message.id} is not over: {state}{about}"
+    for r in registry._recoveries.values():
+        if r.state in UNDER_WAY:
+            yield f"the recovery of {r.message_id} is {r.state}"
     for node in site.nodes:
-        left += [
-            f"the journal {name} is not replayed" for name, file in node.host.disk.files.items() if file.data
-        ]
-    return left
+        for name, file in node.host.disk.files.items():
+            if file.data:
+                yield f"the journal {name} is not replayed"
 
 
 def final(site: Site) -> None:

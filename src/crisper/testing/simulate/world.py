@@ -24,6 +24,8 @@ class Killed(BaseException):
 class Process:
     """Alive, paused, or dead for ever."""
 
+    __slots__ = ("alive", "name", "on_death", "paused", "threads")
+
     def __init__(self, name: str) -> None:
         self.name, self.alive, self.paused = name, True, False
         self.threads: list[Thread] = []
@@ -32,6 +34,8 @@ class Process:
 
 class Thread:
     """Does one thing at a time; what comes meanwhile waits."""
+
+    __slots__ = ("busy", "name", "process", "waiting")
 
     def __init__(self, process: Process, name: str) -> None:
         self.process, self.name, self.busy = process, name, False
@@ -64,20 +68,18 @@ class World:
             at, _, thread, call, args = heappop(heap)
             if at > self.now:
                 self.now = at
-            self._do(thread, call, args)
+            if thread is not None:
+                process = thread.process
+                if not process.alive:
+                    continue
+                if thread.busy or process.paused:
+                    thread.waiting.append((call, args))
+                    continue
+            try:
+                call(*args)
+            except Killed:
+                continue
         self.now = max(self.now, until)
-
-    def _do(self, thread: Thread | None, call: Callable[..., object], args: tuple[Any, ...]) -> None:
-        if thread is not None:
-            if not thread.process.alive:
-                return
-            if thread.busy or thread.process.paused:
-                thread.waiting.append((call, args))
-                return
-        try:
-            call(*args)
-        except Killed:
-            return
 
     def meanwhile(self, thread: Thread, ms: int) -> None:
         """The thread waits, and the others go on. Raises `Killed` if it does not live to see the end."""
