@@ -46,6 +46,22 @@ def test_a_body_that_hangs_is_named_with_the_line_where_it_does(tmp_path: Path, 
         assert fleet.errors() == []
 
 
+@pytest.mark.parametrize("pool", ["threads", "gevent", "solo"])
+def test_so_is_one_that_keeps_the_interpreter_lock_while_it_keeps_it(tmp_path: Path, pool: str) -> None:
+    """Nobody in its process can say anything; its recorder can."""
+    with closing(Fleet(tmp_path, **{**QUICK, "wedged_after": 60})) as fleet:
+        fleet.worker("first", "-P", pool, "-c", "1")
+        sent = fleet.send("lock", "keeps", 25)
+        told = hung(fleet, sent.id)
+        assert fleet.ends(sent.id) == []
+        assert "a body keeps the interpreter lock" in told["sentence"]
+        assert "tests/fleet_app.py" in told["sentence"], told
+        assert "in lock" in told["stack"]
+        wait_for("it ends", lambda: fleet.attempts(sent.id) == [(1, "succeeded")], 40)
+        assert len(events(fleet, "stalled")) == 1
+        assert fleet.errors() == []
+
+
 def test_one_that_says_how_far_it_is_is_not_stalled(tmp_path: Path) -> None:
     with closing(Fleet(tmp_path, **QUICK)) as fleet:
         fleet.worker("first", "-c", "1")

@@ -198,6 +198,7 @@ class Recording:
         self.link.on_new_wire = self._wake_loop
         self.stalls = Stalls(worker, self.link, self.deliveries.inside, settings)
         self.deliveries.usual = self.stalls.usual
+        self.deliveries.on_begun_inside = self.stalls.begun
         self.link.on_round = self._on_round
         self.link.on_blocked = self._watch_writable
         self._wake_read, self._wake_write = socket.socketpair()

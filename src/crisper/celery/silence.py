@@ -41,7 +41,8 @@ class Silence:
         self._watch = SilenceWatch(int(self._after * 1000))
         self._lookout = Lookout(worker.app)
         self._reconnecting = Reconnecting(worker, self._lookout, settings)
-        self._period_ms = int(self._after / LOOKS * 1000)
+        self._period = self._after / (LOOKS + 1)
+        self._period_ms = int(self._period * 1000)
         self._hearing = Hearing(self._period_ms // 5)
         self._life: tuple[int, int] = (0, 0)
         self._thread: threading.Thread | None = None
@@ -64,7 +65,7 @@ class Silence:
                 self._hearing.ask(self._worker)
 
     def _run(self) -> None:
-        while not self._stopped.wait(self._after / LOOKS):
+        while not self._stopped.wait(self._period):
             try:
                 silent = self._watch.look(self._look())
                 self._tell(silent)

@@ -45,6 +45,7 @@ class Parts(ABC):
         self.on_left_behind: Callable[[dict[str, float]], None] = lambda left: None
         self.on_fenced: Callable[[], None] = lambda: None
         self.on_unnoticed: Callable[[Held, int], None] = lambda held, pid: None
+        self.on_begun_inside: Callable[[Held], None] = lambda held: None
         self.may_come_back: Callable[[Held], bool] = lambda held: True
         self._by_seq: dict[int, Held] = {}
         self._by_message: dict[str, Held] = {}
