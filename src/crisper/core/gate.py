@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from crisper.core.model import Attempt, Claim, Entry
 from crisper.core.states import (
@@ -24,6 +24,9 @@ from crisper.core.states import (
     State,
     VerdictKind,
 )
+
+#: Of a redelivered message that nobody has on record.
+DOUBTED = "a worker that is not heard of now, or has a journal to replay, may have run it"
 
 
 class Ruling(StrEnum):
@@ -200,3 +203,8 @@ def _finished(latest: Latest, is_copy: bool) -> Decision:
     if is_copy and latest.verdict is not VerdictKind.RECOVER:
         return Decision(Ruling.REFUSE, f"finished: {latest.state.value}")
     return Decision(Ruling.GRANT)
+
+
+def has_journal(pulse: Any) -> bool:
+    """Whether a worker's last heartbeat says that its journal holds what the registry does not."""
+    return isinstance(pulse, dict) and bool(pulse.get("journal"))

@@ -1,6 +1,6 @@
 """What most batches are made of, in one statement on PostgreSQL: claims of new tasks, starts and outcomes.
 
-`crisper.store.batch` does the same one row and several round trips at a time, and is asked
+`crisper.store.sql.batch` does the same one row and several round trips at a time, and is asked
 for whatever this leaves: a task that is on record already, an attempt that is not open any more.
 The fence is read, and held, by the statement itself; without it nothing is written.
 

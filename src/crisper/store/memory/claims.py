@@ -5,11 +5,20 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
-from crisper.core.gate import Decision, Latest, Owner, Ruling, goes_on, rule, ruled_later
+from crisper.core.gate import (
+    DOUBTED,
+    Decision,
+    Latest,
+    Owner,
+    Ruling,
+    goes_on,
+    has_journal,
+    rule,
+    ruled_later,
+)
 from crisper.core.model import Answer, Attempt, Claim, Recovery
 from crisper.core.states import HAVE_RECOVERIES, RecoveryState, State, VerdictKind, WorkerState
 from crisper.core.verdict import DEAD_LETTERED, stopped_by
-from crisper.store.batch import DOUBTED, has_journal
 from crisper.store.memory.incarnations import Incarnations
 from crisper.store.memory.outcomes import Outcomes
 

@@ -10,7 +10,7 @@ from crisper.core.states import MAY_FOLLOW, OPEN, State
 from crisper.core.text import storable_record
 from crisper.core.verdict import stopped_by
 from crisper.errors import Fenced
-from crisper.store.batch import Batch
+from crisper.store.sql.batch import Batch
 from crisper.store.sql.parts import verb
 from crisper.store.sql.recoveries import CLOSE_ORDER, Recoveries
 

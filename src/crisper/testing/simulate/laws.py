@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from crisper.core.gate import has_journal
 from crisper.core.model import Attempt, Claim, Recovery
 from crisper.core.states import (
     BRINGS_BACK,
@@ -19,7 +20,6 @@ from crisper.core.states import (
     WorkerState,
 )
 from crisper.engine.adoption import AFTERLIFE
-from crisper.store.batch import has_journal
 
 if TYPE_CHECKING:
     from crisper.testing.simulate.registry import Registry

@@ -1,35 +1,31 @@
-"""A batch of records, applied inside one transaction that holds the fence: the gate, starts, finishes."""
+"""The gate: who may run a delivery."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
-from crisper.core.gate import Decision, Latest, Owner, Ruling, goes_on, rule, ruled_later
-from crisper.core.model import (
-    Answer,
-    Attempt,
-    Checkpoint,
-    ChildLost,
-    Claim,
-    Fence,
-    Finish,
-    Note,
-    Record,
-    Recovery,
-    Start,
+from crisper.core.gate import (
+    DOUBTED,
+    Decision,
+    Latest,
+    Owner,
+    Ruling,
+    goes_on,
+    has_journal,
+    rule,
+    ruled_later,
 )
+from crisper.core.model import Attempt, Claim, Recovery
 from crisper.core.states import HAVE_RECOVERIES, RecoveryState, State, VerdictKind
 from crisper.core.verdict import DEAD_LETTERED, stopped_by
 from crisper.store import checkpoints
 from crisper.store.cases import FORGET_MESSAGE, verdict_event
 from crisper.store.database import Row
-from crisper.store.rows import ATTEMPT, EVENT, IS_OPEN, RECOVERY, among, as_attempt, as_recovery
-
-if TYPE_CHECKING:
-    from crisper.store.sql.records import Records
+from crisper.store.rows import ATTEMPT, EVENT, RECOVERY, among, as_attempt, as_recovery
+from crisper.store.sql.outcomes import Outcomes
 
 _INSERT_ATTEMPT = f"""
 INSERT INTO crisper_attempt ({ATTEMPT}, args_preview, kwargs_preview, envelope, body)
@@ -37,51 +33,10 @@ VALUES (?, ?, ?, ?, ?, ?, ?, 'claimed', ?, ?, ?, ?, ?, FALSE, NULL, NULL, ?, ?, 
         NULL, NULL, NULL, NULL, FALSE, NULL, ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO NOTHING"""
 
-_START = """
-UPDATE crisper_attempt
-   SET state = 'running', dispatched = TRUE, pid = ?, pid_start = ?, started_at = ?
- WHERE task_id = ? AND incarnation = ? AND seq = ? AND state = 'claimed'"""
-
-_DISPATCH = """
-UPDATE crisper_attempt SET dispatched = TRUE
- WHERE task_id = ? AND incarnation = ? AND seq = ? AND state = 'claimed'"""
-
-#: A finished task's message is deleted: it can never be needed again.
-_FINISH = f"""
-UPDATE crisper_attempt
-   SET state = ?, reason = ?, runtime_ms = ?, finished_at = ?, closed_seq = ?,
-       started_at = COALESCE(started_at, ?), pid = COALESCE(pid, ?),
-       envelope = NULL, body = NULL
- WHERE task_id = ? AND incarnation = ? AND seq = ? AND {IS_OPEN}"""
-
-
-_OPEN = f"SELECT 1 FROM crisper_attempt WHERE task_id = ? AND incarnation = ? AND seq = ? AND {IS_OPEN}"
-
-#: Giving back is for what can still come again.
-_GIVE_BACK = f"{_FINISH} AND NOT copy_refused"
-
-#: One that a person stopped keeps its message, so that a person can recover it.
-_REVOKE = _FINISH.replace(
-    "envelope = NULL, body = NULL",
-    "envelope = CASE WHEN EXISTS ({0}) THEN envelope END, body = CASE WHEN EXISTS ({0}) THEN body END".format(
-        "SELECT 1 FROM crisper_order o"
-        " WHERE o.task_id = crisper_attempt.task_id AND o.number = crisper_attempt.number"
-    ),
-)
-
 #: The order follows the task to its next attempt.
 _FOLLOW = """
 UPDATE crisper_order SET number = ?, incarnation = ?
  WHERE task_id = ? AND number = ? AND done_at IS NULL"""
-
-
-#: Of a redelivered message that nobody has on record.
-DOUBTED = "a worker that is not heard of now, or has a journal to replay, may have run it"
-
-
-def has_journal(pulse: Any) -> bool:
-    """Whether a worker's last heartbeat says that its journal holds what the registry does not."""
-    return isinstance(pulse, dict) and bool(pulse.get("journal"))
 
 
 class Known(NamedTuple):
@@ -92,29 +47,8 @@ class Known(NamedTuple):
     kept: bool
 
 
-class Batch:
-    """Records applied inside one transaction that holds the fence."""
-
-    def __init__(
-        self, store: Records, fence: Fence, now: int, renewing: Collection[str] | None = None
-    ) -> None:
-        self.store, self.db, self.fence, self.now = store, store.db, fence, now
-        self.judges = renewing is not None
-        self.renewing = renewing or ()
-        self.answers: list[Answer] = []
-
-    def apply(self, records: Sequence[Record]) -> None:
-        self._claims([r for r in records if isinstance(r, Claim)])
-        self._starts([r for r in records if isinstance(r, Start)])
-        self._checkpoints([r for r in records if isinstance(r, Checkpoint)])
-        self._finishes([r for r in records if isinstance(r, Finish)])
-        for record in records:
-            if isinstance(record, ChildLost):
-                self._child_lost(record)
-            elif isinstance(record, Note):
-                self._note(record)
-
-    # -- claims ---------------------------------------------------------------
+class Claims(Outcomes):
+    """The claims of one batch, ruled upon by what is on record of their tasks."""
 
     def _claims(self, claims: Sequence[Claim]) -> None:
         """A task's first claim needs no look at the past: attempt 1 exists or it does not."""
@@ -377,123 +311,3 @@ class Batch:
             data={"reason": reason, "redelivered": claim.redelivered},
         )
         self._answer(claim.seq, kind, number, reason)
-
-    # -- starts, finishes, losses ---------------------------------------------
-
-    def _starts(self, starts: Sequence[Start]) -> None:
-        me = self.fence.incarnation
-        running = [s for s in starts if s.pid]
-        dispatched = [s for s in starts if not s.pid]
-        self.db.each(_DISPATCH, [(s.task_id, me, s.claim_seq) for s in dispatched])
-        self.db.each(
-            _START,
-            [(s.pid, s.pid_start, self.now - s.age_ms, s.task_id, me, s.claim_seq) for s in running],
-        )
-
-    def _checkpoints(self, made: Sequence[Checkpoint]) -> None:
-        if made:
-            kept = checkpoints.save(self.store, self.fence, self.now, made)
-            for one, is_kept in zip(made, kept, strict=True):
-                self._answer(one.seq, "kept" if is_kept else "late")
-
-    def _finishes(self, finishes: Sequence[Finish]) -> None:
-        """Most by one statement; those of tasks that a person may have stopped by another."""
-        revoked = [f for f in finishes if f.state is State.REVOKED]
-        if revoked:
-            self._hold(revoked)
-            self._finish(_REVOKE, revoked)
-            finishes = [f for f in finishes if f.state is not State.REVOKED]
-        given_back = [f for f in finishes if f.state is State.RELEASED]
-        if given_back:
-            self._give_back(given_back)
-            finishes = [f for f in finishes if f.state is not State.RELEASED]
-        self._finish(_FINISH, finishes)
-
-    def _hold(self, finishes: Sequence[Finish]) -> None:
-        """Whoever orders one of them to stop holds it meanwhile: a statement that waited for that would still
-        not see the order, which is newer than its snapshot."""
-        for finish in sorted(finishes, key=lambda finish: finish.task_id):
-            self.db.rows(_OPEN + self.db.lock, finish.task_id, self.fence.incarnation, finish.claim_seq)
-
-    def _finish(self, statement: str, finishes: Sequence[Finish]) -> None:
-        for finish, closed in zip(finishes, self._close(statement, finishes), strict=True):
-            self._answer(finish.seq, "closed" if closed else self._not_open(finish))
-
-    def _give_back(self, finishes: Sequence[Finish]) -> None:
-        """What was refused meanwhile as its copy may have been its only delivery: then it is lost, and a
-        courier sends it again."""
-        for finish, closed in zip(finishes, self._close(_GIVE_BACK, finishes), strict=True):
-            lost = not closed and self.store._lose(
-                self.now,
-                self.fence.incarnation,
-                [(finish.task_id, finish.claim_seq)],
-                closing=finish.seq,
-                counted=False,
-                cause="shutdown",
-                by="worker",
-                evidence={"how": finish.reason or "given back"},
-            )
-            self._answer(finish.seq, "closed" if closed or lost else self._not_open(finish))
-
-    def _close(self, statement: str, finishes: Sequence[Finish]) -> list[int]:
-        me = self.fence.incarnation
-        return self.db.each(
-            statement,
-            [
-                (
-                    f.state,
-                    f.reason,
-                    f.runtime_ms,
-                    self.now - f.age_ms,
-                    f.seq,
-                    self._began(f),
-                    f.pid,
-                    f.task_id,
-                    me,
-                    f.claim_seq,
-                )
-                for f in finishes
-            ],
-        )
-
-    def _began(self, finish: Finish) -> int | None:
-        if finish.runtime_ms is None:
-            return None
-        return self.now - finish.age_ms - finish.runtime_ms
-
-    def _not_open(self, finish: Finish) -> str:
-        closed_by = self.store._closed_by(self.fence, finish)
-        if closed_by == finish.seq:
-            return "closed"
-        if closed_by is None and finish.state is State.RELEASED:
-            return "late"  # of what was not granted after all, or is fenced: nothing ended
-        self.store._late(self.now, self.fence, finish, "the attempt was closed before")
-        return "late"
-
-    def _child_lost(self, loss: ChildLost) -> None:
-        lost = self.store._lose(
-            self.now,
-            self.fence.incarnation,
-            [(loss.task_id, loss.claim_seq)],
-            closing=loss.seq,
-            counted=loss.counted,
-            cause="child" if loss.counted else "shutdown",
-            by="worker",
-            evidence=loss.evidence,
-        )
-        known = lost or self.store._closed_by(self.fence, loss) == loss.seq
-        self._answer(loss.seq, "lost" if known else "late")
-
-    def _note(self, note: Note) -> None:
-        self.store._event(
-            self.now - note.age_ms,
-            note.kind,
-            task_id=note.task_id,
-            incarnation=self.fence.incarnation,
-            seq=note.seq,
-            actor="worker",
-            data=note.data,
-        )
-
-    def _answer(self, seq: int, kind: str, number: int = 0, reason: str = "") -> None:
-        self.answers.append(Answer(seq, kind, number, reason))
