@@ -35,11 +35,11 @@ def main() -> int:
     options = parser.parse_args()
     print(f"{'broker':<10} {'looks':<12} {'connections opened':>18} {'CPU of its parent, ms/s':>24}")
     with PrivateRedis() as server:
-        for after in (4, 100_000):
+        for after in (4, 86_400):
             told = idle(server.url, lambda: opened_at_redis(server), after, options.seconds, options.path)
             _print("Redis", after, *told)
     with PrivateRabbitMQ() as node:
-        for after in (4, 100_000):
+        for after in (4, 86_400):
             told = idle(node.url, lambda: opened_at_rabbitmq(node), after, options.seconds, options.path)
             _print("RabbitMQ", after, *told)
     return 0

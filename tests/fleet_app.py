@@ -175,6 +175,13 @@ def _tasks(app: Celery, ledger: Path) -> None:
         with entry(self, key):
             ctypes.PyDLL(None).usleep(int(seconds * 1e6))
 
+    def lock_until(self: Task, key: Any, pipe: str) -> None:
+        """Holds it until the test writes into the pipe of that name, whatever signals come."""
+        with entry(self, key):
+            fd = os.open(ledger.parent / pipe, os.O_RDWR)
+            ctypes.PyDLL(None).read(fd, ctypes.create_string_buffer(1), 1)
+            os.close(fd)
+
     def eats(self: Task, key: Any, megabytes: int) -> None:
         """So much memory, page by page."""
         with entry(self, key):
@@ -317,6 +324,7 @@ def _tasks(app: Celery, ledger: Path) -> None:
     )(poison)  # fmt: skip
     register(poison_worker, acks_late=True)
     register(lock, acks_late=True)
+    register(lock_until, acks_late=True)
     register(noop, acks_late=True)
     register(counts, acks_late=True)
     register(documents, acks_late=True)

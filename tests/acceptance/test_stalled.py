@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from contextlib import closing
 from pathlib import Path
@@ -51,12 +52,14 @@ def test_so_is_one_that_keeps_the_interpreter_lock_while_it_keeps_it(tmp_path: P
     """Nobody in its process can say anything; its recorder can."""
     with closing(Fleet(tmp_path, **{**QUICK, "wedged_after": 60})) as fleet:
         fleet.worker("first", "-P", pool, "-c", "1")
-        sent = fleet.send("lock", "keeps", 25)
+        os.mkfifo(tmp_path / "pipe")
+        sent = fleet.send("lock_until", "told", "pipe")
         told = hung(fleet, sent.id)
         assert fleet.ends(sent.id) == []
         assert "a body keeps the interpreter lock" in told["sentence"]
         assert "tests/fleet_app.py" in told["sentence"], told
-        assert "in lock" in told["stack"]
+        assert "in lock_until" in told["stack"]
+        (tmp_path / "pipe").write_bytes(b".")
         wait_for("it ends", lambda: fleet.attempts(sent.id) == [(1, "succeeded")], 40)
         assert len(events(fleet, "stalled")) == 1
         assert fleet.errors() == []
