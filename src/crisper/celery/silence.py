@@ -29,6 +29,8 @@ from crisper.settings import Settings
 TELL = ("redis", "amqp", "filesystem")
 #: A loop that has not ticked for so long is not idle: it stands, or it is wedged.
 TICKS_MS = 3000
+#: Its recorder looks once a second at what was said last.
+HEARD_SECONDS = 2.0
 
 
 class Silence:
@@ -65,16 +67,24 @@ class Silence:
                 self._hearing.ask(self._worker)
 
     def _run(self) -> None:
-        while not self._stopped.wait(self._period):
+        pause = self._period
+        while not self._stopped.wait(pause):
             try:
-                silent = self._watch.look(self._look())
-                self._tell(silent)
-                if silent is not None and self._reconnects:
-                    own = self._deliveries
-                    self._reconnecting.once(own.generation, own.incarnation, dead=bool(silent.hangs))
+                pause = self._look_once()
             except Exception:
                 self.on_error("looking at whether messages wait")
         self._lookout.close()
+
+    def _look_once(self) -> float:
+        """Seconds until the next look."""
+        silent = self._watch.look(self._look())
+        self._tell(silent)
+        if silent is None:
+            return self._period
+        if self._reconnects:
+            own = self._deliveries
+            self._reconnecting.once(own.generation, own.incarnation, dead=bool(silent.hangs))
+        return max(self._period, HEARD_SECONDS)
 
     def _tell(self, silent: Silent | None) -> None:
         """Once when it begins, and once when it is over."""
