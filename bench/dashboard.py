@@ -1,21 +1,30 @@
-"""The dashboard of `crisper serve` beside much history: each page's time, and many that are open at once.
+"""The dashboard of `crisper serve` beside much history: each page and answer, and many that are open at once.
 
-    python bench/dashboard.py [--rows 1000000] [--running 10000] [--asks 60] [--open 200] [--seconds 20]
+    python bench/dashboard.py [--rows 10000000] [--running 10000] [--asks 60] [--open 200] [--seconds 20]
+        [--sqlite] [--registry URL] [--keep]
 
-On a PostgreSQL of its own with its defaults, filled by the server itself: so many finished attempts over
-the last week, one in a hundred failed and one in five hundred lost and brought back, and so many running on
-fifty workers. Each page is asked for by one browser, one after the other; then so many hold `/live` open
-while something changes each second, and each asks for its page again when it is told, as a real one does.
+On a PostgreSQL of its own with its defaults, or a SQLite file, filled by the database itself
+(`tests/history.py`). The server is begun anew, then each page is asked for once (cold), then in rounds: a
+round takes longer than answers are kept for the many, so each one is asked of the registry. Then so many hold
+`/live` open: for some seconds nothing changes, then something does each second, and each asks for its page
+again when it is told, as a real one does, while one more browser goes through all pages. Ten million rows
+take 9 GB of disk, and some minutes to write. `--keep` leaves them until Ctrl-C, for `--registry` of
+another run, which changes little of them.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import math
 import os
 import random
+import signal
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,169 +35,177 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from crisper.faces.serve.registry import SHOWN_SECONDS
 from crisper.store.migrate import upgrade
-from crisper.store.open import open_store
+from crisper.store.open import is_sqlite, open_store
+from tests.history import RARE_NAME, fill, task_id
 from tests.serve.test_process import LINK, serving
 from tests.servers import PrivatePostgres
 from tests.store.acting import Actor
 
-PAGES = (
-    *(
-        "/",
-        "/running",
-        "/workers",
-        "/timeline",
-        "/timeline?since=7d",
-        "/failures",
-        "/failures?since=7d",
-        "/queues",
-    ),
-    *(
-        "/audit",
-        "/audit?by=ann@*",
-        "/many?verb=recover",
-        "/tasks",
-        "/tasks?state=failed",
-        "/tasks?state=held",
-    ),
-    *("/tasks?state=running", "/tasks?queue=mail", "/tasks?worker=celery@w3", "/task?id=running-77"),
+_SEARCHES = (
+    "",
+    *(f"state={one}" for one in ("failed", "held", "quarantined", "recovering", "running", "succeeded")),
+    *("name=shop.tasks.charge", f"name={RARE_NAME}", "name=*nothing*", f"name={RARE_NAME}&state=failed"),
+    *("queue=mail", "queue=vip", "queue=none", "worker=celery@w3", "worker=none", "older_than=3d"),
 )
-AT_ONCE = 500_000
-WEEK_MS = 7 * 86_400_000
-WORKERS = 50
-
-_HISTORY = """
-INSERT INTO crisper_attempt (task_id, number, message_id, name, queue, incarnation, seq, state, acks_late,
-    dispatched, redelivered, retries, tag, copy_refused, on_lost, loss_budget, received_at, started_at,
-    finished_at, runtime_ms, closed_seq, counted, reason, args_preview, kwargs_preview, message_size)
-SELECT md5(n::text), 1, 'm' || n, 'shop.tasks.' || (ARRAY['charge', 'mail', 'report', 'refund'])[1 + n %% 4],
-    (ARRAY['celery', 'mail'])[1 + n %% 2], 'past-' || n %% 50, 2 * n,
-    CASE WHEN n %% 500 = 0 THEN 'lost' WHEN n %% 100 = 1 THEN 'failed' ELSE 'succeeded' END,
-    true, true, false, 0, 'tag', false, 'auto', 3, at, at + 20, at + 60 + n %% 1000, 40 + n %% 1000,
-    2 * n + 1, n %% 500 = 0,
-    CASE WHEN n %% 100 = 1 THEN 'ConnectionError: no answer from host ' || n %% 7 END,
-    '[42]', '{}', 200
-FROM (SELECT n, %(now)s - %(week)s + (n * (%(week)s::float / %(rows)s))::bigint AS at
-      FROM generate_series(%(first)s::bigint, %(last)s::bigint) AS n) AS told"""
-_RECOVERIES = """
-INSERT INTO crisper_recovery (task_id, number, message_id, name, scope, state, version, cause, losses,
-    verdict, reason, evidence, decided_by, created_at, decided_at, sent_at, done_at)
-SELECT task_id, 1, message_id, name, 'scope', CASE WHEN seq % 50000 = 0 THEN 'quarantined' ELSE 'done' END, 3,
-    'worker', 1, CASE WHEN seq % 50000 = 0 THEN 'quarantine' ELSE 'fail' END,
-    'it was acknowledged early, and may have begun', '{"losses": 1}', 'celery@w1', finished_at, finished_at,
-    finished_at, finished_at FROM crisper_attempt WHERE state = 'lost'"""
-_EVENTS = """
-INSERT INTO crisper_event (at, kind, task_id, number, actor, data)
-SELECT decided_at, kind, task_id, 1, decided_by,
-    '{"verdict": "' || verdict || '", "reason": "' || reason || '", "evidence": {"losses": 1}}'
-FROM crisper_recovery, (VALUES ('lost'), ('verdict'), ('recovered')) AS kinds (kind) ORDER BY 1"""
-_LIVES = """
-INSERT INTO crisper_incarnation (id, hostname, scope, host, boot_id, pid_namespace, pid, pid_start, lease_ms,
-    heartbeat_ms, state, counter, generation, started_at, seen_at, ended_at, cleared, evidence, about, pulse)
-SELECT CASE WHEN alive THEN 'w' ELSE 'past-' END || n, 'celery@w' || n, 'scope', 'host', 'boot', 'ns', n, n,
-    86400000, 4000, CASE WHEN alive THEN 'alive' ELSE 'lost' END, 1, 1,
-    %(now)s - CASE WHEN alive THEN 3600000 * (1 + n %% 9) ELSE %(week)s END, %(now)s,
-    CASE WHEN NOT alive THEN %(now)s - 3600000 * (1 + n %% 9) END, true, '{"how": "process gone"}',
-    '{"pool": "prefork", "concurrency": 200, "queues": ["celery", "mail"], "crisper": "0.1.0"}', '{}'
-FROM generate_series(0, %(last)s) AS n, (VALUES (true), (false)) AS lives (alive)"""
-_RUNNING = """
-INSERT INTO crisper_attempt (task_id, number, message_id, name, queue, incarnation, seq, state, acks_late,
-    dispatched, redelivered, retries, tag, copy_refused, on_lost, loss_budget, received_at, started_at,
-    counted, args_preview, kwargs_preview, message_size)
-SELECT 'running-' || n, 1, 'r' || n,
-    'shop.tasks.' || (ARRAY['charge', 'mail', 'report', 'refund'])[1 + n %% 4],
-    'celery', 'w' || n %% 50, n, 'running', true, true, false, 0, 'tag', false, 'auto', 3,
-    %(now)s - n * 30, %(now)s - n * 30, false, '[42]', '{}', 200 FROM generate_series(1, %(last)s) AS n"""
-
-
-def fill(url: str, rows: int, running: int) -> None:
-    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
-        [now] = connection.execute("SELECT (extract(epoch FROM now()) * 1000)::bigint").fetchone() or [0]
-        told = {"now": now, "week": WEEK_MS, "rows": rows}
-        for at in range(0, rows, AT_ONCE):
-            connection.execute(_HISTORY, {**told, "first": at + 1, "last": min(at + AT_ONCE, rows)})
-        connection.execute(_RECOVERIES)
-        connection.execute(_EVENTS)
-        connection.execute(_LIVES, {**told, "last": WORKERS - 1})
-        connection.execute(_RUNNING, {**told, "last": running})
-        connection.execute("VACUUM ANALYZE")
-        connection.execute("CHECKPOINT")
-
-
-#: What these show is kept for a second: asked again within it they tell of the server alone.
-SHARED = ("/", "/running", "/workers", "/timeline?since=7d", "/failures?since=7d")
+_QUESTIONS = (
+    *("/running", "/workers", "/workers?all=true", "/timeline", "/timeline?since=7d"),
+    *("/failures", "/failures?since=7d", "/queues"),
+)
+PAGES = (
+    *("/", *_QUESTIONS, "/audit", "/audit?kind=everything", "/audit?by=ann@*", "/audit?by=nobody"),
+    *("/audit?kind=worker_lost", "/audit?since=1d", "/many?verb=recover", "/many?verb=discard"),
+    *("/many?verb=stop&queue=celery", "/many?verb=recover&name=*nothing*", f"/search?q={task_id(7)[:8]}"),
+    *("/task?id=running-77", f"/task?id={task_id(1000)}", f"/api/v1/tasks/{task_id(1000)}"),
+    *(f"{path}?{search}".rstrip("?") for path in ("/tasks", "/api/v1/tasks") for search in _SEARCHES),
+    *("/api/v1/status", *(f"/api/v1{path}" for path in _QUESTIONS), "/api/v1/events", "/metrics"),
+    *("/api/v1/events?kind=verdict", "/api/v1/events?by=nobody", "/api/v1/selection?verb=recover"),
+)
+#: What a page may take, at p95 (issue 6); and what a browser waits for in vain.
+WANTED_MS, PATIENCE_SECONDS = 100, 20
 
 
 class Times(NamedTuple):
-    """Milliseconds, the shortest first."""
+    """Milliseconds, in the order in which they were taken."""
 
     all: list[float]
 
+    def at(self, share: float) -> float:
+        return sorted(self.all)[min(len(self.all) - 1, int(len(self.all) * share))]
+
     def __str__(self) -> str:
-        told = sorted(self.all)
-        return (
-            f"p50 {told[len(told) // 2]:.0f} p95 {told[int(len(told) * 0.95)]:.0f} longest {told[-1]:.0f} ms"
-        )
+        shares = (f"p{share * 100:.0f} {self.at(share):.0f}" for share in (0.5, 0.95, 0.99))
+        return f"{' '.join(shares)} longest {max(self.all):.0f} ms"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--running", type=int, default=10_000)
     parser.add_argument("--asks", type=int, default=60)
     parser.add_argument("--open", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--sqlite", action="store_true")
+    parser.add_argument("--registry", metavar="URL")
+    parser.add_argument("--keep", action="store_true")
+    parser.add_argument("--only", nargs="+", metavar="PAGE", default=PAGES)
     options = parser.parse_args()
-    with PrivatePostgres() as server:
-        upgrade(server.url)
-        fill(server.url, options.rows, options.running)
-        measure(server.url, options)
+    with filled(options) as url:
+        measure(url, options)
+        if options.keep and not options.registry:
+            print(f"--registry {url}\nuntil Ctrl-C", flush=True)
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.pause()
     return 0
+
+
+@contextlib.contextmanager
+def filled(options: argparse.Namespace) -> Iterator[str]:
+    with contextlib.ExitStack() as stack:
+        server = None
+        if options.registry:
+            yield options.registry
+            return
+        if options.sqlite:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="crisper-dashboard-"))
+            url = f"sqlite:///{folder}/registry.db"
+        else:
+            server = stack.enter_context(PrivatePostgres())
+            url = server.url
+        began = time.monotonic()
+        upgrade(url)
+        fill(url, options.rows, options.running)
+        print(f"{options.rows:,} attempts written in {time.monotonic() - began:.0f} s", flush=True)
+        if server is not None:
+            server.stop()
+            server.start()
+        yield url
 
 
 def measure(url: str, options: argparse.Namespace) -> None:
     with serving(url, "--no-sweep") as process:
         base, link = process.wait_for(LINK).groups()
-        with httpx.Client(base_url=base, timeout=60) as client:
+        with httpx.Client(base_url=base, timeout=PATIENCE_SECONDS) as client:
             client.get(link)
-            for page in PAGES:
-                print(f"{page}: {asked(client, page, options.asks)}", flush=True)
-            for page in SHARED:
-                told = asked(client, page, max(2, options.asks // 4), SHOWN_SECONDS)
-                print(f"{page}, asked of the registry each time: {told}", flush=True)
-            [cookie] = [f"{name}={value}" for name, value in client.cookies.items()]
-        pid, before, began = process.popen.pid, cpu(process.popen.pid), time.monotonic()
-        told = asyncio.run(open_pages(base, cookie, url, options))
-        share = (cpu(pid) - before) / (time.monotonic() - began)
-        print(f"{options.open} open: {len(told.all)} pages in {options.seconds:g} s, {told};"
-              f" {share:.2f} of a core")  # fmt: skip
+            pages = options.only
+            cold = {page: asked(client, page) for page in pages}
+            family = Family(process.popen.pid, server_of(url))
+            took, spent = rounds(client, pages, options.asks, family)
+            for page in pages:
+                slow = "  <-- slow" if took[page].at(0.95) > WANTED_MS else ""
+                cpu = " + ".join(f"{one * 1000 / options.asks:.0f}" for one in spent[page])
+                print(f"{page}: {took[page]}, cold {cold[page]:.0f}; CPU {cpu} ms{slow}", flush=True)
+            everything = Times([one for page in pages for one in took[page].all])
+            print(f"all {len(pages)} pages: {everything}", flush=True)
+            if options.open:
+                asyncio.run(beside(base, client, url, family, options))
 
 
-def asked(client: httpx.Client, page: str, times: int, pause: float = 0.0) -> Times:
-    took = []
+def rounds(
+    client: httpx.Client, pages: tuple[str, ...], times: int, family: Family
+) -> tuple[dict[str, Times], dict[str, list[float]]]:
+    """How long each page took each time, and the seconds of CPU that `serve` and the server had for it."""
+    took = {page: Times([]) for page in pages}
+    spent = {page: [0.0, 0.0] for page in pages}
     for _ in range(times):
-        time.sleep(pause)
-        at = time.perf_counter()
-        assert client.get(page).status_code == 200, page
-        took.append((time.perf_counter() - at) * 1000)
-    return Times(took)
+        ends = time.monotonic() + SHOWN_SECONDS * 1.05
+        for page in pages:
+            before = family.cpu()
+            took[page].all.append(asked(client, page))
+            spent[page] = [a + b - c for a, b, c in zip(spent[page], family.cpu(), before, strict=True)]
+        time.sleep(max(0.0, ends - time.monotonic()))
+    return took, spent
 
 
-async def open_pages(base: str, cookie: str, url: str, options: argparse.Namespace) -> Times:
-    """How long each page took that was asked for because something had changed."""
-    took: list[float] = []
-    opened = [asyncio.create_task(open_page(base, cookie, took)) for _ in range(options.open)]
+def asked(client: httpx.Client, page: str) -> float:
+    """Milliseconds; for ever, if it was not answered."""
+    at = time.perf_counter()
+    try:
+        answer = client.get(page)
+    except httpx.TimeoutException:
+        return math.inf
+    return (time.perf_counter() - at) * 1000 if answer.status_code in (200, 303) else math.inf
+
+
+# -- many that are open --------------------------------------------------------
+
+
+async def beside(
+    base: str, client: httpx.Client, url: str, family: Family, options: argparse.Namespace
+) -> None:
+    """What so many open dashboards cost while nothing happens; how long pages take while something does."""
+    [cookie] = [f"{name}={value}" for name, value in client.cookies.items()]
+    again: list[float] = []
+    opened = [asyncio.create_task(open_page(base, cookie, again)) for _ in range(options.open)]
+    await asyncio.sleep(5)  # each has asked for its page once
+    before = Costs.now(url, family)
+    await asyncio.sleep(options.seconds)
+    print(f"{options.open} open, nothing changes: {before.until(Costs.now(url, family))}", flush=True)
+    again.clear()
+    before, one_more = Costs.now(url, family), asyncio.create_task(one_browser(client, options))
     worker = Actor(open_store(url), hostname="celery@busy", lease_ms=86_400_000)
     for n in range(int(options.seconds)):
         await asyncio.sleep(1)
-        worker.runs(f"new-{n}", f"new-{n}")
+        await asyncio.to_thread(worker.runs, f"new-{before.at}-{n}", f"new-{n}")
+    print(f"{options.open} open, something changes each second:"
+          f" {before.until(Costs.now(url, family))}", flush=True)  # fmt: skip
+    print(f"their pages, {len(again)}: {Times(again)}")
+    print(f"beside them, one browser goes through all pages: {await one_more}", flush=True)
     for one in opened:
         assert not one.done(), one.exception()
         one.cancel()
     await asyncio.gather(*opened, return_exceptions=True)
+    worker.store.say_goodbye(worker.fence, reason="the end")
     worker.store.close()
-    return Times(took)
+
+
+async def one_browser(client: httpx.Client, options: argparse.Namespace) -> Times:
+    took, ends = Times([]), time.monotonic() + options.seconds
+    while time.monotonic() < ends:
+        took.all.append(await asyncio.to_thread(asked, client, random.choice(options.only)))
+        await asyncio.sleep(0.05)
+    return took
 
 
 async def open_page(base: str, cookie: str, took: list[float]) -> None:
@@ -215,10 +232,67 @@ async def ask(base: str, path: str, cookie: str) -> tuple[asyncio.StreamReader, 
     return reader, writer
 
 
-def cpu(pid: int) -> float:
-    """Seconds of both modes that the process has had."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+class Costs(NamedTuple):
+    """Since they began: CPU seconds of `serve` and of the database's server, and its transactions."""
+
+    at: float
+    serve: float
+    server: float
+    transactions: int
+
+    @classmethod
+    def now(cls, url: str, family: Family) -> Costs:
+        count = 0
+        if not is_sqlite(url):
+            with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
+                row = connection.execute("SELECT sum(xact_commit + xact_rollback) FROM pg_stat_database")
+                count = int((row.fetchone() or [0])[0])
+        return cls(time.monotonic(), *family.cpu(), count)
+
+    def until(self, later: Costs) -> str:
+        at, serve, server, count = (a - b for a, b in zip(later, self, strict=True))
+        told = f"serve {serve / at:.2f} of a core"
+        if self.server:
+            told += f", PostgreSQL {server / at:.2f}"
+        return told + (f", {count / at:.1f} transactions a second" if count else "")
+
+
+class Family(NamedTuple):
+    serve: int
+    server: int | None  # PostgreSQL's first process
+
+    def cpu(self) -> tuple[float, float]:
+        """Seconds of both modes that `serve`, and the server with its children, have had."""
+        if self.server is None:
+            return _cpu(self.serve), 0.0
+        return _cpu(self.serve), _cpu_of_server(self.server)
+
+
+def server_of(url: str) -> int | None:
+    """The parent of our own backend."""
+    if is_sqlite(url):
+        return None
+    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
+        return int(_stat(connection.info.backend_pid)[1])
+
+
+def _cpu(pid: int, *, ended: bool = False) -> float:
+    """Of the process; and of those of its children that have ended."""
+    return sum(int(one) for one in _stat(pid)[11 : 15 if ended else 13]) / os.sysconf("SC_CLK_TCK")
+
+
+def _cpu_of_server(pid: int) -> float:
+    """Each question is a process of its own, which ends with it."""
+    total = _cpu(pid, ended=True)
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if int(_stat(int(process.name))[1]) == pid:
+                total += _cpu(int(process.name))
+    return total
+
+
+def _stat(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
 if __name__ == "__main__":

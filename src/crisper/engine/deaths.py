@@ -9,6 +9,7 @@ from sqlalchemy import and_, func, select
 
 from crisper.core.states import State
 from crisper.engine.answers import task_word
+from crisper.engine.narrowing import begun_since
 from crisper.engine.reading import Reading
 from crisper.engine.survey import DAY_MS
 from crisper.store.schema import attempt, recovery
@@ -19,22 +20,17 @@ def became(reading: Reading, lives: Collection[str]) -> dict[str, dict[str, int]
 
     A task that was brought back stands as its latest attempt does.
     """
-    later = attempt.alias()
-    latest = select(func.max(later.c.number)).where(later.c.task_id == recovery.c.task_id).scalar_subquery()
-    now_, its = attempt.alias(), recovery.alias()
+    now_, its, later = attempt.alias(), recovery.alias(), attempt.alias()
     with reading.snapshot() as connection:
-        since = reading.now(connection) - DAY_MS
+        lost = begun_since(reading.now(connection) - DAY_MS)
+        latest = select(func.max(later.c.number)).where(later.c.task_id == lost.c.task_id).scalar_subquery()
         rows = connection.execute(
             select(attempt.c.incarnation, now_.c.state, its.c.state, its.c.verdict, func.count())
-            .select_from(recovery)
-            .join(attempt, _same(attempt, recovery))
-            .join(now_, and_(now_.c.task_id == recovery.c.task_id, now_.c.number == latest))
+            .select_from(lost)
+            .join(attempt, _same(attempt, lost))
+            .join(now_, and_(now_.c.task_id == lost.c.task_id, now_.c.number == latest))
             .join(its, _same(its, now_), isouter=True)
-            .where(
-                recovery.c.created_at >= since,
-                attempt.c.state == State.LOST.value,
-                attempt.c.incarnation.in_(sorted(lives)),
-            )
+            .where(attempt.c.state == State.LOST.value, attempt.c.incarnation.in_(sorted(lives)))
             .group_by(attempt.c.incarnation, now_.c.state, its.c.state, its.c.verdict)
         ).all()
     found: dict[str, dict[str, int]] = {}

@@ -9,6 +9,7 @@ from sqlalchemy import ColumnElement, and_, case, func, select
 from crisper.core.states import State
 from crisper.engine.answers import iso
 from crisper.engine.filters import bounded
+from crisper.engine.narrowing import is_failure
 from crisper.engine.reading import Reading
 from crisper.store.schema import attempt, recovery
 
@@ -46,7 +47,7 @@ def _question(since: int, limit: int, dialect: str) -> Any:
             *(attempt.c.task_id, attempt.c.number, attempt.c.name, attempt.c.state, attempt.c.reason),
             attempt.c.received_at,
         )
-        .where(attempt.c.state.in_(sorted(FAILURES)), attempt.c.received_at >= since)
+        .where(*_failed(dialect), attempt.c.received_at >= since)
         .order_by(attempt.c.received_at.desc())
         .limit(MOST)
         .subquery()
@@ -76,6 +77,11 @@ def _question(since: int, limit: int, dialect: str) -> Any:
         .order_by(count.desc(), func.max(newest.c.received_at).desc())
         .limit(limit + 1)
     )
+
+
+def _failed(dialect: str) -> list[ColumnElement[bool]]:
+    these = attempt.c.state.in_(sorted(FAILURES))
+    return [is_failure(attempt), these] if dialect == "sqlite" else [these]
 
 
 def _before_colon(text: ColumnElement[Any], dialect: str) -> ColumnElement[Any]:

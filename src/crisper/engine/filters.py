@@ -11,16 +11,10 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, and_, case, func, or_, select, true
 
-from crisper.core.states import (
-    HAVE_RECOVERIES,
-    WAITS_FOR_A_PERSON,
-    RecoveryState,
-    State,
-    VerdictKind,
-    task_words,
-)
+from crisper.core.states import HAVE_RECOVERIES, RecoveryState, State, VerdictKind, task_words
 from crisper.core.text import key, storable
 from crisper.engine.moments import MOST_MS, Moment
+from crisper.engine.narrowing import FEW_AT_A_TIME, narrowed
 from crisper.errors import BadQuestion
 from crisper.store import schema
 
@@ -32,9 +26,6 @@ SHORTEST_PREFIX = 6
 #: Behind what any id goes on with, whatever the database sorts by. Only an ideograph, or what is beyond the
 #: basic plane, may come later, and ids are ASCII.
 _LAST = "\ufffd"
-
-#: States of which only few tasks are at a time, found by indexes of their own.
-FEW_AT_A_TIME = frozenset({"claimed", "running", "recovering", *WAITS_FOR_A_PERSON})
 
 #: Matching takes time exponential in the stars.
 _MOST_STARS = 6
@@ -128,6 +119,7 @@ def conditions(filters: Filters, now: int, dialect: str) -> list[ColumnElement[b
     wanted: list[ColumnElement[bool]] = []
     if filters.states:
         wanted.append(or_(*(in_state(word) for word in filters.states)))
+        wanted += narrowed(filters.states, dialect)
     if filters.name is not None:
         wanted.append(glob(attempt.name, filters.name, dialect))
     if filters.worker is not None:

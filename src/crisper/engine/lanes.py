@@ -6,13 +6,16 @@ from typing import Any
 
 from sqlalchemy import Connection, func, or_, select
 
-from crisper.core.states import BRINGS_BACK, RecoveryState, WorkerState
+from crisper.core.states import BRINGS_BACK, WorkerState
 from crisper.engine.answers import iso, plain
+from crisper.engine.narrowing import is_done
 from crisper.engine.reading import Reading
 from crisper.store.schema import attempt, incarnation, recovery
 
 #: Lives that are read, the newest first.
 MOST = 500
+#: Recoveries that are told of, the newest: a week may have had many more.
+MOST_BROUGHT_BACK = 5_000
 #: Moments at which recoveries are counted, in the time that is shown.
 MOMENTS = 60
 
@@ -49,7 +52,14 @@ def lanes(reading: Reading, *, since_ms: int) -> dict[str, Any]:
         )
     lanes = [{"hostname": host, "lives": ours[::-1]} for host, ours in of_host.items()]
     lanes.sort(key=lambda lane: (not _has_a_death(lane), lane["hostname"]))
-    return {"since": iso(since), "now": iso(now), "lanes": lanes, "more": len(lives) > MOST}
+    told = sum(one["tasks"] for back in brought_back.values() for one in back)
+    return {
+        "since": iso(since),
+        "now": iso(now),
+        "lanes": lanes,
+        "more": len(lives) > MOST,
+        "complete": told < MOST_BROUGHT_BACK,
+    }
 
 
 def _has_a_death(lane: dict[str, Any]) -> bool:
@@ -58,19 +68,20 @@ def _has_a_death(lane: dict[str, Any]) -> bool:
 
 def _brought_back(connection: Connection, since: int, moment: int) -> dict[str, list[dict[str, Any]]]:
     """By the life that lost them: how many tasks were brought back, in each moment."""
-    moment_of = recovery.c.done_at - recovery.c.done_at % moment
-    at = func.max(recovery.c.done_at)
+    newest = (
+        select(recovery.c.task_id, recovery.c.number, recovery.c.done_at)
+        .where(is_done(recovery), recovery.c.verdict.in_(sorted(BRINGS_BACK)), recovery.c.done_at >= since)
+        .order_by(recovery.c.done_at.desc())
+        .limit(MOST_BROUGHT_BACK)
+        .subquery()
+    )
+    at = func.max(newest.c.done_at)
     rows = connection.execute(
         select(attempt.c.incarnation, at.label("at"), func.count().label("many"))
-        .join(attempt, (attempt.c.task_id == recovery.c.task_id) & (attempt.c.number == recovery.c.number))
-        .where(
-            recovery.c.state == RecoveryState.DONE.value,
-            recovery.c.verdict.in_(sorted(BRINGS_BACK)),
-            recovery.c.done_at >= since,
-        )
-        .group_by(attempt.c.incarnation, moment_of)
+        .join(attempt, (attempt.c.task_id == newest.c.task_id) & (attempt.c.number == newest.c.number))
+        .group_by(attempt.c.incarnation, newest.c.done_at - newest.c.done_at % moment)
         .order_by(at)
-    )
+    ).all()
     found: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         found.setdefault(row.incarnation, []).append({"at": iso(row.at), "tasks": int(row.many)})

@@ -8,8 +8,9 @@ from typing import Any
 
 from sqlalchemy import Connection, func, select
 
-from crisper.core.states import OPEN, State, WorkerState
+from crisper.core.states import State, WorkerState
 from crisper.engine.answers import iso, plain
+from crisper.engine.narrowing import is_open
 from crisper.engine.reading import Reading
 from crisper.engine.survey import NOT_CLAIMED
 from crisper.store.schema import attempt, incarnation, publish
@@ -53,7 +54,7 @@ def queues(reading: Reading) -> list[dict[str, Any]]:
 def _open(connection: Connection) -> dict[tuple[str, str], int]:
     rows = connection.execute(
         select(attempt.c.queue, attempt.c.state, func.count())
-        .where(attempt.c.state.in_(sorted(OPEN)))
+        .where(is_open(attempt))
         .group_by(attempt.c.queue, attempt.c.state)
     )
     return {(str(queue), str(state)): int(count) for queue, state, count in rows}

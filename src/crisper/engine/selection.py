@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, Connection, func, select
 
 from crisper.core.states import WAITS_FOR_A_PERSON
 from crisper.engine.answers import of_task
 from crisper.engine.filters import Filters, conditions
+from crisper.engine.narrowing import apart, is_undone, received
 from crisper.engine.reading import Reading
 from crisper.engine.survey import latest_attempts
 from crisper.store.schema import attempt, order, recovery
@@ -30,6 +32,7 @@ class Selection(NamedTuple):
     tasks: list[Selected]  # the oldest first
     matching: int  # of all tasks
     unkept: int = 0  # that wait for a person and were left out, because their messages are not kept
+    counted_all: bool = True
 
 
 class Asked(NamedTuple):
@@ -37,30 +40,50 @@ class Asked(NamedTuple):
     most: int
     kept: bool = False  # only those whose message is kept: no other can be sent again
     unordered: bool = False  # only those that are not ordered to stop already
+    counted: int | None = None  # how many are counted at most; all, if that is not said
 
 
 def selection(reading: Reading, asked: Asked) -> Selection:
     """The matching tasks, and how many match, in one snapshot. Raises as `Survey.tasks` does."""
+    rows: list[Any] = []
+    matching = 0
     with reading.snapshot() as connection:
-        wanted = conditions(asked.filters, reading.now(connection), reading.dialect)
+        now = reading.now(connection)
+        wanted = conditions(asked.filters, now, reading.dialect)
         unkept = connection.execute(_how_many([*wanted, *_UNKEPT])).scalar_one() if asked.kept else 0
-        if asked.kept:
-            wanted.append(attempt.c.body.is_not(None))
-        if asked.unordered:
-            wanted.append(~_ORDERED)
-        rows: Sequence[Any] = connection.execute(
-            latest_attempts()
-            .add_columns(attempt.c.acks_late, attempt.c.dispatched, attempt.c.counted)
-            .where(*wanted)
-            .order_by(attempt.c.received_at, attempt.c.task_id)
-            .limit(asked.most)
-        ).all()
-        full = len(rows) == asked.most
-        matching = connection.execute(_how_many(wanted)).scalar_one() if full else len(rows)
-    return Selection([_selected(row) for row in rows], matching, unkept)
+        for states in apart(asked.filters.states):  # each has an index of its own
+            wanted = conditions(replace(asked.filters, states=states), now, reading.dialect)
+            found, count = _oldest(connection, [*wanted, *_more(asked)], asked, received(states))
+            rows, matching = rows + found, matching + count
+    rows.sort(key=lambda row: (row.received_at, row.task_id))
+    counted_all = asked.counted is None or matching < asked.counted
+    return Selection([_selected(row) for row in rows[: asked.most]], matching, unkept, counted_all)
 
 
-_UNKEPT = (recovery.c.state.in_(sorted(WAITS_FOR_A_PERSON)), attempt.c.body.is_(None))
+def _more(asked: Asked) -> Iterator[ColumnElement[bool]]:
+    if asked.kept:
+        yield attempt.c.body.is_not(None)
+    if asked.unordered:
+        yield ~_ORDERED
+
+
+def _oldest(
+    connection: Connection, wanted: list[ColumnElement[bool]], asked: Asked, age: ColumnElement[int]
+) -> tuple[list[Any], int]:
+    """So many as are asked for, and how many there are."""
+    rows = connection.execute(
+        latest_attempts()
+        .add_columns(attempt.c.acks_late, attempt.c.dispatched, attempt.c.counted)
+        .where(*wanted)
+        .order_by(age, attempt.c.task_id)
+        .limit(asked.most)
+    ).all()
+    if len(rows) < asked.most:
+        return list(rows), len(rows)
+    return list(rows), int(connection.execute(_how_many(wanted, asked.counted)).scalar_one())
+
+
+_UNKEPT = (is_undone(recovery), recovery.c.state.in_(sorted(WAITS_FOR_A_PERSON)), attempt.c.body.is_(None))
 _ORDERED = (
     select(order.c.number)
     .where(order.c.task_id == attempt.c.task_id, order.c.number == attempt.c.number)
@@ -69,9 +92,9 @@ _ORDERED = (
 )
 
 
-def _how_many(wanted: list[ColumnElement[bool]]) -> Any:
+def _how_many(wanted: list[ColumnElement[bool]], most: int | None = None) -> Any:
     ids = latest_attempts().with_only_columns(attempt.c.task_id, maintain_column_froms=True).where(*wanted)
-    return select(func.count()).select_from(ids.subquery())
+    return select(func.count()).select_from(ids.limit(most).subquery())
 
 
 def _selected(row: Any) -> Selected:

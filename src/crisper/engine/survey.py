@@ -9,12 +9,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, Table, and_, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, select, tuple_
 
 from crisper.core.model import Message
 from crisper.core.states import (
     BRINGS_BACK,
-    OPEN,
     UNDER_WAY,
     WAITS_FOR_A_PERSON,
     RecoveryState,
@@ -46,6 +45,7 @@ from crisper.engine.filters import (
     place_of,
 )
 from crisper.engine.looking import floor_of
+from crisper.engine.narrowing import begun_since, is_done, is_latest, is_open, is_undone, received
 from crisper.engine.reading import HANGS_SECONDS, Reading
 from crisper.engine.trail import Wanted, all_events, audited
 from crisper.engine.vitals import vitals
@@ -58,6 +58,15 @@ STORY_MOST = 1000
 
 _LATEST_RECOVERY = and_(recovery.c.task_id == attempt.c.task_id, recovery.c.number == attempt.c.number)
 HOSTNAME = func.coalesce(incarnation.c.hostname, attempt.c.incarnation).label("worker")
+_NAMED = incarnation.alias()
+#: The same of the few rows that are shown, where many are looked at: looked up once they are chosen.
+_WORKER = func.coalesce(
+    select(_NAMED.c.hostname)
+    .where(_NAMED.c.id == attempt.c.incarnation)
+    .correlate(attempt)
+    .scalar_subquery(),
+    attempt.c.incarnation,
+).label("worker")
 
 
 NOT_CLAIMED = ~(
@@ -105,7 +114,7 @@ class Survey:
             now = self.reading.now(connection)
             open_attempts = (
                 select(attempt.c.incarnation, func.count().label("open"))
-                .where(attempt.c.state.in_(sorted(OPEN)))
+                .where(is_open(attempt))
                 .group_by(attempt.c.incarnation)
                 .subquery()
             )
@@ -148,7 +157,7 @@ class Survey:
             question = (
                 latest_attempts()
                 .where(*wanted)
-                .order_by(attempt.c.received_at.desc(), attempt.c.task_id.desc())
+                .order_by(received(filters.states).desc(), attempt.c.task_id.desc())
                 .limit(bounded(limit) + 1)
             )
             rows = connection.execute(question).all()
@@ -198,6 +207,7 @@ class Survey:
                 incarnation.c.state.label("worker_state"),
                 incarnation.c.about,
             )
+            .join(incarnation, incarnation.c.id == attempt.c.incarnation, isouter=True)
             .where(is_task(attempt.c.task_id, task_id))
         )
         with self.reading.snapshot() as connection:
@@ -334,7 +344,7 @@ def _unclaimed(connection: Connection) -> int:
 
 
 def _open_counts(connection: Connection) -> dict[str, int]:
-    counts = _counted(connection, attempt.c.state, attempt.c.state.in_(sorted(OPEN)))
+    counts = _counted(connection, attempt.c.state, is_open(attempt))
     return {state.value: counts.get(state.value, 0) for state in (State.CLAIMED, State.RUNNING)}
 
 
@@ -346,12 +356,14 @@ def _of_a_day(counts: dict[str, int]) -> dict[str, int]:
 def task_counts(connection: Connection, since: int) -> dict[str, int]:
     """Tasks that wait for a person now, and those that were lost and brought back since."""
     waiting = _counted(
-        connection, recovery.c.state, recovery.c.state.in_(sorted(WAITS_FOR_A_PERSON)), is_latest(recovery)
+        connection,
+        recovery.c.state,
+        *(is_undone(recovery), recovery.c.state.in_(sorted(WAITS_FOR_A_PERSON)), is_latest(recovery)),
     )
-    tasks = func.count(recovery.c.task_id.distinct())
-    lost = select(tasks).where(recovery.c.created_at >= since, recovery.c.cause != "stop")
-    brought_back = select(tasks).where(
-        recovery.c.state == RecoveryState.DONE.value,
+    begun = begun_since(since)
+    lost = select(func.count(begun.c.task_id.distinct())).where(begun.c.cause != "stop")
+    brought_back = select(func.count(recovery.c.task_id.distinct())).where(
+        is_done(recovery),
         recovery.c.verdict.in_(sorted(BRINGS_BACK)),
         recovery.c.done_at >= since,
     )
@@ -363,16 +375,6 @@ def task_counts(connection: Connection, since: int) -> dict[str, int]:
     }
 
 
-def is_latest(table: Table) -> ColumnElement[bool]:
-    """No later attempt of its task is on record."""
-    later = attempt.alias()
-    return ~(
-        select(later.c.number)
-        .where(later.c.task_id == table.c.task_id, later.c.number > table.c.number)
-        .exists()
-    )
-
-
 def _sweeper(connection: Connection) -> dict[str, Any]:
     """Who leads, and what is left to do."""
     question = (
@@ -381,7 +383,7 @@ def _sweeper(connection: Connection) -> dict[str, Any]:
         .where(leader.c.name == "sweeper")
     )
     row = connection.execute(question).first()
-    under_way = select(func.count()).where(recovery.c.state.in_(sorted(UNDER_WAY)))
+    under_way = select(func.count()).where(is_undone(recovery), recovery.c.state.in_(sorted(UNDER_WAY)))
     uncleared = select(func.count()).where(
         incarnation.c.state != WorkerState.ALIVE.value, incarnation.c.cleared.is_(False)
     )
@@ -415,14 +417,13 @@ def latest_attempts() -> Select[Any]:
                 attempt.c.state,
                 attempt.c.number,
                 attempt.c.queue,
-                HOSTNAME,
+                _WORKER,
             ),
             *(attempt.c.received_at, attempt.c.started_at, attempt.c.finished_at),
             recovery.c.state.label("recovery_state"),
             recovery.c.verdict,
         )
         .join(recovery, _LATEST_RECOVERY, isouter=True)
-        .join(incarnation, incarnation.c.id == attempt.c.incarnation, isouter=True)
         .where(is_latest(attempt))
     )
 

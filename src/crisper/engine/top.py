@@ -7,11 +7,12 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, case, func, or_, select
 
-from crisper.core.states import OPEN, WAITS_FOR_A_PERSON, State, WorkerState
+from crisper.core.states import WAITS_FOR_A_PERSON, State, WorkerState
 from crisper.engine.answers import ailing, iso, of_pulse, of_vitals, plain
 from crisper.engine.diagnosis import STALLED
+from crisper.engine.narrowing import is_latest, is_open, is_undone
 from crisper.engine.reading import Reading
-from crisper.engine.survey import HOSTNAME, is_latest, task_counts
+from crisper.engine.survey import HOSTNAME, task_counts
 from crisper.engine.vitals import vitals
 from crisper.store.schema import attempt, incarnation, recovery
 
@@ -40,7 +41,7 @@ def _workers(connection: Connection, now: int) -> list[dict[str, Any]]:
     """Those that live, and those that were lost in the last hour."""
     running = (
         select(attempt.c.incarnation, func.count().label("running"))
-        .where(attempt.c.state == State.RUNNING.value)
+        .where(is_open(attempt), attempt.c.state == State.RUNNING.value)
         .group_by(attempt.c.incarnation)
         .subquery()
     )
@@ -79,9 +80,7 @@ def _worker(row: Any, now: int) -> dict[str, Any]:
 
 def _open(connection: Connection) -> dict[str, int]:
     rows = connection.execute(
-        select(attempt.c.state, func.count())
-        .where(attempt.c.state.in_(sorted(OPEN)))
-        .group_by(attempt.c.state)
+        select(attempt.c.state, func.count()).where(is_open(attempt)).group_by(attempt.c.state)
     )
     counts = {str(state): int(count) for state, count in rows}
     return {state.value: counts.get(state.value, 0) for state in (State.CLAIMED, State.RUNNING)}
@@ -94,7 +93,7 @@ def _running(connection: Connection, most: int) -> Sequence[Any]:
             *(attempt.c.incarnation, attempt.c.seq, HOSTNAME),
         )
         .join(incarnation, incarnation.c.id == attempt.c.incarnation, isouter=True)
-        .where(attempt.c.state == State.RUNNING.value)
+        .where(is_open(attempt), attempt.c.state == State.RUNNING.value)
         .order_by(attempt.c.started_at, attempt.c.task_id)
         .limit(most)
     )
@@ -132,7 +131,7 @@ def _waiting(connection: Connection) -> Sequence[Any]:
     """The oldest first."""
     question = (
         select(recovery.c.task_id, recovery.c.name, recovery.c.state, recovery.c.created_at)
-        .where(recovery.c.state.in_(sorted(WAITS_FOR_A_PERSON)), is_latest(recovery))
+        .where(is_undone(recovery), recovery.c.state.in_(sorted(WAITS_FOR_A_PERSON)), is_latest(recovery))
         .order_by(recovery.c.created_at, recovery.c.task_id)
         .limit(MOST)
     )

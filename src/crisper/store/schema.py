@@ -36,8 +36,11 @@ AnyBytes = LargeBinary().with_variant(mysql.LONGBLOB(), "mysql")
 metadata = MetaData()
 
 _OPEN = text("state IN ('claimed', 'running')")
+#: States of attempts that came to no result of their own, as their index has them.
+FAILED = ("failed", "lost", "rejected", "revoked")
 _FAILED = text("state IN ('failed', 'lost', 'rejected', 'revoked')")
 _UNDER_WAY = text("state <> 'done'")
+_DONE = text("state = 'done'")
 _NOT_DONE = text("done_at IS NULL")
 
 registry = Table(
@@ -175,6 +178,7 @@ Index(
     sqlite_where=_UNDER_WAY,
     mysql_length={"scope": 190},
 )
+Index("crisper_recovery_done", recovery.c.done_at, postgresql_where=_DONE, sqlite_where=_DONE)
 
 order = Table(
     "crisper_order",

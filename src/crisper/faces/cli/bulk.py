@@ -125,7 +125,8 @@ def warnings(verb: str, chosen: Selection, *, more: str = "--max takes more at o
     if chosen.unkept:
         yield f"{plural(chosen.unkept, 'task')} left out: the message is not kept, so it cannot be sent again"
     if left := chosen.matching - len(chosen.tasks):
-        yield f"{left} more match, and stay as they are; {more}"
+        least = "" if chosen.counted_all else "at least "
+        yield f"{least}{left} more match, and stay as they are; {more}"
 
 
 def summary(tasks: list[Selected]) -> Iterator[str]:

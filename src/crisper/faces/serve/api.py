@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse
 
 from crisper.engine.control import Done, Outcome
 from crisper.engine.filters import LIMIT_MOST
+from crisper.engine.trail import Wanted, following
 from crisper.errors import TaskNotFound
 from crisper.faces.serve import asked, openapi
 from crisper.faces.serve.access import Needs, Who
@@ -57,16 +58,10 @@ class Api:
 
     def events(self, request: Request) -> JSONResponse:
         asked.only(request, openapi.names("/api/v1/events"))
-        kind = asked.text(request, "kind")
-        return JSONResponse(
-            self._survey.events(
-                task_id=asked.text(request, "task_id"),
-                kinds=() if kind is None else (kind,),
-                by=asked.text(request, "by", 500),
-                limit=asked.number(request, "limit", 100),
-                after=request.query_params.get("after") or None,
-            )
-        )
+        kind, task_id = asked.text(request, "kind"), asked.text(request, "task_id")
+        wanted = Wanted(task_id, () if kind is None else (kind,), asked.text(request, "by", 500))
+        limit, after = asked.number(request, "limit", 100), request.query_params.get("after") or None
+        return JSONResponse(following(self._registry.reading, wanted, limit=limit, after=after))
 
     def task(self, request: Request) -> JSONResponse:
         asked.only(request, ())

@@ -15,7 +15,6 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from crisper.engine import trail
-from crisper.engine.filters import cursor_of
 from crisper.engine.moments import age_ms
 from crisper.engine.trail import Wanted
 from crisper.errors import BadQuestion
@@ -59,15 +58,14 @@ class Audit:
         kind = asked.text(request, "kind")
         wanted = _wanted(request, DECISIONS if kind is None else () if kind == EVERYTHING else (kind,))
         before = request.query_params.get("before") or None
-        answer = self._registry.survey.newest_events(**wanted._asdict(), limit=PAGE, before=before)
+        answer = trail.newest(self._registry.reading, wanted, limit=PAGE, before=before)
         given = [(k, v) for k, v in request.query_params.multi_items() if v and k != "before"]
-        older = answer["events"][0]["id"] if answer["more"] else None
         kept = [*(("kind", one) for one in wanted.kinds), *((k, v) for k, v in given if k != "kind")]
         return page(
             request.scope,
             "audit.html",
             events=[{**one, "told": of_event(one)} for one in reversed(answer["events"])],
-            older=urlencode([*given, ("before", cursor_of(older))]) if older else None,
+            older=urlencode([*given, ("before", answer["older"])]) if answer["older"] else None,
             kinds=KINDS,
             everything=EVERYTHING,
             kind=kind or "",

@@ -27,6 +27,8 @@ from crisper.faces.serve.render import page
 
 #: One decision about many weighs as much as so many about one.
 WEIGHT = 10
+#: Beyond that many it is told that there are at least so many.
+COUNTED = 1000
 SELECTION = "/api/v1/selection"
 _TITLES = {"recover": "Run again", "discard": "Close for good", "stop": "Stop"}
 _MAY = {"recover": control.may_recover, "discard": control.may_discard, "stop": control.may_stop}
@@ -96,7 +98,8 @@ class Many:
         return verb, bulk.Asked(True, tuple(dict.fromkeys(states)), name, queue, most)
 
     def _chosen(self, verb: str, wanted: bulk.Asked) -> Selection:
-        return selection(self._registry.reading, bulk.question(verb, wanted))
+        asked_for = bulk.question(verb, wanted)._replace(counted=COUNTED)
+        return selection(self._registry.reading, asked_for)
 
     def _door_to(self, verb: str) -> Door:
         async def decide(request: Request) -> JSONResponse:

@@ -59,6 +59,7 @@ class Timeline:
             deaths=[death for lane in drawn for death in lane["deaths"]],
             left=f"{plural(left, 'worker')} more" if left else "even older lives" if answer["more"] else "",
             since=since,
+            most_back=None if answer["complete"] else lanes.MOST_BROUGHT_BACK,
             periods=PERIODS,
             line=f"{self._typed} workers --all",
         )
