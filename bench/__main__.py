@@ -33,6 +33,7 @@ FIGURES = {
     "An idle sweep beside much history": "idle_sweep.py",
     "Stale attempts, declared and closed": "stale_attempts.py --count 100000 --dead 100 --without-workers",
     "Stale attempts, recovered beside live workers": "stale_attempts.py",
+    "Brought back, against published bare": "resending.py",
     "Ten thousand attempts, killed and running again": "ten_thousand_running.py",
     "Heartbeats of a thousand workers": "fleet.py",
     "Forgetting": "prune.py",

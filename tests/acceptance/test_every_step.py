@@ -154,3 +154,23 @@ def test_a_task_whose_courier_dies_at_any_step_ends_exactly_once(couriers: Crew,
     assert fleet.run_twice() == []
     assert fleet.errors() == []
     assert second.stop() == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("couriers", ["filesystem"], indirect=True)
+def test_tasks_whose_courier_dies_between_their_messages_end_exactly_once(couriers: Crew) -> None:
+    fleet = couriers.fleet
+    couriers.muster(1)
+    first = fleet.worker("first-of-batch")
+    sent = [fleet.send("late", f"batch-{key}", 1).id for key in range(2)]
+    wait_for("on record", lambda: all(fleet.attempts(id) == [(1, "running")] for id in sent))
+    couriers.dies_at("one_of_a_batch_published", "both")
+    first.kill()
+    couriers.one_died()
+    second = fleet.worker("second-of-batch")
+    for id in sent:
+        settled(fleet, id)
+        assert fleet.attempts(id) == [(1, "lost"), (2, "succeeded")]
+    assert fleet.run_twice() == []
+    assert fleet.errors() == []
+    assert second.stop() == 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from crisper.core.model import Incarnation, Worker
+from crisper.core.model import Incarnation, Lease, Worker
 from crisper.core.states import State, WorkerState
 from crisper.engine.adoption import AFTERLIFE, Adopter
 from crisper.engine.folder import open_file
@@ -29,13 +29,13 @@ class Host:
         self.gone, self.stopped = gone, True
         self.asked: list[list[tuple[int, int]]] = []
 
-    def is_gone(self, worker: Worker) -> bool | None:
+    def is_gone(self, worker: Worker | Lease) -> bool | None:
         return self.gone
 
-    def has_recorder(self, worker: Worker) -> bool:
+    def has_recorder(self, worker: Worker | Lease) -> bool:
         return False
 
-    def stop_left_overs(self, worker: Worker, processes: list[tuple[int, int]]) -> bool:
+    def stop_left_overs(self, worker: Worker | Lease, processes: list[tuple[int, int]]) -> bool:
         self.asked.append(processes)
         return self.stopped
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from crisper.core.model import Sighting
+from crisper.core.model import Lease, Sighting
 from crisper.core.states import State, WorkerState
 from crisper.errors import Fenced
 from crisper.store.base import Term
@@ -16,6 +16,19 @@ def test_an_enrolled_incarnation_is_alive_with_counter_0_and_generation_1(regist
     [worker] = registry.store.alive()
     assert (worker.id, worker.state, worker.counter, worker.generation) == (me.id, WorkerState.ALIVE, 0, 1)
     assert worker.about == {"pool": "prefork"}
+
+
+def test_a_sweep_reads_of_each_live_worker_what_its_row_says(registry: Registry) -> None:
+    first, lost, second = (registry.joins(boot_id=f"boot-{n}", pid=n) for n in range(3))
+    lost.is_declared()
+    registry.store.renew(second.fence, PULSE)
+    leases = {lease.id: lease for lease in registry.store.leases()}
+    assert leases.keys() == {first.id, second.id}
+    for worker in registry.store.alive():
+        lease = leases[worker.id]
+        assert lease == Lease(*(getattr(worker, name) for name in Lease._fields))
+    assert [leases[one.id].counter for one in (first, second)] == [0, 1]
+    assert leases[second.id].recorder_pid == PULSE.recorder_pid
 
 
 def test_enrolling_again_changes_nothing(registry: Registry) -> None:

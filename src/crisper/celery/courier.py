@@ -12,9 +12,9 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from celery import Celery
 from celery.utils.log import get_logger
@@ -23,7 +23,14 @@ from crisper.celery.brokers import broker_of
 from crisper.celery.brokers.base import Broker
 from crisper.celery.claims import exchanges_of
 from crisper.celery.desk import Desk, WireDesk
-from crisper.celery.results import ChordTaken, complete_chord, store_lost, store_revoked, stored_state
+from crisper.celery.results import (
+    ChordTaken,
+    complete_chord,
+    store_lost,
+    store_revoked,
+    stored_state,
+    stored_states,
+)
 from crisper.celery.rollcall import consumed_blindly, in_their_hands
 from crisper.celery.traces import observe
 from crisper.celery.upkeep import PERIODS_UNKEPT, keep_every
@@ -47,6 +54,9 @@ _OVER = (VerdictKind.SETTLED, VerdictKind.EXPIRED, VerdictKind.REVOKED)
 #: Cases whose verdicts are committed together: no more than are carried out within so many seconds,
 #: because others take a case over whose courier is late (`store.cases.CASE_MS`).
 BATCH, BATCH_SECONDS = 50, 5.0
+#: So many seconds' worth of recoveries may be carried out at once.
+BUCKET_SECONDS = 0.1
+_HANDED_BACK, _SENT_AGAIN = (VerdictKind.HAND_BACK,), (VerdictKind.RESEND, VerdictKind.RECOVER)
 #: A parent gives back a lost child's message within milliseconds. Where the broker can be asked, we look
 #: after this whether it did, or died before it could.
 LOOK_SECONDS = 2.0
@@ -73,7 +83,10 @@ class Courier:
         self._broker: Broker | None = None
         self._next_at = 0.0
         self._tries: dict[tuple[str, int], int] = {}
-        self._taken: frozenset[str] = frozenset()  # of the batch in hand
+        # Of the batch in hand:
+        self._taken: frozenset[str] = frozenset()
+        self._states: dict[str, str | None] = {}
+        self._kept_of: dict[_Place, Kept | MessageDamaged] = {}
 
     def carry(self, cases: Iterable[Case]) -> list[Done]:
         """Judge the cases and do what the verdicts say, the earliest first.
@@ -86,27 +99,40 @@ class Courier:
     def _carry(self, cases: Sequence[Case]) -> list[Done]:
         """Every verdict of the batch is committed before the first is carried out."""
         done: dict[_Place, Done] = {}
+        self._kept_of = {}
         self._taken = self._in_other_hands(cases)
-        self._look_ahead([case.attempt for case in cases])
+        self._look_ahead(cases)
         judged: list[tuple[Case, Judgement]] = []
         for case in cases:
             with self._delayed(case.recovery, done):
                 judged.append((case, self._judge(case)))
+        decided = self._commit(judged)
+        ready = [
+            _Ready(case, recovery, judgement.verdict)
+            for (case, judgement), recovery in zip(judged, decided, strict=True)
+            if recovery is not None
+        ]
+        brought = self._bring_back(ready)
         carried = []
-        for (case, judgement), recovery in zip(judged, self._commit(judged), strict=True):
+        for (case, judgement), recovery in zip(judged, decided, strict=True):
             with self._delayed(recovery or case.recovery, done):
-                one = done[_place(case.recovery)] = self._do(case, recovery, judgement.verdict)
+                one = done[_place(case.recovery)] = self._do(case, recovery, judgement.verdict, brought)
                 if one.carried_out and recovery is not None:
                     carried.append(recovery)
         # Where this comes too late, the gate saw the message first and has closed the recovery.
         self._desk.complete(carried, by=self.name)
+        self._kept_of = {}
         return [done[_place(case.recovery)] for case in cases]
 
-    def _look_ahead(self, attempts: Sequence[Attempt]) -> None:
+    def _look_ahead(self, cases: Sequence[Case]) -> None:
+        self._states = {}
         try:
-            self.broker.look_ahead(attempts)
+            self.broker.look_ahead([case.attempt for case in cases])
         except Exception:  # each case finds out by itself, and is delayed for it
             self._drop_broker()
+        with contextlib.suppress(Exception):
+            asked = [case for case in cases if not _is_decided(case.recovery) and _may_have_result(case)]
+            self._states = stored_states(self._app, [(case, self._kept(case)) for case in asked])
 
     def _commit(self, judged: Sequence[tuple[Case, Judgement]]) -> list[Recovery | None]:
         """Each recovery as it stands decided; None where somebody else was first."""
@@ -146,12 +172,17 @@ class Courier:
             complete_chord(self._app, case, self._kept(case))
         return Judgement(recovery, verdict, self._grace(verdict, case))
 
-    def _do(self, case: Case, decided: Recovery | None, verdict: Verdict) -> Done:
+    def _do(
+        self, case: Case, decided: Recovery | None, verdict: Verdict, brought: Mapping[_Place, _Outcome]
+    ) -> Done:
         task_id, number = _place(case.recovery)
         if decided is None:
             return Done(task_id, number, None, "somebody else decided it", False)
-        self._pace()
-        carried_out = self._act(case, decided, verdict)
+        if (task_id, number) in brought:
+            carried_out = self._brought(decided, brought[task_id, number])
+        else:
+            self._pace(1)
+            carried_out = self._act(case, decided, verdict)
         observe(case, verdict, carried_out=carried_out)
         self._tries.pop((task_id, number), None)
         logger.info("crisper: %s attempt %d: %s, because %s", task_id, number,
@@ -250,10 +281,10 @@ class Courier:
         )
 
     def _backend_state(self, case: Case, kept: Kept | MessageDamaged) -> str | None:
-        """What never ran has no result; but what vanished may have run where nobody keeps a record."""
-        vanished = case.recovery.cause.startswith("vanished")
-        if case.finished_before or not (case.attempt.ran or vanished or case.overdue):
+        if not _may_have_result(case):
             return None
+        if case.attempt.task_id in self._states:
+            return self._states[case.attempt.task_id]
         return stored_state(self._app, case, kept)
 
     def _known(self, attempt: Attempt) -> bool:
@@ -270,10 +301,14 @@ class Courier:
         return any(one.type == "fanout" and one.name == kept.exchange for one in bound)
 
     def _kept(self, case: Case) -> Kept | MessageDamaged:
-        try:
-            return unpack(case.message)
-        except MessageDamaged as exc:
-            return exc
+        """Read once, as long as its batch is in hand."""
+        place = _place(case.recovery)
+        if place not in self._kept_of:
+            try:
+                self._kept_of[place] = unpack(case.message)
+            except MessageDamaged as exc:
+                self._kept_of[place] = exc
+        return self._kept_of[place]
 
     def _in_broker(self, case: Case) -> InBroker:
         if case.recovery.cause == "child" and case.attempt.acks_late and not case.overdue:
@@ -301,19 +336,52 @@ class Courier:
 
     # -- do -------------------------------------------------------------------
 
+    def _bring_back(self, ready: Sequence[_Ready]) -> dict[_Place, _Outcome]:
+        """Hand back and send again what is to be, in few calls: for each whether it was, or what went wrong.
+
+        As many at once as the bucket holds.
+        """
+        size = max(1, int(self._settings.recovery_rate * BUCKET_SECONDS))
+        outcomes: dict[_Place, _Outcome] = {}
+        for kinds, bring in ((_HANDED_BACK, self._hand_back), (_SENT_AGAIN, self._send_again)):
+            these = [one for one in ready if one.verdict.kind in kinds]
+            for some in (these[at : at + size] for at in range(0, len(these), size)):
+                self._pace(len(some))
+                outcomes.update(zip((_place(one.decided) for one in some), bring(some), strict=True))
+        return outcomes
+
+    def _hand_back(self, ready: Sequence[_Ready]) -> Sequence[_Outcome]:
+        try:
+            return self.broker.hand_back_all([one.case.attempt for one in ready])
+        except Exception as exc:
+            return [exc] * len(ready)
+
+    def _send_again(self, ready: Sequence[_Ready]) -> Sequence[_Outcome]:
+        outcomes: dict[_Place, _Outcome] = {_place(one.decided): self._unsendable(one.case) for one in ready}
+        these = [one for one in ready if outcomes[_place(one.decided)] is None]
+        messages = [(self._kept(one.case), one.case.attempt) for one in these]
+        try:
+            sent = self.broker.resend_all(cast("list[tuple[Kept, Attempt]]", messages)) if messages else []
+        except Exception as exc:
+            sent = [exc] * len(these)
+        outcomes.update({_place(one.decided): why or True for one, why in zip(these, sent, strict=True)})
+        return [outcomes[_place(one.decided)] for one in ready]
+
+    def _unsendable(self, case: Case) -> Exception | None:
+        if not self._known(case.attempt):
+            return CrisperError(f"no task {case.attempt.name!r} is known here, so it would be discarded")
+        kept = self._kept(case)
+        return None if isinstance(kept, Kept) else kept
+
+    def _brought(self, decided: Recovery, outcome: _Outcome) -> bool:
+        if isinstance(outcome, Exception):
+            raise outcome
+        if not outcome:  # it moved meanwhile: read again, try again while the fence holds
+            self._desk.give_up_case(decided, by=self.name, why="its entry moved", due_in_ms=0)
+        return bool(outcome)
+
     def _act(self, case: Case, decided: Recovery, verdict: Verdict) -> bool:
         match verdict.kind:
-            case VerdictKind.HAND_BACK:
-                if not self.broker.hand_back(case.attempt):
-                    # It moved meanwhile: read again, try again while the fence holds.
-                    self._desk.give_up_case(decided, by=self.name, why="its entry moved", due_in_ms=0)
-                    return False
-            case VerdictKind.RESEND | VerdictKind.RECOVER:
-                if not self._known(case.attempt):
-                    raise CrisperError(
-                        f"no task {case.attempt.name!r} is known here, so it would be discarded"
-                    )
-                self.broker.resend(unpack(case.message), case.attempt)
             case VerdictKind.FAIL:
                 store_lost(self._app, case, self._kept(case), verdict.reason)
             case VerdictKind.REVOKED:
@@ -351,19 +419,35 @@ class Courier:
     def close(self) -> None:
         self._drop_broker()
 
-    def _pace(self) -> None:
-        """A token bucket, full at a tenth of a second's worth."""
-        now = time.monotonic()
-        self._next_at = max(self._next_at, now - 0.1) + 1 / self._settings.recovery_rate
+    def _pace(self, count: int) -> None:
+        """A token bucket, full at a tenth of a second's worth, or at one."""
+        now, rate = time.monotonic(), self._settings.recovery_rate
+        self._next_at = max(self._next_at, now - BUCKET_SECONDS) + count / rate
         if self._next_at > now:
             time.sleep(self._next_at - now)
 
 
+class _Ready(NamedTuple):
+    """A case whose verdict is committed."""
+
+    case: Case
+    decided: Recovery
+    verdict: Verdict
+
+
+#: Whether a message was brought back, or why not.
+_Outcome = bool | Exception | None
 _Place = tuple[str, int]
 
 
 def _place(recovery: Recovery) -> _Place:
     return recovery.task_id, recovery.number
+
+
+def _may_have_result(case: Case) -> bool:
+    """What never ran has none; but what vanished may have run where nobody keeps a record."""
+    vanished = case.recovery.cause.startswith("vanished")
+    return not case.finished_before and (case.attempt.ran or vanished or case.overdue)
 
 
 def _is_decided(recovery: Recovery) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from celery import Celery, states
@@ -10,6 +11,8 @@ from celery.app.task import Context
 from crisper.core.message import Kept
 from crisper.core.model import Case
 from crisper.errors import CrisperError, TaskLost
+
+_FINAL = (states.SUCCESS, states.FAILURE)
 
 
 class ChordTaken(CrisperError):
@@ -24,8 +27,26 @@ def stored_state(app: Celery, case: Case, kept: Any) -> str | None:
         return None
     # Uncached, and one try: the answer is evidence, not something to wait for.
     state = str(backend._get_task_meta_for(case.attempt.task_id).get("status"))
-    final = state in (states.SUCCESS, states.FAILURE)
-    return state if final else None
+    return state if state in _FINAL else None
+
+
+def stored_states(app: Celery, cases: Sequence[tuple[Case, Any]]) -> dict[str, str | None]:
+    """`stored_state` of many, in one call for each backend; of those whose backend can tell that."""
+    asked: dict[int, tuple[Any, list[str]]] = {}
+    for case, kept in cases:
+        backend = _backend(app, case.attempt.name)
+        ignored = isinstance(kept, Kept) and kept.headers.get("ignore_result")
+        if _is_redis(backend) and not ignored:
+            asked.setdefault(id(backend), (backend, []))[1].append(case.attempt.task_id)
+    return {id: state for backend, ids in asked.values() for id, state in _final(backend, ids).items()}
+
+
+def _final(backend: Any, ids: list[str]) -> dict[str, str | None]:
+    metas = backend.mget([backend.get_key_for_task(id) for id in ids])
+    stored = {
+        id: str(backend.decode_result(meta)["status"]) for id, meta in zip(ids, metas, strict=True) if meta
+    }
+    return {id: stored.get(id) if stored.get(id) in _FINAL else None for id in ids}
 
 
 def _keeps_nothing(backend: Any) -> bool:

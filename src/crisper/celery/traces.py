@@ -36,8 +36,8 @@ def observe(case: Case, verdict: Verdict, *, carried_out: bool) -> None:
 def _trace(case: Case, verdict: Verdict, carried_out: bool) -> None:
     """A span for the lost attempt, in its message's trace and linked to it; one for what brought it back."""
     trace = sys.modules.get("opentelemetry.trace")
-    if trace is None:
-        return
+    if trace is None or isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+        return  # imported by somebody, and configured by nobody
     from opentelemetry import propagate
 
     context = propagate.extract(_carrier(case))

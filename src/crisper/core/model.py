@@ -300,6 +300,20 @@ class Worker:
     pulse: dict[str, Any]
 
 
+class Lease(NamedTuple):
+    """As much of a live worker's row as a sweep asks for: each worker's sweep reads all of them."""
+
+    id: str
+    counter: int
+    lease_ms: int
+    boot_id: str
+    pid_namespace: str
+    pid: int
+    pid_start: int
+    recorder_pid: int
+    recorder_start: int
+
+
 class Sighting(NamedTuple):
     """What a recorder saw of its worker: an event that changes nothing."""
 

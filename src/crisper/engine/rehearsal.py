@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from crisper.core.model import Worker
+from crisper.core.model import Lease, Worker
 from crisper.engine.sweeper import Host
 from crisper.store.base import Closed, Store
 
@@ -18,6 +18,9 @@ class DryStore:
 
     def alive(self) -> list[Worker]:
         return [worker for worker in self._store.alive() if worker.id not in self._declared]
+
+    def leases(self) -> list[Lease]:
+        return [lease for lease in self._store.leases() if lease.id not in self._declared]
 
     def uncleared(self) -> list[Worker]:
         return []
@@ -39,11 +42,11 @@ class DryHost:
     def __init__(self, host: Host) -> None:
         self._host = host
 
-    def is_gone(self, worker: Worker) -> bool | None:
+    def is_gone(self, worker: Worker | Lease) -> bool | None:
         return self._host.is_gone(worker)
 
-    def has_recorder(self, worker: Worker) -> bool:
+    def has_recorder(self, worker: Worker | Lease) -> bool:
         return self._host.has_recorder(worker)
 
-    def stop_left_overs(self, worker: Worker, processes: list[tuple[int, int]]) -> bool:
+    def stop_left_overs(self, worker: Worker | Lease, processes: list[tuple[int, int]]) -> bool:
         return True

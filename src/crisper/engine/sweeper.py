@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from crisper.core.lease import Brake, Observer, Seen
-from crisper.core.model import Worker
+from crisper.core.model import Lease, Worker
 from crisper.store.base import Store, Term
 
 #: How long a dead worker's own recorder is left to witness the death, which it
@@ -28,12 +28,12 @@ BATCH = 500
 class Host(Protocol):
     """What the sweeper can prove about processes on its own host."""
 
-    def is_gone(self, worker: Worker) -> bool | None:
+    def is_gone(self, worker: Worker | Lease) -> bool | None:
         """Whether the worker's parent process is gone; None if that cannot be seen from here."""
 
-    def has_recorder(self, worker: Worker) -> bool: ...
+    def has_recorder(self, worker: Worker | Lease) -> bool: ...
 
-    def stop_left_overs(self, worker: Worker, processes: list[tuple[int, int]]) -> bool:
+    def stop_left_overs(self, worker: Worker | Lease, processes: list[tuple[int, int]]) -> bool:
         """Kill what still runs of `(pid, start)`; True once all of it is gone."""
 
 
@@ -103,7 +103,7 @@ class Sweeper:
 
     def tick(self, now: float) -> Swept:
         """Raises `RegistryUnreachable`, which breaks the chain of observations by itself."""
-        workers = {w.id: w for w in self._store.alive()}
+        workers = {w.id: w for w in self._store.leases()}
         leases = [Seen(w.id, w.counter, w.lease_ms / 1000) for w in workers.values()]
         self._observer.observe(now, leases, until=self._clock() if self._clock else now)
         declared = self._declare_proven(now, workers)
@@ -128,14 +128,14 @@ class Sweeper:
 
     # -- by proof -------------------------------------------------------------
 
-    def _declare_proven(self, now: float, workers: dict[str, Worker]) -> list[Judged]:
+    def _declare_proven(self, now: float, workers: dict[str, Lease]) -> list[Judged]:
         if self._host is None:
             return []
         gone = [w for w in workers.values() if w.id != self._me and self._host.is_gone(w)]
         self._gone_since = {w.id: self._gone_since.get(w.id, now) for w in gone}
         return [Judged(w.id, "process gone") for w in gone if self._prove(now, w, self._host)]
 
-    def _prove(self, now: float, worker: Worker, host: Host) -> bool:
+    def _prove(self, now: float, worker: Lease, host: Host) -> bool:
         if host.has_recorder(worker) and now - self._gone_since[worker.id] < WITNESS_SECONDS:
             return False
         if not host.stop_left_overs(worker, self._store.running_processes(worker.id)):
@@ -145,7 +145,7 @@ class Sweeper:
 
     # -- by silence -----------------------------------------------------------
 
-    def _declare_silent(self, workers: dict[str, Worker], silent: dict[str, int]) -> list[Judged]:
+    def _declare_silent(self, workers: dict[str, Lease], silent: dict[str, int]) -> list[Judged]:
         judged = []
         for id, counter in silent.items():
             worker = workers.get(id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Sequence
 
-from crisper.core.model import Worker
+from crisper.core.model import Lease, Worker
 from crisper.engine.adoption import Adopter
 from crisper.recorder.witness import Process, boot_id, is_gone, pid_namespace, process_start
 
@@ -19,7 +19,7 @@ class ThisHost:
     def __init__(self) -> None:
         self.name, self.boot_id, self.pid_namespace = socket.gethostname(), boot_id(), pid_namespace()
 
-    def is_gone(self, worker: Worker) -> bool | None:
+    def is_gone(self, worker: Worker | Lease) -> bool | None:
         same = worker.pid_namespace == self.pid_namespace and worker.boot_id == self.boot_id
         if not (same and self.boot_id):
             # Another boot of the same machine ended everything of the one before; but a
@@ -27,10 +27,10 @@ class ThisHost:
             return None
         return is_gone(worker.pid, worker.pid_start)
 
-    def has_recorder(self, worker: Worker) -> bool:
+    def has_recorder(self, worker: Worker | Lease) -> bool:
         return bool(worker.recorder_pid) and process_start(worker.recorder_pid) == worker.recorder_start
 
-    def stop_left_overs(self, worker: Worker, processes: list[tuple[int, int]]) -> bool:
+    def stop_left_overs(self, worker: Worker | Lease, processes: list[tuple[int, int]]) -> bool:
         left = [Process(pid, start) for pid, start in processes if process_start(pid) == start]
         try:
             for process in left:
@@ -48,6 +48,6 @@ class Patient(ThisHost):
         super().__init__()
         self._adopters = adopters
 
-    def is_gone(self, worker: Worker) -> bool | None:
+    def is_gone(self, worker: Worker | Lease) -> bool | None:
         gone = super().is_gone(worker)
         return None if gone and any(one.has_more_to_say(worker.id) for one in self._adopters) else gone

@@ -8,9 +8,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from crisper.core.model import Case, Message, Recovery
-from crisper.core.states import STANDS, VERDICT_MOVES, RecoveryState, VerdictKind, may_decide
+from crisper.core.states import STANDS, VERDICT_MOVES, RecoveryState, may_decide
 from crisper.core.text import as_json, storable
 from crisper.core.verdict import Judgement, is_same_verdict, superseded_or_finished
+from crisper.store import together
 from crisper.store.database import Row
 from crisper.store.rows import ATTEMPT, EVENT, RECOVERY, among, as_attempt, as_recovery
 
@@ -54,7 +55,10 @@ def take(store: Parts, courier: str, scope: str, limit: int, again: bool) -> lis
     )
     seen = [as_recovery(row) for row in picked]
     due = now + CASE_MS
-    store.db.each(_TAKE, [(courier, due, r.task_id, r.number, r.version) for r in seen])
+    if together.may(store, seen):
+        together.take(store, seen, courier, due)
+    else:
+        store.db.each(_TAKE, [(courier, due, *_place(one), one.version) for one in seen])
     return _whole(store, [replace(r, courier=courier, due_at=due, version=r.version + 1) for r in seen])
 
 
@@ -120,22 +124,9 @@ def decide(store: Parts, judgements: Sequence[Judgement], *, by: str) -> list[Re
         return []
     now, by = store.now(), storable(by)
     decided = [_as_decided(now, one, by) for one in judgements]
-    won = _in_order(
-        store,
-        _DECIDE,
-        [
-            (new.state, new.verdict, new.reason, as_json(new.evidence), by, now, new.due_at, new.done_at,
-             *_place(old), old.version, old.state)
-            for (old, _, _), new in zip(judgements, decided, strict=True)
-        ],
-        [old for old, _, _ in judgements],
-    )  # fmt: skip
-    moved = [new for new, did in zip(decided, won, strict=True) if did]
-    store.db.each(EVENT, [verdict_event(now, one) for one in moved])
-    over = [
-        one for one in moved if one.state is RecoveryState.DONE and one.verdict is not VerdictKind.DISCARD
-    ]
-    store.db.each(FORGET_MESSAGE, [_place(one) for one in over])
+    seen = [old for old, _, _ in judgements]
+    write = together.decide if together.may(store, seen) else _decide_each
+    won = write(store, now, by, seen, decided)
     # A mended clock may have moved what was seen.
     stand = _recoveries(store, [old.task_id for old, _, _ in judgements])
     return [
@@ -143,6 +134,25 @@ def decide(store: Parts, judgements: Sequence[Judgement], *, by: str) -> list[Re
         for (old, verdict, _), did in zip(judgements, won, strict=True)
         for one in [stand.get(_place(old))]  # forgotten, by now, if it was over for so long
     ]
+
+
+def _decide_each(
+    store: Parts, now: int, by: str, seen: Sequence[Recovery], decided: Sequence[Recovery]
+) -> list[bool]:
+    won = _in_order(
+        store,
+        _DECIDE,
+        [
+            (new.state, new.verdict, new.reason, as_json(new.evidence), by, now, new.due_at, new.done_at,
+             *_place(old), old.version, old.state)
+            for old, new in zip(seen, decided, strict=True)
+        ],
+        seen,
+    )  # fmt: skip
+    moved = [new for new, did in zip(decided, won, strict=True) if did]
+    store.db.each(EVENT, [verdict_event(now, one) for one in moved])
+    store.db.each(FORGET_MESSAGE, [_place(one) for one in moved if together.is_over(one)])
+    return won
 
 
 def _in_order(store: Parts, sql: str, rows: Sequence[Row], of: Sequence[Recovery]) -> list[bool]:
@@ -177,14 +187,16 @@ def _as_decided(now: int, judgement: Judgement, by: str) -> Recovery:
 
 def verdict_event(now: int, decided: Recovery) -> Row:
     """For `EVENT`."""
-    data = {"verdict": decided.verdict, "reason": decided.reason, "evidence": decided.evidence}
-    return (now, "verdict", decided.task_id, decided.number, None, None, decided.decided_by, as_json(data))
+    return (now, "verdict", *_place(decided), None, None, decided.decided_by, together.told(decided))
 
 
 def complete(store: Parts, recoveries: Sequence[tuple[Recovery, dict[str, Any]]], *, by: str) -> list[bool]:
     """Each with what its event shall tell."""
     now, by = store.now(), storable(by)
     seen = [one for one, _ in recoveries]
+    if together.may(store, seen):
+        told_of = [{"action": one.verdict, **told} for one, told in recoveries]
+        return together.complete(store, now, by, seen, told_of)
     done = _in_order(store, _COMPLETE, [(now, now, *_place(one), one.version) for one in seen], seen)
     events: list[Row] = [
         (now, "recovered", *_place(one), None, None, by, as_json({"action": one.verdict, **told}))

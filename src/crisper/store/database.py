@@ -50,6 +50,9 @@ class Database(Protocol):
     lock: str
     skip: str
 
+    #: Whether one statement changes many rows that it is given as JSON, by `json_to_recordset`.
+    takes_json: bool
+
     where: str  # the registry's URL without its password
 
     @property

@@ -35,6 +35,7 @@ class PostgresDatabase:
     lock = " FOR UPDATE"
     skip = " FOR UPDATE SKIP LOCKED"
     largest = None
+    takes_json = True
 
     def __init__(
         self,

@@ -6,6 +6,7 @@ dead worker's own connection is closed there; elsewhere the message is sent agai
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -16,10 +17,11 @@ from celery.utils.log import get_logger
 from celery.utils.quorum_queues import detect_quorum_queues
 from kombu.utils.text import version_string_as_tuple
 
-from crisper.celery.brokers.base import Broker, Waiting
+from crisper.celery.brokers.base import CONFIRM_SECONDS, Broker, Waiting
 from crisper.celery.brokers.management import PROCESS_PROPERTY, Management, ManagementTrouble
 from crisper.celery.brokers.rules import RULES_SECONDS, Rules, rules_of
 from crisper.celery.node import process_of
+from crisper.core.message import Kept
 from crisper.core.model import Attempt, Recovery, Unclaimed
 from crisper.core.verdict import InBroker
 from crisper.settings import Settings
@@ -28,6 +30,39 @@ logger = get_logger(__name__)
 
 #: Incarnations whose connections were looked for; others after so many are looked for again.
 REMEMBERED = 1000
+
+
+class _Confirms:
+    """What RabbitMQ says of each message of a channel of its own, awaited for all together."""
+
+    def __init__(self, channel: Any, confirmed: set[int]) -> None:
+        self._confirmed = confirmed
+        self._waiting: dict[int, int] = {}  # places, by the number that RabbitMQ gives to each
+        self._numbers = itertools.count(1)
+        channel.confirm_select()
+        channel.basic_publish = channel._basic_publish  # which does not wait
+        channel.events["basic_ack"].add(self._ack)
+        channel.events["basic_nack"].add(self._nack)
+
+    def expect(self, at: int) -> None:
+        """The next one, just published."""
+        self._waiting[next(self._numbers)] = at
+
+    def wait(self, connection: Any, seconds: float) -> None:
+        """Raises what goes wrong; what was confirmed until then is."""
+        give_up = time.monotonic() + seconds
+        while self._waiting:
+            connection.drain_events(timeout=max(0.001, give_up - time.monotonic()))
+
+    def _ack(self, number: int, multiple: bool) -> None:
+        self._confirmed.update(self._told(number, multiple))
+
+    def _nack(self, number: int, multiple: bool) -> None:
+        self._told(number, multiple)
+
+    def _told(self, number: int, multiple: bool) -> list[int]:
+        numbers = [one for one in self._waiting if one <= number] if multiple else [number]
+        return [self._waiting.pop(one) for one in numbers if one in self._waiting]
 
 
 class AmqpBroker(Broker):
@@ -62,6 +97,22 @@ class AmqpBroker(Broker):
             except NotFound:
                 return None
         return Waiting(int(told.message_count), int(told.consumer_count))
+
+    def _send_together(self, messages: Sequence[tuple[Kept, Attempt]]) -> set[int]:
+        sent: set[int] = set()
+        try:
+            with self.connection.channel() as channel:
+                confirmed = _Confirms(channel, sent)
+                producer = self.app.amqp.Producer(channel, auto_declare=False)
+                try:
+                    for at, one in enumerate(messages):
+                        self._publish(producer, *one)
+                        confirmed.expect(at)
+                finally:
+                    confirmed.wait(self.connection, CONFIRM_SECONDS)
+        except Exception as exc:  # what was not confirmed is sent by itself
+            logger.info("crisper: messages are sent again one by one: %s", exc)
+        return sent
 
     def rules(self, queue: str) -> Rules:
         rules, at = self._rules.get(queue, (None, 0.0))

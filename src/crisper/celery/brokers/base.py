@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 from celery import Celery
+from kombu.exceptions import OperationalError
 from kombu.transport.virtual import Transport as VirtualTransport
 
 from crisper.celery import MESSAGE_ID_HEADER
@@ -21,6 +22,10 @@ from crisper.settings import Settings
 MESSAGE_ID = re.compile(rb'"%s": ?"([^"\\]+)"' % MESSAGE_ID_HEADER.encode())
 #: How long a broker that confirms what is published may take for it.
 CONFIRM_SECONDS = 10.0
+#: How one message is published.
+PATIENTLY = {"retry": True, "retry_policy": {"max_retries": 3, "interval_start": 0.1, "interval_max": 1}}
+#: What publishing has arguments of its own for.
+NAMED = ("headers", "content_type", "content_encoding")
 
 
 class Waiting(NamedTuple):
@@ -38,6 +43,14 @@ def declare_exchanges(app: Celery, channel: Any) -> None:
         for exchange in exchanges_of(queue):
             if not exchange.passive:
                 exchange(channel).declare()
+
+
+def _tried(do: Callable[..., None], *arguments: Any) -> Exception | None:
+    try:
+        do(*arguments)
+    except Exception as exc:
+        return exc
+    return None
 
 
 class Broker:
@@ -69,6 +82,10 @@ class Broker:
     def hand_back(self, attempt: Attempt) -> bool:
         """Make the broker deliver the held message again, at once; False if it moved."""
         return False
+
+    def hand_back_all(self, attempts: Sequence[Attempt]) -> list[bool]:
+        """`hand_back` for each, in few calls."""
+        return [self.hand_back(attempt) for attempt in attempts]
 
     def take_back(self, tag: str, received_at: float) -> bool:
         """Hand back what was received under `tag`, if the broker still keeps it for that delivery
@@ -102,23 +119,38 @@ class Broker:
 
         A message that was one of several queues' goes to its own queue and is named as that queue's.
         """
+        with self.app.amqp.Producer(self.connection, auto_declare=False) as producer:
+            self._publish(producer, message, attempt, confirm_timeout=CONFIRM_SECONDS, **PATIENTLY)
+
+    def resend_all(self, messages: Sequence[tuple[Kept, Attempt]]) -> list[Exception | None]:
+        """`resend` for each, in few calls; None, or why it was not sent, or may not have been."""
+        results: list[Exception | None] = [None] * len(messages)
+        sent, away = self._send_together(messages), None
+        for at in range(len(messages)):
+            if at not in sent:  # by itself, so that it shows which one was wrong
+                results[at] = away or _tried(self.resend, *messages[at])
+                away = results[at] if isinstance(results[at], OperationalError) else None
+        return results
+
+    def _send_together(self, messages: Sequence[tuple[Kept, Attempt]]) -> set[int]:
+        """Publish them in few calls; the places of those that are certain to have reached the broker."""
+        return set()
+
+    def _publish(self, producer: Any, message: Kept, attempt: Attempt, **how: Any) -> None:
         exchange, routing_key = self.target(message, attempt)
-        properties = {k: v for k, v in message.properties.items() if k != "headers" and v is not None}
+        properties = {k: v for k, v in message.properties.items() if k not in NAMED and v is not None}
         if "expiration" in properties:  # a text of milliseconds in a message, seconds to kombu
             properties["expiration"] = int(properties["expiration"]) / 1000
-        with self.app.amqp.Producer(self.connection, auto_declare=False) as producer:
-            producer.publish(
-                message.body,
-                exchange=exchange,
-                routing_key=routing_key,
-                headers={**message.headers, MESSAGE_ID_HEADER: attempt.message_id},
-                content_type=message.content_type,
-                content_encoding=message.content_encoding,
-                confirm_timeout=CONFIRM_SECONDS,
-                retry=True,
-                retry_policy={"max_retries": 3, "interval_start": 0.1, "interval_max": 1},
-                **{k: v for k, v in properties.items() if k not in ("content_type", "content_encoding")},
-            )
+        producer.publish(
+            message.body,
+            exchange=exchange,
+            routing_key=routing_key,
+            headers={**message.headers, MESSAGE_ID_HEADER: attempt.message_id},
+            content_type=message.content_type,
+            content_encoding=message.content_encoding,
+            **how,
+            **properties,
+        )
 
     def target(self, message: Kept, attempt: Attempt) -> tuple[str, str]:
         """To the queue it came from, where it is known: its exchange may feed others too."""

@@ -8,10 +8,13 @@ the entry of the next holder.
 
 from __future__ import annotations
 
+import contextlib
+import json
+import re
 import time
 import uuid
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import redis
 from kombu.utils.encoding import bytes_to_str
@@ -20,6 +23,7 @@ from kombu.utils.json import dumps, loads
 from crisper.celery import MESSAGE_ID_HEADER
 from crisper.celery.brokers.base import MESSAGE_ID, Broker
 from crisper.celery.claims import message_id, published_id
+from crisper.core.message import Kept
 from crisper.core.model import Attempt, Entry, Recovery, Unclaimed
 from crisper.core.verdict import InBroker
 from crisper.settings import Settings
@@ -29,19 +33,29 @@ SCORE_SECONDS = 0.5
 #: Entries looked at in one turn; the next turn goes on behind them.
 LOOK_AT = 1000
 
+#: In a message as kombu writes it, which is JSON.
+TASK_ID = re.compile(rb'"id": ?"([^"\\]+)"')
 #: Messages read at a time; one may have 16 MB.
 PAGE = 50
 
-#: KEYS: unacked, unacked_index, queue. ARGV: tag, entry as read, score as read, new payload.
-#: RPUSH: the consumer pops from the right, so what was interrupted runs next.
+#: Written in one call, in bytes, unless one message is larger.
+CALL_BYTES = 2**20
+
+#: KEYS: unacked, unacked_index, and of each entry its queue. ARGV: of each entry its tag, itself as read, its
+#: score as read, its new payload. RPUSH: the consumer pops from the right, so what was interrupted runs next.
 _HAND_BACK = """
-if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
-local score = redis.call('ZSCORE', KEYS[2], ARGV[1])
-if (score or '') ~= ARGV[3] then return 0 end
-redis.call('HDEL', KEYS[1], ARGV[1])
-redis.call('ZREM', KEYS[2], ARGV[1])
-redis.call('RPUSH', KEYS[3], ARGV[4])
-return 1
+local moved = {}
+for at = 1, #KEYS - 2 do
+  local tag, entry, score, payload = unpack(ARGV, 4 * at - 3, 4 * at)
+  moved[at] = 0
+  if redis.call('HGET', KEYS[1], tag) == entry and (redis.call('ZSCORE', KEYS[2], tag) or '') == score then
+    redis.call('HDEL', KEYS[1], tag)
+    redis.call('ZREM', KEYS[2], tag)
+    redis.call('RPUSH', KEYS[2 + at], payload)
+    moved[at] = 1
+  end
+end
+return moved
 """
 #: KEYS: unacked, unacked_index. ARGV: tags. The entries, and their scores as Redis itself writes them.
 _LOOK_AHEAD = """
@@ -51,6 +65,24 @@ return {redis.call('HMGET', KEYS[1], unpack(ARGV)), scores}
 """
 #: The score as Redis itself writes it, so that it compares equal.
 _SCORE = "return redis.call('ZSCORE', KEYS[1], ARGV[1]) or ''"
+
+
+class _Move(NamedTuple):
+    """An entry on its way back."""
+
+    tag: str
+    entry: bytes
+    score: str
+    key: str
+    payload: str
+
+
+class _Put(NamedTuple):
+    """A message on its way into a queue."""
+
+    at: int  # its place among those that are sent
+    key: str
+    payload: str
 
 
 class RedisBroker(Broker):
@@ -67,27 +99,43 @@ class RedisBroker(Broker):
         self._unacked = self._name(self.channel.unacked_key)
         self._index = self._name(self.channel.unacked_index_key)
         self._ahead: dict[str, tuple[bytes, str]] = {}  # entries and their scores, by tag
+        self._found: dict[tuple[str, int], InBroker] = {}  # by attempt
         self._looked_at: dict[bytes, Entry | None] = {}
         self._look_from = 0
 
     def look_ahead(self, attempts: Sequence[Attempt]) -> None:
-        tags = [attempt.tag for attempt in attempts]
-        found: Any = self.client.eval(_LOOK_AHEAD, 2, self._unacked, self._index, *tags)
-        seen = zip(tags, *found, strict=True)
-        self._ahead = {tag: (entry, score.decode()) for tag, entry, score in seen if entry and score}
+        self._ahead.clear()
+        self._found.clear()
+        self._look(attempts)
 
     def find(self, attempt: Attempt, recovery: Recovery) -> InBroker:
-        if attempt.tag in self._ahead or self._entry(attempt.tag):
-            return InBroker.UNACKED
-        return InBroker.QUEUED if self._queued(attempt) else InBroker.GONE
+        if _place(attempt) not in self._found:
+            self._look([attempt])
+        return self._found[_place(attempt)]
+
+    def _look(self, attempts: Sequence[Attempt]) -> None:
+        self._read_ahead([attempt.tag for attempt in attempts])
+        held = {_place(one) for one in attempts if one.tag in self._ahead}
+        queued = self._queued([one for one in attempts if _place(one) not in held])
+        for place in map(_place, attempts):
+            elsewhere = InBroker.QUEUED if place in queued else InBroker.GONE
+            self._found[place] = InBroker.UNACKED if place in held else elsewhere
+
+    def _read_ahead(self, tags: Sequence[str]) -> None:
+        found: Any = self.client.eval(_LOOK_AHEAD, 2, self._unacked, self._index, *tags)
+        seen = zip(tags, *found, strict=True)
+        self._ahead.update({tag: (entry, score.decode()) for tag, entry, score in seen if entry})
 
     def hand_back(self, attempt: Attempt) -> bool:
-        return self._move(attempt.tag, attempt.queue)
+        return self.hand_back_all([attempt])[0]
+
+    def hand_back_all(self, attempts: Sequence[Attempt]) -> list[bool]:
+        return self._move([(attempt.tag, attempt.queue) for attempt in attempts])
 
     def take_back(self, tag: str, received_at: float) -> bool:
         # Kombu's own restore uses the tag again: a later score is that of its next holder.
         score = self._score(tag)
-        return bool(score) and float(score) <= received_at + SCORE_SECONDS and self._move(tag)
+        return bool(score) and float(score) <= received_at + SCORE_SECONDS and self._move([(tag, "")])[0]
 
     def keep(self, tags: Collection[str]) -> None:
         if tags:  # XX: what was acknowledged meanwhile does not come back
@@ -151,24 +199,76 @@ class RedisBroker(Broker):
         page: Any = self.client.lrange(key, first, first + PAGE - 1)
         return list(page)
 
+    def _send_together(self, messages: Sequence[tuple[Kept, Attempt]]) -> set[int]:
+        puts: list[_Put] = []
+        sent: set[int] = set()
+        with self.app.amqp.Producer(self.connection, auto_declare=False) as producer:
+            for at, one in enumerate(messages):
+                with self._gathered(at, puts), contextlib.suppress(Exception):
+                    self._publish(producer, *one)
+                    sent.add(at)
+        for call in _calls([put for put in puts if put.at in sent]):
+            sent -= self._put(call)
+        return sent
+
+    @contextlib.contextmanager
+    def _gathered(self, at: int, puts: list[_Put]) -> Iterator[None]:
+        """What kombu would put into a queue is put there later, with others."""
+        direct = self.channel._put
+
+        def put(queue: str, message: dict[str, Any], **kwargs: Any) -> None:
+            if queue in (getattr(self.channel, "_expires", None) or ()):
+                direct(queue, message, **kwargs)  # it lives on with each message
+                return
+            priority = self.channel._get_message_priority(message, reverse=False)
+            key = self._name(self.channel._q_for_pri(queue, priority))
+            puts.append(_Put(at, key, dumps(message)))
+
+        self.channel._put = put
+        try:
+            yield
+        finally:
+            del self.channel._put
+
+    def _put(self, puts: Sequence[_Put]) -> set[int]:
+        """Those that may not have arrived."""
+        pipeline = self.client.pipeline(transaction=False)
+        for put in puts:
+            pipeline.lpush(put.key, put.payload)
+        try:
+            results = pipeline.execute(raise_on_error=False)
+        except redis.RedisError:
+            return {put.at for put in puts}
+        return {put.at for put, result in zip(puts, results, strict=True) if isinstance(result, Exception)}
+
     def _name(self, key: str) -> str:
         """The key as the server has it."""
         return f"{getattr(self.channel, 'global_keyprefix', None) or ''}{key}"
 
-    def _entry(self, tag: str) -> Any:
-        return self.client.hget(self._unacked, tag)
+    def _move(self, entries: Sequence[tuple[str, str]]) -> list[bool]:
+        """Of each tag, with its queue where that is known, whether its entry went back as it was read."""
+        unread = [tag for tag, _ in entries if tag not in self._ahead]
+        if unread:
+            self._read_ahead(unread)
+        read = [(tag, came_from, self._ahead.pop(tag, None)) for tag, came_from in entries]
+        moves = [_Move(tag, *seen, *self._back(seen[0], came_from)) for tag, came_from, seen in read if seen]
+        moved = {move.tag for call in _calls(moves) for move in self._run(call)}
+        return [tag in moved for tag, _ in entries]
 
-    def _move(self, tag: str, came_from: str = "") -> bool:
-        entry, score = self._ahead.pop(tag, None) or (self._entry(tag), "")
-        if entry is None:
-            return False
-        score = score or self._score(tag)
-        payload, exchange, routing_key = loads(bytes_to_str(entry))
+    def _run(self, moves: Sequence[_Move]) -> list[_Move]:
+        """Those that were made."""
+        keys = self._unacked, self._index, *(move.key for move in moves)
+        arguments = (part for move in moves for part in (move.tag, move.entry, move.score, move.payload))
+        made: Any = self.client.eval(_HAND_BACK, len(keys), *keys, *arguments)
+        return [move for move, did in zip(moves, made, strict=True) if did]
+
+    def _back(self, entry: bytes, came_from: str) -> tuple[str, str]:
+        """The key of its list, and the message as it goes there."""
+        payload, exchange, routing_key = json.loads(entry)
         payload["properties"]["delivery_tag"] = str(uuid.uuid4())
         payload.setdefault("headers", {})["redelivered"] = True
         payload["properties"].setdefault("delivery_info", {})["redelivered"] = True
-        keys = self._unacked, self._index, self._queue_of(payload, exchange, routing_key, came_from)
-        return bool(self.client.eval(_HAND_BACK, 3, *keys, tag, entry, score, dumps(payload)))
+        return self._queue_of(payload, exchange, routing_key, came_from), json.dumps(payload)
 
     def _score(self, tag: str) -> str:
         return str(bytes_to_str(self.client.eval(_SCORE, 1, self._index, tag)))
@@ -185,21 +285,50 @@ class RedisBroker(Broker):
         priority = self.channel._get_message_priority(payload, reverse=False)
         return self._name(self.channel._q_for_pri(queue, priority))
 
-    def _queued(self, attempt: Attempt) -> bool:
-        """Whether the message waits in its queue (bounded: the 1,000 that are next and last)."""
+    def _queued(self, attempts: Sequence[Attempt]) -> set[tuple[str, int]]:
+        """Those whose messages wait in their queues (bounded: the 1,000 that are next and last of each)."""
+        found: set[tuple[str, int]] = set()
+        for queue in {one.queue for one in attempts}:
+            wanted: dict[bytes, list[Attempt]] = {}
+            for one in attempts:
+                if one.queue == queue:
+                    wanted.setdefault(one.task_id.encode(), []).append(one)
+            for raw in self._ends(queue):
+                near = [one for id in TASK_ID.findall(raw) for one in wanted.get(id, ())]
+                found.update(_place(one) for one in near if self._is(one, raw))
+        return found
+
+    def _ends(self, queue: str) -> Iterator[bytes]:
         for step in self.channel.priority_steps:
-            key = self._name(self.channel._q_for_pri(attempt.queue, step))
+            key = self._name(self.channel._q_for_pri(queue, step))
             for first, last in ((0, 499), (-500, -1)):
                 waiting: Any = self.client.lrange(key, first, last)
-                if any(self._is(attempt, raw) for raw in waiting):
-                    return True
-        return False
+                yield from waiting
 
     def _is(self, attempt: Attempt, raw: bytes) -> bool:
-        if attempt.task_id.encode() not in raw:
-            return False
         headers = loads(bytes_to_str(raw)).get("headers") or {}
         return headers.get("id") == attempt.task_id and (
             published_id(headers.get(MESSAGE_ID_HEADER, attempt.message_id))
             == published_id(attempt.message_id)
         )
+
+
+def _place(attempt: Attempt) -> tuple[str, int]:
+    return attempt.task_id, attempt.number
+
+
+_Written = TypeVar("_Written", _Move, _Put)
+
+
+def _calls(written: Sequence[_Written]) -> Iterator[list[_Written]]:
+    """In calls of a limited size."""
+    call: list[_Written] = []
+    size = 0
+    for one in written:
+        size += len(one.payload)
+        if call and size > CALL_BYTES:
+            yield call
+            call, size = [], len(one.payload)
+        call.append(one)
+    if call:
+        yield call

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any
 
-from crisper.core.model import Fence, Incarnation, Pulse, Sighting, Worker
+from crisper.core.model import Fence, Incarnation, Lease, Pulse, Sighting, Worker
 from crisper.core.states import WorkerState
 from crisper.core.text import key, storable
 from crisper.store.memory.tables import Tables, plain
@@ -56,6 +56,9 @@ class Incarnations(Tables):
     def alive(self) -> list[Worker]:
         with self._lock:
             return _sorted([w for w in self._workers.values() if w.state is WorkerState.ALIVE])
+
+    def leases(self) -> list[Lease]:
+        return [Lease(*(getattr(worker, name) for name in Lease._fields)) for worker in self.alive()]
 
     def uncleared(self) -> list[Worker]:
         with self._lock:

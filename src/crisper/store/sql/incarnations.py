@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from crisper.core.model import Fence, Incarnation, Pulse, Sighting, Worker
+from crisper.core.model import Fence, Incarnation, Lease, Pulse, Sighting, Worker
 from crisper.core.text import as_json, key, storable
 from crisper.store.rows import IS_OPEN, WORKER
 from crisper.store.sql.parts import Parts, verb
 
+_LEASES = f"SELECT {', '.join(Lease._fields)} FROM crisper_incarnation WHERE state = 'alive' AND NOT cleared"
 _TELL = "UPDATE crisper_running SET at = ?, told = ? WHERE incarnation = ?"
 _TELL_FIRST = "INSERT INTO crisper_running (at, told, incarnation) VALUES (?, ?, ?)"
 
@@ -70,6 +72,10 @@ class Incarnations(Parts):
     def alive(self) -> list[Worker]:
         with self.db.single():
             return self._workers("state = 'alive' AND NOT cleared")
+
+    def leases(self) -> list[Lease]:
+        with self.db.single():
+            return list(itertools.starmap(Lease, self.db.rows(_LEASES)))
 
     def uncleared(self) -> list[Worker]:
         with self.db.single():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from crisper.core.model import Claim, Finish, Worker
+from crisper.core.model import Claim, Finish, Lease, Worker
 from crisper.engine.journal import Journal
 from crisper.engine.lines import Told
 from crisper.testing.simulate.world import Process, World
@@ -48,6 +48,11 @@ class Disk:
                     if (record.seq if isinstance(record, Claim) else record.claim_seq) == seq:
                         return True
         return False
+
+    def has(self, process: str, text: str) -> bool:
+        """Whether a journal of that process holds this, safe from the loss of its host."""
+        quoted = text.strip('"').encode()
+        return any(name.startswith(process) and quoted in file.synced for name, file in self.files.items())
 
 
 class SimulatedFile:
@@ -158,17 +163,17 @@ class Neighbours:
     def __init__(self, host: Host, registry: Registry) -> None:
         self._host, self._boot, self._registry = host, host.boot_id, registry
 
-    def is_gone(self, worker: Worker) -> bool | None:
+    def is_gone(self, worker: Worker | Lease) -> bool | None:
         if worker.boot_id != self._boot:
             return None
         process = self._host.pids.get(worker.pid)
         return None if process is None else not process.alive
 
-    def has_recorder(self, worker: Worker) -> bool:
+    def has_recorder(self, worker: Worker | Lease) -> bool:
         process = self._host.pids.get(worker.recorder_pid)
         return process is not None and process.alive
 
-    def stop_left_overs(self, worker: Worker, processes: list[tuple[int, int]]) -> bool:
+    def stop_left_overs(self, worker: Worker | Lease, processes: list[tuple[int, int]]) -> bool:
         for pid, _ in processes:
             process = self._host.pids.get(pid)
             if process is not None:

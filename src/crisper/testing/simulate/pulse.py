@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from crisper.core.model import Fence, Worker
+from crisper.core.model import Fence, Lease, Worker
 from crisper.engine.adoption import Adopter, Orphan
 from crisper.engine.heartbeat import Beat, Heartbeat
 from crisper.engine.journal import Journal
@@ -76,7 +76,7 @@ class Patient(Neighbours):
         super().__init__(host, registry)
         self._adopter = adopter
 
-    def is_gone(self, worker: Worker) -> bool | None:
+    def is_gone(self, worker: Worker | Lease) -> bool | None:
         gone = super().is_gone(worker)
         return None if gone and self._adopter.has_more_to_say(worker.id) else gone
 
