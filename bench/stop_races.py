@@ -1,8 +1,8 @@
 """Orders to end an attempt, each at about the moment when its body ends: who was ended, and who was not.
 
-    python bench/stop_races.py [--races 1000]
+    python bench/stop_races.py [--races 1000] [--pool prefork|gevent|threads]
 
-One prefork worker on a Redis of its own. Short tasks are ordered to stop at a random moment around their
+One worker on a Redis of its own. Short tasks are ordered to stop at a random moment around their
 ends, while others run in the same processes before and behind them; nobody orders those. An order goes the
 way that every order goes: registry, recorder, parent, process. Prints how the ordered ones ended, and how
 many of the others were harmed. Ends with 1 if any was.
@@ -41,6 +41,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--races", type=int, default=1000)
+    parser.add_argument("--pool", default="prefork", choices=["prefork", "gevent", "threads"])
     options = parser.parse_args()
     with PrivateRedis() as server, tempfile.TemporaryDirectory() as folder:
         fleet = Fleet(
@@ -48,24 +49,31 @@ def main() -> int:
             sweep_interval=0.05, heartbeat_interval=0.3, lease=3, recording="relaxed",
         )  # fmt: skip
         try:
-            fleet.worker("racer", "-c", str(PROCESSES), "-l", "WARNING", wait=False)
+            fleet.worker("racer", "-P", options.pool, "-c", str(PROCESSES), "-l", "WARNING", wait=False)
             wait_for("answers", lambda: fleet.app.control.ping(timeout=1), 30)
-            told = race(fleet, options.races)
+            told = race(fleet, options.races, task_for(options.pool))
         finally:
             fleet.close()
     for how, count in sorted(told.ordered.items()):
         print(f"ordered to stop, and {how:<22} {count:>6}")
-    print(f"others, in the same processes {told.others:>18}")
+    print(f"others, in the same workers {told.others:>18}")
     print(f"others that were harmed       {len(told.harmed):>18}")
     return 1 if told.harmed else 0
 
 
-def race(fleet: Fleet, races: int, progress: Callable[[int], None] = lambda done: None) -> Told:
+def task_for(pool: str) -> str:
+    """Of a thread only a task that asks for it can be stopped."""
+    return "soft" if pool == "threads" else "late"
+
+
+def race(
+    fleet: Fleet, races: int, task: str = "late", progress: Callable[[int], None] = lambda done: None
+) -> Told:
     """So many orders, a handful at a time: in each process to the second of three tasks."""
     ordered, others = [], []
     with fleet.store() as store:
         for done in range(0, races, PROCESSES):
-            sent = [fleet.send("late", n, BODY) for n in range(3 * PROCESSES)]
+            sent = [fleet.send(task, n, BODY) for n in range(3 * PROCESSES)]
             victims = sent[PROCESSES : 2 * PROCESSES]
             time.sleep(random.uniform(0.6, 2.4) * BODY)
             for victim in victims:

@@ -34,6 +34,14 @@ def deafen(state: Any) -> None:
         hub.remove(fd)
 
 
+@control_command()
+def forget_consumers(state: Any) -> None:
+    """Its consumers are gone from the broker, and nobody has told the worker."""
+    consumer = state.consumer.task_consumer
+    for tag in consumer._active_tags.values():
+        consumer.channel.basic_cancel(tag)
+
+
 def make(environment: Mapping[str, str]) -> Celery:
     folder = Path(environment["FLEET_FOLDER"])
     broker, backend = environment["FLEET_BROKER"], environment["FLEET_BACKEND"]
@@ -140,6 +148,7 @@ def _tasks(app: Celery, ledger: Path) -> None:
 
     sleeper("late", acks_late=True)
     sleeper("own_strategy", acks_late=True, Strategy="tests.fleet_app:noting_strategy")
+    sleeper("soft", acks_late=True, crisper={"stop_by": "soft"})
     sleeper("limited", acks_late=True, rate_limit="20/s")
     sleeper("early")
     sleeper("early_resend", crisper={"on_lost": "resend"})
@@ -165,6 +174,13 @@ def _tasks(app: Celery, ledger: Path) -> None:
         """Holds the interpreter lock all the time, as a C extension that does not give it back."""
         with entry(self, key):
             ctypes.PyDLL(None).usleep(int(seconds * 1e6))
+
+    def lock_until(self: Task, key: Any, pipe: str) -> None:
+        """Holds it until the test writes into the pipe of that name, whatever signals come."""
+        with entry(self, key):
+            fd = os.open(ledger.parent / pipe, os.O_RDWR)
+            ctypes.PyDLL(None).read(fd, ctypes.create_string_buffer(1), 1)
+            os.close(fd)
 
     def eats(self: Task, key: Any, megabytes: int) -> None:
         """So much memory, page by page."""
@@ -308,6 +324,7 @@ def _tasks(app: Celery, ledger: Path) -> None:
     )(poison)  # fmt: skip
     register(poison_worker, acks_late=True)
     register(lock, acks_late=True)
+    register(lock_until, acks_late=True)
     register(noop, acks_late=True)
     register(counts, acks_late=True)
     register(documents, acks_late=True)

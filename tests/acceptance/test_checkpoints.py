@@ -21,16 +21,21 @@ def read(fleet: Fleet) -> list[int]:
     return [int(line.key) for line in fleet.ledger() if line.event == "document"]
 
 
-@pytest.mark.parametrize("dies", ["worker", "process"])
-def test_a_killed_pipeline_goes_on_at_the_document_where_it_died(dies: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("pool", "dies"),
+    [("prefork", "worker"), ("prefork", "process"), ("threads", "worker"), ("gevent", "worker")],
+)
+def test_a_killed_pipeline_goes_on_at_the_document_where_it_died(
+    pool: str, dies: str, tmp_path: Path
+) -> None:
     """At another worker, or in another process."""
     fleet = Fleet(tmp_path)
     try:
-        first = fleet.worker("first")
+        first = fleet.worker("first", "-P", pool)
         task = fleet.send("documents", "a", COUNT)
         wait_for("some are read", lambda: len(read(fleet)) >= 60)
         if dies == "worker":
-            second = fleet.worker("second", wait=False)
+            second = fleet.worker("second", "-P", pool, wait=False)
             first.kill()
             second.ready()
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from contextlib import closing
 from pathlib import Path
@@ -46,6 +47,24 @@ def test_a_body_that_hangs_is_named_with_the_line_where_it_does(tmp_path: Path, 
         assert fleet.errors() == []
 
 
+@pytest.mark.parametrize("pool", ["threads", "gevent", "solo"])
+def test_so_is_one_that_keeps_the_interpreter_lock_while_it_keeps_it(tmp_path: Path, pool: str) -> None:
+    """Nobody in its process can say anything; its recorder can."""
+    with closing(Fleet(tmp_path, **{**QUICK, "wedged_after": 60})) as fleet:
+        fleet.worker("first", "-P", pool, "-c", "1")
+        os.mkfifo(tmp_path / "pipe")
+        sent = fleet.send("lock_until", "told", "pipe")
+        told = hung(fleet, sent.id)
+        assert fleet.ends(sent.id) == []
+        assert "a body keeps the interpreter lock" in told["sentence"]
+        assert "tests/fleet_app.py" in told["sentence"], told
+        assert "in lock_until" in told["stack"]
+        (tmp_path / "pipe").write_bytes(b".")
+        wait_for("it ends", lambda: fleet.attempts(sent.id) == [(1, "succeeded")], 40)
+        assert len(events(fleet, "stalled")) == 1
+        assert fleet.errors() == []
+
+
 def test_one_that_says_how_far_it_is_is_not_stalled(tmp_path: Path) -> None:
     with closing(Fleet(tmp_path, **QUICK)) as fleet:
         fleet.worker("first", "-c", "1")
@@ -70,11 +89,45 @@ def test_where_it_is_wanted_a_stalled_attempt_is_stopped(tmp_path: Path) -> None
         assert fleet.errors() == []
 
 
+def test_so_is_one_greenlet_alone(tmp_path: Path) -> None:
+    with closing(Fleet(tmp_path, on_stalled="stop", **QUICK)) as fleet:
+        worker = fleet.worker("first", "-P", "gevent", "-c", "4")
+        sent, tidy = fleet.send("early", "hangs", "never"), fleet.send("gives_in", "hangs")
+        late, neighbour = fleet.send("late", "hangs", "never"), fleet.send("advances", 1, 6.0)
+        for one in (sent, late):
+            wait_for("it is stopped", lambda id=one.id: fleet.attempts(id) == [(1, "revoked")], 40)
+            assert fleet.ends(one.id) == []
+        wait_for("it has tidied up", lambda: fleet.attempts(tidy.id) == [(1, "succeeded")])
+        assert tidy.get(timeout=10) == "tidied up"
+        wait_for("its neighbour ends", lambda: fleet.attempts(neighbour.id) == [(1, "succeeded")])
+        assert worker.process.poll() is None
+        assert fleet.errors() == []
+
+
+def test_of_a_thread_only_a_body_that_asks_for_it(tmp_path: Path) -> None:
+    with closing(Fleet(tmp_path, on_stalled="stop", **QUICK)) as fleet:
+        fleet.worker("first", "-P", "threads", "-c", "3")
+        sent, tidy = fleet.send("late", "hangs", "open"), fleet.send("gives_in", "hangs")
+        neighbour = fleet.send("advances", 1, 6.0)
+        wait_for("it has tidied up", lambda: fleet.attempts(tidy.id) == [(1, "succeeded")], 40)
+        assert tidy.get(timeout=10) == "tidied up"
+        wait_for("both are named", lambda: len(events(fleet, "stalled")) == 2)
+        told = {one["action"]: one["cannot_stop"] for one in events(fleet, "stalled")}
+        assert told["stop"] == ""
+        assert "does not ask for an exception" in told["warn"]
+        wait_for("its neighbour ends", lambda: fleet.attempts(neighbour.id) == [(1, "succeeded")])
+        assert fleet.attempts(sent.id) == [(1, "running")]
+        (tmp_path / "open").touch()
+        wait_for("it ends by itself", lambda: fleet.attempts(sent.id) == [(1, "succeeded")])
+        assert fleet.errors() == []
+
+
+@pytest.mark.parametrize("pool", ["prefork", "gevent"])
 @pytest.mark.parametrize("task", ["early", "late"])
-def test_or_ended_and_sent_again_until_its_budget_is_spent(tmp_path: Path, task: str) -> None:
+def test_or_ended_and_sent_again_until_its_budget_is_spent(tmp_path: Path, task: str, pool: str) -> None:
     settings = {**QUICK, "on_stalled": "stop_and_resend", "loss_budget": 1}
     with closing(Fleet(tmp_path, **settings)) as fleet:
-        fleet.worker("first", "-c", "1")
+        fleet.worker("first", "-P", pool, "-c", "1")
         sent = fleet.send(task, "hangs", "open")
         wait_for("it runs again", lambda: len(fleet.starts(sent.id)) == 2, 30)
         brought_back = {"early": "resend", "late": "await_redelivery"}  # its worker gives that one back

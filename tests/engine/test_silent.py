@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from crisper.engine.silent import Idle, SilenceWatch, Silent, sentence
+import pytest
+
+from crisper.engine.silent import CONNECTION, LOOP, Idle, SilenceWatch, Silent, sentence
 
 AFTER, PERIOD = 40_000, 10_000
 LIFE = (1, 17)
@@ -61,9 +63,11 @@ def test_of_several_queues_that_is_named_which_waits_longest() -> None:
     assert words.startswith("1 message waits in the queue 'old', and for 40 s nobody has taken any;")
 
 
-def test_silent_too_is_one_that_hangs_on_a_broker_that_answers_others() -> None:
+@pytest.mark.parametrize("what", [LOOP, CONNECTION])
+def test_silent_too_is_what_hangs_on_a_broker_that_answers_others(what: str) -> None:
     watch = SilenceWatch(AFTER)
-    said = [watch.look(Idle(n * PERIOD, LIFE, {}, hangs=n != 3)) for n in range(9)]
+    said = [watch.look(Idle(n * PERIOD, LIFE, {}, hangs="" if n == 3 else what)) for n in range(9)]
     assert said[:8] == [None] * 8
-    assert said[8] == Silent(40_000, "", 0)
+    assert said[8] == Silent(40_000, "", 0, what)
     assert "the broker answers other connections" in sentence(said[8], 80_000)
+    assert what in sentence(said[8], 80_000)

@@ -196,8 +196,9 @@ class Recording:
         self.silence = Silence(worker, self.deliveries, settings)
         self.silence.on_error = self.deliveries.count_error
         self.link.on_new_wire = self._wake_loop
-        self.stalls = Stalls(worker, self.link, settings)
+        self.stalls = Stalls(worker, self.link, self.deliveries.inside, settings)
         self.deliveries.usual = self.stalls.usual
+        self.deliveries.on_begun_inside = self.stalls.begun
         self.link.on_round = self._on_round
         self.link.on_blocked = self._watch_writable
         self._wake_read, self._wake_write = socket.socketpair()
@@ -326,6 +327,7 @@ class Recording:
         with self.deliveries.counted("the timer"):
             self.deliveries.on_timer()
             self.upkeep.hold(self._unacknowledged())
+            self.silence.ask()
 
     def _unacknowledged(self) -> list[str]:
         """By kombu's own books, ETA tasks and what Celery itself will never run included."""

@@ -17,6 +17,7 @@ from kombu.transport.virtual import Channel as VirtualChannel
 
 from crisper.celery.deliveries import Deliveries
 from crisper.celery.held import Held
+from crisper.celery.inside import OUTSIDE
 from crisper.core.states import State
 from crisper.core.verdict import RESEND
 
@@ -102,6 +103,8 @@ class RecordedRequest(Request):
 
     def _crisper_run(self, pool: Any) -> Any:
         self._crisper_given = True
+        if self._crisper is not None and _deliveries is not None:
+            pool = _deliveries.inside.around(pool, self._crisper)
         return super().execute_using_pool(pool)
 
     # -- from the pool --------------------------------------------------------
@@ -115,7 +118,9 @@ class RecordedRequest(Request):
         super().on_accepted(pid, time_accepted)
 
     def on_success(self, failed__retval__runtime: Any, **kwargs: Any) -> Any:
-        failed, _, runtime = failed__retval__runtime
+        failed, told, runtime = failed__retval__runtime
+        if failed == OUTSIDE:
+            return self.on_failure(told)
         if not failed:
             if self._crisper_muted(State.SUCCEEDED, runtime=runtime):
                 return None
@@ -221,7 +226,8 @@ class RecordedRequest(Request):
             return False
         worker_state.task_ready(self)
         shutting = bool(worker_state.should_terminate)
-        evidence = {"how": "process died", "pid": self.worker_pid, "error": str(exc)}
+        pid = self.worker_pid if _deliveries._is_prefork() else _deliveries.link.pid
+        evidence = {"how": "process died", "pid": pid, "error": str(exc)}
         if held.resend:
             evidence |= {"how": "ended", "why": held.stopped, RESEND: True}
         if held.unnoticed_ms:
@@ -240,7 +246,7 @@ class RecordedRequest(Request):
         if kind == "closed":
             self._crisper_acknowledge()
         else:
-            logger.warning("crisper: the process of %s[%s] died", self.name, self.id)
+            logger.warning("crisper: what ran %s[%s] is gone; it goes back", self.name, self.id)
             self._crisper_reject(requeue=True)
 
     def _crisper_revoke(self, terminated: bool = False, signum: Any = None) -> None:

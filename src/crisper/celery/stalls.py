@@ -12,6 +12,7 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 from crisper.celery.held import Held, Stage
+from crisper.celery.inside import Inside
 from crisper.celery.link import Link, monotonic_ms
 from crisper.celery.stacks import of_frame
 from crisper.core.stack import bounded
@@ -31,8 +32,8 @@ class Policy(NamedTuple):
 class Stalls:
     """`look` on the keeper's thread; `ran` wherever an outcome comes in."""
 
-    def __init__(self, worker: Any, link: Link, settings: Settings) -> None:
-        self._worker, self._link, self._settings = worker, link, settings
+    def __init__(self, worker: Any, link: Link, inside: Inside, settings: Settings) -> None:
+        self._worker, self._link, self._inside, self._settings = worker, link, inside, settings
         self._policies: dict[str, Policy] = {}
         self.usual = Usual(settings.stall_usual) if settings.stall_usual else None
         self._told = False
@@ -40,33 +41,44 @@ class Stalls:
     def look(self, held: Collection[Held]) -> None:
         """Tell of those that are beyond a bound, each time anew; and once that there are none any more."""
         now = monotonic_ms()
-        long = [self._long(one, age, bounds) for one, age, bounds in self._beyond(held, now)][:MOST]
-        if long or self._told:
-            self._link.send((wire.LONG, now, [tuple(one) for one in long]))
+        told = [self._long(one, now) for one in held if self._is_told_of(one, now)]
+        told = sorted(told, key=lambda one: one.age, reverse=True)[:MOST]
+        if told or self._told:
+            self._link.send((wire.LONG, now, [tuple(one) for one in told]))
             self._link.flush()
-        self._told = bool(long)
+        self._told = bool(told)
 
-    def _beyond(self, held: Collection[Held], now: int) -> Iterator[tuple[Held, int, tuple[int, int, int]]]:
-        for one in held:
-            if one.stage is not Stage.DISPATCHED or not one.accepted or one.muted:
-                continue
-            age = now - one.accepted_at
-            if age < 1000:
-                continue
-            name = one.request.name
-            limit = limit_of(one.request)
-            usual = 0 if self.usual is None else self.usual.beyond(name)
-            bounds = self._policy(one.request.task).stall_after, limit, usual
-            if is_long(age, *bounds):
-                yield one, age, bounds
+    def begun(self, held: Held) -> None:
+        """A body begins inside this process, and may keep all its threads from now on: whoever looks at it
+        then must know its bounds. The caller flushes."""
+        if any(self._bounds(held)):
+            now = monotonic_ms()
+            self._link.send((wire.LONG, now, [tuple(self._long(held, now))], True))
+            self._told = True
 
-    def _long(self, one: Held, age: int, bounds: tuple[int, int, int]) -> Long:
-        pool = self._worker.pool
-        in_process = not pool.uses_semaphore
-        pool_name = type(pool).__module__.rpartition(".")[2]
-        why_not = f"it runs inside its worker's process (pool: {pool_name})" if in_process else ""
-        pid = self._link.pid if in_process else one.request.worker_pid or 0
-        stack = bounded(of_frame(body_of(pool, one.task_id))) if in_process else ""
+    def _is_told_of(self, one: Held, now: int) -> bool:
+        """One inside this process as soon as it has a bound, see `begun`."""
+        if one.stage is not Stage.DISPATCHED or not one.accepted or one.muted:
+            return False
+        if now - one.accepted_at < 1000 and not self._inside_us():
+            return False
+        bounds = self._bounds(one)
+        return any(bounds) if self._inside_us() else is_long(now - one.accepted_at, *bounds)
+
+    def _bounds(self, one: Held) -> tuple[int, int, int]:
+        usual = 0 if self.usual is None else self.usual.beyond(one.request.name)
+        return self._policy(one.request.task).stall_after, limit_of(one.request), usual
+
+    def _inside_us(self) -> bool:
+        return not self._worker.pool.uses_semaphore
+
+    def _long(self, one: Held, now: int) -> Long:
+        inside, age, bounds = self._inside_us(), now - one.accepted_at, self._bounds(one)
+        pid = self._link.pid if inside else one.request.worker_pid or 0
+        stack, why_not = "", self._inside.why_not(one.request.task) if inside else ""
+        if inside and is_long(age, *bounds):
+            stack = bounded(of_frame(body_of(self._worker.pool, one.task_id)))
+            why_not = why_not if stack else "nothing in its process runs it"
         policy = self._policy(one.request.task)
         number, name = one.number, str(one.request.name)
         return Long(one.seq, number, one.task_id, name, pid, age, *bounds, policy.on_stalled, why_not, stack)

@@ -28,6 +28,11 @@ def holds_a_body(stack: str) -> bool:
     return any(path in stack for path in BODY)
 
 
+def bodies(stack: str) -> int:
+    """How many threads run one."""
+    return sum(holds_a_body("\n".join(thread)) for thread in _threads(stack.splitlines()))
+
+
 def waits_for_a_broker(stack: str) -> bool:
     """Whether the main thread, by its innermost frame that is not Python's own, speaks to a broker."""
     main = next(iter(list(_threads(stack.splitlines()))[::-1]), [])

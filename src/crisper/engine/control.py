@@ -214,8 +214,8 @@ def may_discard(standing: dict[str, Any]) -> Answer:
     )
 
 
-#: Pools whose bodies run in processes of their own, which can be ended.
-_IN_PROCESSES = ("prefork", "processes")
+#: Pools of which one body can be ended alone: by its process, or as a greenlet.
+_ENDS_ONE = ("prefork", "processes", "gevent")
 
 
 def may_stop(standing: dict[str, Any]) -> Answer:
@@ -235,10 +235,10 @@ def _verdict(standing: dict[str, Any]) -> VerdictKind | None:
 
 
 def _unless_in_one_process(standing: dict[str, Any], state: State) -> Answer | None:
-    """Nobody can end a thread, or a greenlet that does not yield, without its whole worker."""
+    """Nobody can end a thread without its whole worker."""
     pool = standing["pool"]
     runs_there = state is State.RUNNING and standing["worker_state"] == WorkerState.ALIVE
-    if not runs_there or pool is None or pool in _IN_PROCESSES:
+    if not runs_there or pool is None or pool in _ENDS_ONE:
         return None
     return Outcome.REFUSED, (
         f"its attempt {standing['attempt']} runs inside the process of {standing['worker']} (pool: {pool}),"

@@ -63,6 +63,10 @@ class Running:
             if seq in self._early:
                 run.progress, run.progress_at = self._early.pop(seq)
 
+    def runs(self, seq: int) -> bool:
+        """From any thread."""
+        return seq in self._runs
+
     def ended(self, seq: int) -> Run | None:
         """What was known of it last."""
         with self._lock:

@@ -2,9 +2,9 @@
 
 A worker that can take a message takes it within a second or two. So it is silent where, at every look over
 the whole time, something waited in one of its queues, nobody took any of it, and nothing arrived here. A
-queue from which somebody takes is not judged: its messages may be another worker's by right (a single active
-consumer, a priority). Silent too is one whose loop waits all that time for an answer of a broker that answers
-others.
+queue from which somebody takes is not judged: its messages may be another worker's by right (a priority).
+Silent too is one whose loop, or whose connection, waits all that time for an answer of a broker that answers
+others: of that one the queues tell nothing, because the broker sends what comes into the broken connection.
 """
 
 from __future__ import annotations
@@ -15,6 +15,10 @@ from typing import NamedTuple
 #: Looks within the time; and between two of them at most, in periods: else it does not count.
 LOOKS, GAP = 4, 2.5
 
+#: What may wait for a broker in vain.
+LOOP = "its loop has waited for its broker"
+CONNECTION = "its connection has been asked, and has said nothing"
+
 
 class Idle(NamedTuple):
     """A connected worker that could take messages, or hangs, at one look. Times are milliseconds."""
@@ -22,13 +26,14 @@ class Idle(NamedTuple):
     at: int
     life: tuple[int, int]  # of its connection, and its last record: it moves with whatever arrives
     waiting: Mapping[str, int]  # messages in each queue that it consumes
-    hangs: bool = False  # its loop waits for the broker, which answered us on another connection
+    hangs: str = ""  # LOOP or CONNECTION: for the broker, which answered us on another connection
 
 
 class Silent(NamedTuple):
     since: int
-    queue: str  # empty: its loop hangs
+    queue: str  # empty: something hangs
     waiting: int
+    hangs: str = ""
 
 
 class SilenceWatch:
@@ -57,7 +62,7 @@ class SilenceWatch:
         queue = min(self._since, key=self._since.__getitem__, default=None)
         if queue is None or idle.at - self._since[queue] < self._after_ms:
             return None
-        return Silent(self._since[queue], queue, idle.waiting.get(queue, 0))
+        return Silent(self._since[queue], queue, idle.waiting.get(queue, 0), idle.hangs)
 
 
 def _counts(idle: Idle) -> Mapping[str, int]:
@@ -68,8 +73,8 @@ def _counts(idle: Idle) -> Mapping[str, int]:
 def sentence(silent: Silent, now: int) -> str:
     """What people read."""
     seconds = (now - silent.since) // 1000
-    if not silent.queue:
-        return f"its loop has waited for its broker for {seconds} s, and the broker answers other connections"
+    if silent.hangs:
+        return f"{silent.hangs} for {seconds} s, and the broker answers other connections"
     messages = "1 message waits" if silent.waiting == 1 else f"{silent.waiting} messages wait"
     return (
         f"{messages} in the queue {silent.queue!r}, and for {seconds} s nobody has taken"

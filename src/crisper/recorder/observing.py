@@ -32,8 +32,10 @@ class Observing(Hearing):
         stacks = Stacks(wire.STACKS_FD, hello["stack_signal"])
         attempts = AttemptWatch(
             stacks,
+            parent,
             long=lambda: self._long,
             quiet=self._running.quiet,
+            runs=self._running.runs,
             process=lambda pid: self._children.get(pid, parent),
             stop=self._stops.append,
             may_act=self._may_act,

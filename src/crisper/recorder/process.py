@@ -22,6 +22,7 @@ from crisper.engine.writer import Writer
 from crisper.recorder import wire
 from crisper.recorder.desk import monotonic_ms
 from crisper.recorder.last_words import LastWords
+from crisper.recorder.watch_attempts import longer
 from crisper.recorder.witness import LINUX
 
 ALIVE_EVERY = 1.0
@@ -80,7 +81,7 @@ class Recorder(LastWords):
         elif kind == wire.SILENT:
             self._silent = item
         elif kind == wire.LONG:
-            self._long = item
+            self._long = longer(self._long, item)
         elif kind == wire.BYE:
             self._said_bye = item[1]
         elif self._recording is None:

@@ -13,8 +13,13 @@ from crisper.engine.stalled import Long, Stalled, judge, sentence
 from crisper.recorder import wire
 from crisper.recorder.pulse import Stop
 from crisper.recorder.stacks import Stacks, kernel_says
-from crisper.recorder.witness import Process
+from crisper.recorder.witness import Process, is_stopped
 
+#: A parent that runs such attempts inside itself speaks of them every second.
+SPEAKS_MS = 3000
+#: Between two stacks of one that says nothing and runs no body.
+STACK_EVERY_MS = 5000
+LOCKED = "a body keeps the interpreter lock of its worker's process"
 #: Between two looks at the CPU time of a process.
 CPU_SECONDS = 0.3
 #: Attempts that are named in one look: each takes a moment.
@@ -23,16 +28,27 @@ AT_ONCE = 8
 MOST_TOLD = 20
 
 
+def longer(known: tuple[Any, ...], said: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What the parent says is all there is, or one more, which has just begun."""
+    kind, at, told, *one_more = said
+    if not one_more or not known:
+        return kind, at, told
+    known[2].extend(tuple(Long(*plain)._replace(age=known[1] - at)) for plain in told)
+    return known
+
+
 class AttemptWatch:
     """Owned by the watching thread. `long` says what the parent said last, `quiet` how long an attempt has
-    said nothing of its progress, `process` gives the process of a pid."""
+    said nothing of its progress, `runs` whether its end is not on record, `process` gives that of a pid."""
 
     def __init__(
         self,
         stacks: Stacks,
+        parent: Process,
         *,
         long: Callable[[], tuple[Any, ...]],
         quiet: Callable[[int, int], int | None],
+        runs: Callable[[int], bool],
         process: Callable[[int], Process],
         stop: Callable[[Stop], None],
         may_act: Callable[[], bool],
@@ -41,6 +57,7 @@ class AttemptWatch:
     ) -> None:
         self._stacks, self._long, self._quiet, self._process = stacks, long, quiet, process
         self._stop, self._may_act, self._testify, self._tell = stop, may_act, testify, tell
+        self._parent, self._runs, self._stack_at = parent, runs, 0
         self._named: dict[int, Diagnosis] = {}
         self._stopped: set[int] = set()
 
@@ -53,7 +70,9 @@ class AttemptWatch:
         said = self._long()
         if not said:
             return
-        at, long = said[1], {one.seq: one for one in (Long(*plain) for plain in said[2])}
+        at, long = said[1], {one.seq: one for one in (Long(*plain) for plain in list(said[2]))}
+        if monotonic_ms() - at > SPEAKS_MS:
+            at, long = self._by_our_clock(at, long, monotonic_ms())
         for seq in self._named.keys() - long.keys():
             del self._named[seq]  # it has ended: its own record says how
         self._stopped &= long.keys()
@@ -68,6 +87,26 @@ class AttemptWatch:
             if seq in self._named:
                 self._act(one)
 
+    def _by_our_clock(self, at: int, long: dict[int, Long], now: int) -> tuple[int, dict[int, Long]]:
+        """Its parent says nothing any more. Of what it runs inside itself, a body that keeps the interpreter
+        lock keeps every thread: what it said last has grown older, and its stack shows a body."""
+        inside = [one for one in long.values() if one.pid == self._parent.pid and self._runs(one.seq)]
+        if not inside or is_stopped(self._parent.pid):
+            return at, long
+        older = [one._replace(age=one.age + now - at, why_not=LOCKED, stack="") for one in inside]
+        new = [one for one in older if one.seq not in self._named and judge(one, self._quiet(one.seq, now))]
+        text = self._stack_of_a_body(now) if new else ""
+        told = {one.seq: one for one in older if one not in new}
+        return now, told | {one.seq: one._replace(stack=text) for one in new if text}
+
+    def _stack_of_a_body(self, now: int) -> str:
+        """Of the parent; empty if it runs none, and then not looked for again at once."""
+        if now < self._stack_at:
+            return ""
+        text = self._stacks.of(self._parent)
+        self._stack_at = now + STACK_EVERY_MS
+        return text if stack.holds_a_body(text) else ""
+
     def _goes_on(self, seq: int, now: int) -> None:
         was = self._named.pop(seq, None)
         if was is not None:
@@ -77,9 +116,11 @@ class AttemptWatch:
     def _name(self, one: Long, stalled: Stalled, now: int) -> None:
         evidence = self._evidence(one)
         found = one.stack or not one.why_not
-        where = stack.where(evidence["stack"]) if found else ""
+        alone = one.why_not != LOCKED or stack.bodies(evidence["stack"]) == 1
+        where = stack.where(evidence["stack"]) if found and alone else ""
         words = sentence(stalled, where, evidence if found else {})
         words += "" if found else ": nothing in its worker's process runs its body, and no outcome came"
+        words += f", and {LOCKED}" if one.why_not == LOCKED else ""
         since = now - one.age + stalled.since
         self._named[one.seq] = Diagnosis(STALLED, words, since, evidence, one.task_id, one.number)
         action = one.on_stalled if not one.why_not else "warn"
@@ -109,3 +150,7 @@ class AttemptWatch:
         elif one.seq not in self._stopped:
             self._stopped.add(one.seq)
             self._stop(Stop(one.task_id, one.number, f"stalled: {why}"))
+
+
+def monotonic_ms() -> int:
+    return time.monotonic_ns() // 1_000_000

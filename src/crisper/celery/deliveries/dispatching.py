@@ -137,4 +137,5 @@ class Dispatching(Orders):
         if self._is_prefork():
             self._maybe_flush()
         else:  # the body may keep this very thread, and what dies with it must be known to have begun
+            self.on_begun_inside(held)
             self.link.flush()

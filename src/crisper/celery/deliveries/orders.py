@@ -11,6 +11,7 @@ from celery.utils.log import get_logger
 from crisper.celery.deliveries.returns import Returns
 from crisper.celery.ending import end
 from crisper.celery.held import Held, Stage
+from crisper.celery.inside import is_soft
 from crisper.celery.link import Item
 from crisper.recorder import wire
 
@@ -77,16 +78,22 @@ class Orders(Returns):
 
         How the attempt ended is recorded when the process is gone, or has ended the body in time.
         """
-        if held.stage is not Stage.DISPATCHED or not (held.accepted and self._is_prefork()):
+        if held.stage is not Stage.DISPATCHED or not held.accepted:
+            return
+        if not self._is_prefork():
+            self.inside.end(held, lambda: self._asked_to_end(held, why))
             return
         now, pid = time.monotonic(), held.request.worker_pid
-        own = getattr(held.request.task, "crisper", None) or {}
-        softly = own.get("stop_by") == "soft"
-        if not held.stopped and self._stop(held, pid, SIG_SOFT_TIMEOUT if softly else signal.SIGTERM):
+        soft = SIG_SOFT_TIMEOUT if is_soft(held.request.task) else signal.SIGTERM
+        if not held.stopped and self._stop(held, pid, soft):
             logger.warning("crisper: ending process %s, which runs %s: %s", pid, held.task_id, why)
             held.stopped, held.kill_at = why, now + GRACE_SECONDS
         elif held.stopped and now >= held.kill_at:
             self._stop(held, pid, signal.SIGKILL)
+
+    def _asked_to_end(self, held: Held, why: str) -> None:
+        logger.warning("crisper: ending the body of %s: %s", held.task_id, why)
+        held.stopped = why
 
     def _stop(self, held: Held, pid: int | None, number: int = signal.SIGKILL) -> bool:
         """Signal the pool process that runs the attempt now; pools without processes have none."""

@@ -15,6 +15,7 @@ from crisper.celery.brokers.amqp import prefetch_is_static
 from crisper.celery.claims import Claims
 from crisper.celery.dispatcher import Dispatcher
 from crisper.celery.held import Held, Stage
+from crisper.celery.inside import Inside
 from crisper.celery.link import Item, Link, monotonic_ms
 from crisper.celery.pausing import Pausing
 from crisper.celery.slots import Slots
@@ -44,6 +45,7 @@ class Parts(ABC):
         self.on_left_behind: Callable[[dict[str, float]], None] = lambda left: None
         self.on_fenced: Callable[[], None] = lambda: None
         self.on_unnoticed: Callable[[Held, int], None] = lambda held, pid: None
+        self.on_begun_inside: Callable[[Held], None] = lambda held: None
         self.may_come_back: Callable[[Held], bool] = lambda held: True
         self._by_seq: dict[int, Held] = {}
         self._by_message: dict[str, Held] = {}
@@ -64,6 +66,7 @@ class Parts(ABC):
         self.incarnation = ""  # whose attempts these are
         self.usual: Usual | None = None
         self.slots = Slots()
+        self.inside = Inside(worker)
 
     def held(self) -> list[Held]:
         """All of them, from any thread."""
