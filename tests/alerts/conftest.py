@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,7 +49,7 @@ def looks(receiver: Receiver) -> Iterator[Looks]:
     """`looks(url)`: another process that would tell, and what it says on its terminal."""
     with ExitStack() as exit:
 
-        def looks(url: str, said: list[str] | None = None, **pace: float) -> Alerting:
+        def looks(url: str, said: list[str] | None = None, **pace: Any) -> Alerting:
             registry = exit.enter_context(closing(Registry(Place(None, None, url, True))))
             to = channels(registry.place.settings)
             return Alerting(registry, to, say=(said if said is not None else []).append, **pace)

@@ -134,6 +134,28 @@ def test_a_registry_that_is_away_is_told_once_and_so_is_its_return(
         one.stop()
 
 
+def told_of_an_outage(looks: Looks, receiver: Receiver, url: str, at: int) -> str:
+    before = len(receiver.got)
+    one = looks(url, every=0.1, down_after=0.2, clock=lambda: at * 1_000_000_000)
+    one.start()
+    try:
+        wait_for("it is told", lambda: len(receiver.got) > before)
+    finally:
+        one.stop()
+    return str(receiver.got[-1]["id"])
+
+
+def test_two_that_never_reached_the_registry_tell_of_its_outage_by_one_id(
+    looks: Looks, receiver: Receiver
+) -> None:
+    """So that who receives both knows the second: there is no registry to settle who tells."""
+    url, at = "postgresql://somebody:secret@127.0.0.1:1/crisper", 1_800_000_030
+    id = told_of_an_outage(looks, receiver, url, at)
+    assert told_of_an_outage(looks, receiver, url, at + 8) == id
+    assert told_of_an_outage(looks, receiver, url, at + 60) != id
+    assert told_of_an_outage(looks, receiver, "postgresql://127.0.0.1:1/another", at) != id
+
+
 def test_crisper_serve_tells_of_what_waits(tmp_path: Path, receiver: Receiver) -> None:
     with closing(Scene(f"sqlite:///{tmp_path}/registry.db")) as scene:
         with serving(scene.url, "--no-sweep") as process:

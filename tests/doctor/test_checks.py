@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from crisper.engine.doctor.catalogue import CHECKS, SOURCES, examine
-from crisper.engine.doctor.facts import Address, Connections, Facts, NotKept, Pause, Trouble
+from crisper.engine.doctor.facts import Address, Connections, Facts, NotKept, Pause, ToBe, Trouble
 from crisper.engine.doctor.finding import Level
 from crisper.engine.doctor.fleet import CELERY, PYTHON
 from crisper.engine.doctor.words import version
@@ -45,6 +45,7 @@ MANY = {"most": 97, "others": 90}
 
 BAD: dict[str, list[tuple[Facts, set[str]]]] = {
     **{check.id: [(trouble(check.id), set())] for check in SOURCES},
+    "registry-folder": [(replace(HEALTHY, to_be=ToBe("/srv/state/registry.db", False)), set())],
     "no-record": [
         (with_app(installed=False), {"unlimited-requeue"}),
         (with_settings(enabled=False), {"unlimited-requeue"}),
@@ -171,6 +172,7 @@ BAD: dict[str, list[tuple[Facts, set[str]]]] = {
 }
 
 GOOD: dict[str, list[Facts]] = {
+    "registry-folder": [replace(HEALTHY, to_be=ToBe("/srv/state/registry.db", True))],
     "no-record": [HEALTHY],
     "early-acks": [
         with_task(seen(59.9), acks_late=False),

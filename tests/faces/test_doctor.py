@@ -278,12 +278,32 @@ def test_a_broker_and_a_registry_that_say_nothing_are_not_waited_for(
     assert took < 25
 
 
-def test_a_registry_that_is_missing_says_what_to_run(project: Path, places: dict[str, str]) -> None:
-    places["PROJ_REGISTRY"] = f"sqlite:///{project}/none.db"
+def test_a_registry_that_is_missing_says_what_to_run(
+    project: Path, places: dict[str, str], postgres_database: str
+) -> None:
+    places["PROJ_REGISTRY"] = postgres_database
     result = doctor(project, "--json", **places)
     assert findings(result)["schema"][0]["fix"] == "crisper -A proj migrate"
     assert result.returncode == 1
-    assert not (project / "none.db").exists()
+
+
+def test_a_file_that_the_first_worker_makes_is_no_hazard(project: Path, places: dict[str, str]) -> None:
+    places["PROJ_REGISTRY"] = f"sqlite:///{project}/state/none.db"
+    shown = " ".join(doctor(project, **places).stdout.split())
+    assert "The registry is not made yet: the first worker makes" in shown
+    result = doctor(project, "--json", **places)
+    [told] = findings(result)["registry-folder"]
+    assert told["level"] == "ok"
+    assert not {"registry", "schema"} & set(hazards(result))
+    assert not (project / "state").exists()
+
+
+def test_a_file_that_no_worker_can_make_is_an_error(project: Path, places: dict[str, str]) -> None:
+    (project / "file").touch()
+    places["PROJ_REGISTRY"] = f"sqlite:///{project}/file/none.db"
+    result = doctor(project, "--json", **places)
+    assert result.returncode == 1
+    assert str(project / "file") in findings(result)["registry-folder"][0]["fix"]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from crisper.engine.control import Outcome
 from crisper.faces.cli import cli
-from crisper.faces.serve import openapi
+from crisper.faces.serve import parameters
 from crisper.faces.serve.access import Needs
 from crisper.faces.serve.pace import MOST, WITHIN_SECONDS, Pace
 from crisper.faces.serve.saying import Answered
@@ -127,6 +127,18 @@ def test_who_saw_something_else_gets_409_and_changes_nothing(
     assert by_command(scene, "show", scene.ids["held"]) == before
 
 
+def test_a_whole_number_is_one_however_json_writes_it(served: Served, scene: Scene) -> None:
+    assert act(served, "discard", scene.ids["held"], attempt=1.0, state="held").status_code == 200
+    assert act(served, "discard", scene.ids["not kept"], attempt=1.5, state="held").status_code == 400
+
+
+def test_a_task_whose_id_has_two_lines_is_found_and_decided_about(served: Served, scene: Scene) -> None:
+    scene.one.runs("one\r\ntwo", "message of two lines")
+    path = quote("one\r\ntwo", safe="")
+    assert served.browser().get(f"/api/v1/tasks/{path}").json()["task_id"] == "one\r\ntwo"
+    assert act(served, "stop", path, attempt=1, state="running").status_code == 200
+
+
 def test_of_two_operators_with_one_page_one_decides(served: Served, scene: Scene) -> None:
     saw = {"attempt": 1, "state": "quarantined"}
     answers = [act(served, verb, scene.ids["quarantined"], **saw) for verb in ("discard", "recover")]
@@ -216,7 +228,14 @@ def test_a_script_gone_wild_is_stopped(served: Served) -> None:
 @pytest.mark.parametrize(
     "query",
     [
-        *("tasks?limit=0", "tasks?limit=1001", "tasks?limit=1000000000", "tasks?limit=-1", "tasks?limit=x"),
+        *(
+            "tasks?limit=",
+            "tasks?limit=0",
+            "tasks?limit=1001",
+            "tasks?limit=1000000000",
+            "tasks?limit=-1",
+            "tasks?limit=x",
+        ),
         *("tasks?limit=%D9%A3", "tasks?state=unheard", "tasks?older_than=1000000000x", "tasks?cursor=x"),
         *("tasks?name=" + "*a" * 10, "tasks?name=" + "x" * 2000, "tasks?worker=" + "x" * 2000),
         *("tasks?unknown=1", "tasks?limit=1&limit=2", "workers?all=perhaps", "workers?limit=99999"),
@@ -270,8 +289,8 @@ def test_the_description_names_every_door_of_the_api_and_no_other(served: Served
 
 def test_every_described_parameter_is_heeded(served: Served) -> None:
     browser = served.browser()
-    for path, parameters in openapi.PARAMETERS.items():
-        for one in parameters:
+    for path, those in parameters.PARAMETERS.items():
+        for one in those:
             answer = browser.get(path, params={one.name: "\x01"})
             heeded = answer.status_code == 200 or "there is no parameter" not in answer.text
             assert heeded, (path, one.name, answer.text)

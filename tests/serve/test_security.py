@@ -78,6 +78,11 @@ def test_a_viewer_looks_and_does_nothing(served_elsewhere: Served) -> None:
     assert {place for place, door in doors.items() if door.needs is Needs.OPERATOR} == OPERATORS
 
 
+def test_who_asks_by_another_method_is_told_which_there_are(served: Served) -> None:
+    answer = served.browser().request("TRACE", "/api/v1/recover/x")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+
+
 def test_every_state_change_is_a_post_by_an_operator(served: Served) -> None:
     changing = {place for place in doors_of(served) if place[0] != "GET"}
     assert changing - OPERATORS == {("POST", "/api/v1/session/end")}

@@ -19,8 +19,11 @@ from crisper.core.states import VerdictKind
 from crisper.faces.cli.events import KINDS
 from crisper.faces.serve.metrics import FROM_ZERO, METRICS
 from crisper.faces.shipped.files import STARTS_WORKERS, TEMPLATES, Blanks, filled
+from crisper.store import totals
 from tests.faces.conftest import Run
+from tests.faces.scene import Scene
 from tests.left_out import needs
+from tests.serve.conftest import Served
 from tests.servers import Unavailable
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -106,6 +109,8 @@ WELL = {
     'crisper_events_total{kind="worker_lost"}': "7",
     'crisper_events_total{kind="overlap"}': "0",
     'crisper_workers_ailing{kind="wedged"}': "0",
+    'crisper_workers_ailing{kind="silent"}': "0",
+    "crisper_attempts_stalled": "0",
     'crisper_tasks_waiting{state="quarantined"}': "0",
     'crisper_tasks_waiting{state="held"}': "0",
     "crisper_recoveries_under_way": "0",
@@ -120,6 +125,7 @@ ILL = {
     "CrisperWorkerLost": ('crisper_events_total{kind="worker_lost"}', "7x57 9x10"),
     "CrisperTasksQuarantined": ('crisper_tasks_waiting{state="quarantined"}', "1"),
     "CrisperWorkersAiling": ('crisper_workers_ailing{kind="wedged"}', "3"),
+    "CrisperAttemptsStalled": ("crisper_attempts_stalled", "2"),
     "CrisperTasksHeld": ('crisper_tasks_waiting{state="held"}', "2"),
     "CrisperRecoveriesStuck": ("crisper_recoveries_under_way", "1"),
     "CrisperJournalGrowing": ("crisper_journal_bytes", "5000"),
@@ -165,6 +171,7 @@ def _said(rule: dict[str, Any]) -> dict[str, str]:
         "CrisperJournalGrowing": ("{{ $value | humanize1024 }}", "4.883ki"),
         "CrisperTasksQuarantined": ("{{ $value }}", "1"),
         "CrisperWorkersAiling": ("{{ $value }}", "3"),
+        "CrisperAttemptsStalled": ("{{ $value }}", "2"),
         "CrisperTasksHeld": ("{{ $value }}", "2"),
     }
     was, becomes = values.get(rule["alert"], ("", ""))
@@ -176,6 +183,21 @@ def test_the_dashboards_questions_are_promql(tmp_path: Path) -> None:
     asked = [{"record": f"asked:{i}", "expr": text} for i, text in enumerate(expressions())]
     path.write_text(json.dumps({"groups": [{"name": "asked", "rules": asked}]}))
     checked([*tool("promtool"), "check", "rules", "--lint=none", str(path)])
+
+
+def test_what_is_asked_for_is_what_a_scrape_prints(served: Served, scene: Scene) -> None:
+    """By the answer itself: names, and the labels that a panel's legend shows."""
+    assert totals.follow(scene.store, lag_ms=-1000) > 0
+    printed: dict[str, set[str]] = {}
+    for line in served.stranger().get("/metrics").text.splitlines():
+        if not line.startswith("#"):
+            name, labels = re.match(r"(\w+)(?:\{(.*)\})?", line).groups()  # type: ignore[union-attr]
+            printed.setdefault(name, set()).update(re.findall(r'(\w+)="', labels or ""))
+    for expression in expressions():
+        assert set(NAMES.findall(expression)) <= set(printed), expression
+    for target in (target for panel in dashboard()["panels"] for target in panel["targets"]):
+        shown = set(re.findall(r"{{\s*(\w+)\s*}}", target.get("legendFormat", "")))
+        assert shown <= set().union(*(printed[name] for name in NAMES.findall(target["expr"]))), target
 
 
 def test_the_sweepers_silence_goes_by_the_lease() -> None:

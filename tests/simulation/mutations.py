@@ -18,10 +18,14 @@ import pytest
 
 from crisper.core import gate
 from crisper.core.lease import Observer
+from crisper.core.model import Answer
 from crisper.engine import journal
+from crisper.engine.checkpoints import Checkpoints
 from crisper.engine.journal import Journal
 from crisper.engine.recording import Recording
+from crisper.engine.running import Running
 from crisper.store.memory import MemoryStore
+from crisper.testing.simulate.pool import Pool
 from crisper.testing.simulate.run import simulate
 from tests.celery import test_dropped
 from tests.engine import test_journal
@@ -153,6 +157,43 @@ def no_connection_generation(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Deliveries, "_drop", drop)
 
 
+def checkpoints_of_who_is_over(patch: pytest.MonkeyPatch) -> None:
+    """A checkpoint counts although its attempt was closed, or its worker declared lost."""
+
+    def save(self: MemoryStore, me: str, made: Any) -> Answer:
+        for one in self._attempts[made.task_id]:
+            if (one.incarnation, one.seq) == (me, made.claim_seq):
+                self._checkpoints[made.task_id] = one.number, 0, made.data, made.preview
+        return Answer(made.seq, "kept")
+
+    patch.setattr(MemoryStore, "_save", save)
+
+
+def no_checkpoint_for_the_next(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(MemoryStore, "_last_checkpoint", lambda self, task_id, number: "")
+
+
+def durable_before_it_is_on_record(patch: pytest.MonkeyPatch) -> None:
+    """Whoever waits for a checkpoint is answered when it is heard."""
+    save = Checkpoints.save
+
+    def answered(self: Checkpoints, at: int, *made: Any) -> None:
+        save(self, at, *made[:-1])
+        if made[-1] is not None:
+            made[-1]("registry")
+
+    patch.setattr(Checkpoints, "save", answered)
+
+
+def nobody_tells_of_the_unnoticed(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Running, "look", lambda self, now, see, ticked: [])
+
+
+def told_is_believed(patch: pytest.MonkeyPatch) -> None:
+    """A process that its recorder does not see is buried, whatever waitid says."""
+    patch.setattr(Pool, "is_nobody", lambda self, pid: True)
+
+
 class Mutation(NamedTuple):
     """A guard, how it is taken out, and who must notice: a law, or the simulator within so many seeds.
 
@@ -207,7 +248,7 @@ RARE = 5_000
 MUTATIONS = [
     Mutation("the fence in every write", no_fence),
     Mutation("the recorder's generation in the fence", no_generation, RARE, first=4_300),
-    Mutation("the counter in a declaration", no_counter, RARE),
+    Mutation("the counter in a declaration", no_counter, RARE, first=230),
     Mutation("two phases: declared, then closed", one_phase),
     Mutation("a lease observed over its full length", no_full_observation),
     Mutation("one successor of a lost attempt", successor_is_not_unique),
@@ -216,8 +257,13 @@ MUTATIONS = [
     Mutation("the journal is replayed", journal_is_not_replayed_first),
     Mutation("the journal is on the disk before a task runs", journal_is_not_on_the_disk),
     Mutation("the journal's checksum", no_checksum, law=a_flipped_bit),
-    Mutation("a redelivery waits while the registry is away", redelivered_runs_unasked, RARE),
+    Mutation("a redelivery waits while the registry is away", redelivered_runs_unasked, RARE, first=180),
     Mutation("and while somebody is not heard of", unheard_is_not_waited_for, RARE),
+    Mutation("the fence in a checkpoint", checkpoints_of_who_is_over),
+    Mutation("a durable checkpoint is answered once it is safe", durable_before_it_is_on_record),
+    Mutation("the next attempt is given the last checkpoint", no_checkpoint_for_the_next),
+    Mutation("the end that a pool did not notice is told", nobody_tells_of_the_unnoticed),
+    Mutation("and is believed only where waitid says so too", told_is_believed),
     Mutation("the generation of the broker's connection", no_connection_generation, law=a_dropped_delivery),
 ]
 

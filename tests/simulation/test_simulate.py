@@ -15,13 +15,19 @@ from tests.simulation.mutations import MUTATIONS, Mutation
 
 #: What interesting schedules must show now and then, or the run has proved nothing.
 SOMETIMES = {
+    "a body that went on from a checkpoint",
     "a brake",
+    "a checkpoint that came too late",
+    "a checkpoint that is safe in the journal",
+    "a checkpoint that is safe in the registry",
     "a journal that was adopted",
     "a late finish",
     "a live worker that is fenced",
     "a loss by process gone",
     "a loss by silence",
     "a parked delivery",
+    "a process that died unnoticed",
+    "a process that was taken for dead, and lives",
     "a quarantine",
     "a refused redelivery",
     "a replay of its own journal",

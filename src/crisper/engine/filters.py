@@ -28,9 +28,9 @@ SHORTEST_PREFIX = 6
 _LAST = "\ufffd"
 
 #: Matching takes time exponential in the stars.
-_MOST_STARS = 6
-_LONGEST_GLOB = 512
-_LONGEST_CURSOR = 1 << 14
+MOST_STARS = 6
+LONGEST_GLOB = 512
+LONGEST_CURSOR = 8192
 
 _VERDICTS = len(VerdictKind) + 1  # none yet is one
 
@@ -176,9 +176,9 @@ def _by_worker(worker: str) -> ColumnElement[bool]:
 
 def glob(column: ColumnElement[str], pattern: str, dialect: str) -> ColumnElement[bool]:
     """`*` and `?` alone are special, and case counts, on every database."""
-    pattern = re.sub(r"\*+", "*", storable(pattern))
-    if len(pattern) > _LONGEST_GLOB or pattern.count("*") > _MOST_STARS:
-        raise BadQuestion(f"a name's pattern has at most {_LONGEST_GLOB} characters and {_MOST_STARS} stars")
+    given, pattern = len(pattern), re.sub(r"\*+", "*", storable(pattern))
+    if given > LONGEST_GLOB or pattern.count("*") > MOST_STARS:
+        raise BadQuestion(f"a name's pattern has at most {LONGEST_GLOB} characters and {MOST_STARS} stars")
     if dialect == "sqlite":  # its LIKE ignores case
         return column.bool_op("GLOB")(pattern.replace("[", "[[]"))
     escaped = re.sub(r"([\\%_])", r"\\\1", pattern)
@@ -220,7 +220,7 @@ def event_of(cursor: str) -> int:
 
 
 def _read_cursor(cursor: str) -> Any:
-    if len(cursor) > _LONGEST_CURSOR:
+    if len(cursor) > LONGEST_CURSOR:
         raise _bad_cursor()
     try:
         padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)

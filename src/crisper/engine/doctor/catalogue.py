@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from crisper.engine.doctor import brokers, exposure, fleet, keeping, losses, rabbitmq, redis, timing
 from crisper.engine.doctor.facts import Facts
@@ -36,7 +37,7 @@ SOURCES = (
     ),
     _trouble(
         "schema", "the registry has another schema than this Crisper needs",
-        "the registry is missing, older or newer", "`crisper -A proj migrate`",
+        "the registry is missing on its server, or older or newer", "`crisper -A proj migrate`",
     ),
     _trouble(
         "host", "this host cannot be looked at",
@@ -44,8 +45,29 @@ SOURCES = (
     ),
 )  # fmt: skip
 
+
+def _unmade(facts: Facts) -> Sequence[Said] | None:
+    if facts.to_be is None:
+        return None
+    if facts.to_be.writable:
+        return []
+    path = Path(facts.to_be.path)
+    why = f"{path} is not made yet, and this user may not write there: no worker of theirs can make it."
+    fix = f'let the workers\' user write {path.parent}, or app.conf.crisper_registry_url = "…"'
+    return [Said("the registry's folder cannot be written", why, fix)]
+
+
+UNMADE = Check(
+    "registry-folder",
+    Level.ERROR,
+    "the registry is a SQLite file that no worker has made yet, and none can",
+    "the folder's owner and mode, or `crisper_registry_url`",
+    _unmade,
+)
+
 CHECKS: tuple[Check, ...] = (
     *SOURCES,
+    UNMADE,
     *losses.CHECKS,
     *brokers.CHECKS,
     *redis.CHECKS,

@@ -150,6 +150,14 @@ class Host:
 
 
 @dataclass(frozen=True, slots=True)
+class ToBe:
+    """A SQLite registry that no worker has made yet: the first one makes it, if it may."""
+
+    path: str
+    writable: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Trouble:
     """A source that could not be asked."""
 
@@ -166,6 +174,7 @@ class Facts:
     broker: Broker | None = None
     registry: Registry | None = None
     troubles: tuple[Trouble, ...] = ()
+    to_be: ToBe | None = None
 
     @property
     def records(self) -> bool:

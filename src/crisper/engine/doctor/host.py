@@ -6,8 +6,9 @@ import os
 import socket
 from pathlib import Path
 
-from crisper.engine.doctor.facts import Host, Journal
+from crisper.engine.doctor.facts import Host, Journal, ToBe
 from crisper.settings import Settings
+from crisper.store.open import sqlite_path
 
 MOUNTS = Path("/proc/self/mountinfo")
 
@@ -23,6 +24,14 @@ def ask(settings: Settings, grace: float | None) -> Host:
         journal=Journal(str(folder), writable, room.f_bavail * room.f_frsize, _filesystem(there)),
         grace=grace,
     )
+
+
+def to_be(url: str) -> ToBe:
+    """Of SQLite's URL. Raises `OSError`."""
+    path = sqlite_path(url).absolute()
+    places = [path, path.parent] if path.exists() else [_nearest(path.parent)]
+    writable = places[-1].is_dir() and all(os.access(place, os.W_OK) for place in places)
+    return ToBe(str(path), writable and not os.statvfs(places[-1]).f_flag & os.ST_RDONLY)
 
 
 def _nearest(folder: Path) -> Path:

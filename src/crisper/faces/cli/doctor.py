@@ -24,7 +24,7 @@ from crisper.faces.cli.text import clean, plural
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from crisper.engine.doctor.facts import Broker, Facts, Host, Registry, Trouble
+    from crisper.engine.doctor.facts import Broker, Facts, Host, Registry, ToBe, Trouble
     from crisper.engine.doctor.finding import Finding
     from crisper.settings import Settings
 
@@ -63,12 +63,16 @@ def doctor(ctx: click.Context, grace: float | None, as_json: bool) -> None:
     from crisper.engine.doctor.finding import Level
 
     place: Place = ctx.obj
-    findings = examine(_facts(place, grace))
+    facts = _facts(place, grace)
+    findings = examine(facts)
     hazards = [finding for finding in findings if finding.level is not Level.OK]
     if as_json:
         emit({"findings": [finding._asdict() for finding in findings]})
     else:
         show(console(place), hazards)
+        if facts.to_be is not None and facts.to_be.writable:
+            path = clean(facts.to_be.path, most=_MOST)
+            lines(console(place), f"The registry is not made yet: the first worker makes {path}.")
     if hazards:
         ctx.exit(1)
 
@@ -89,8 +93,9 @@ def _facts(place: Place, grace: float | None) -> Facts:
     app = ask(place.app, settings)
     host, of_host = _host(settings, grace)
     broker, of_broker = _broker(place)
-    registry, of_registry = _registry(place)
-    return Facts(settings, app, host, broker, registry, (*of_broker, *of_registry, *of_host))
+    to_be = _to_be(settings)
+    registry, of_registry = (None, []) if to_be else _registry(place)
+    return Facts(settings, app, host, broker, registry, (*of_broker, *of_registry, *of_host), to_be)
 
 
 def _load(app: Any) -> None:
@@ -113,6 +118,24 @@ def _host(settings: Settings, grace: float | None) -> tuple[Host, list[Trouble]]
     except OSError as exc:
         fix = "set crisper_journal_dir to a folder that this user may look into"
         return Host(grace=grace), [Trouble("host", str(exc), fix)]
+
+
+def _to_be(settings: Settings) -> ToBe | None:
+    """A SQLite registry that no worker has made yet."""
+    from crisper.engine.doctor.host import to_be
+    from crisper.store import migrate
+    from crisper.store.open import is_sqlite
+
+    if not is_sqlite(settings.registry_url):
+        return None
+    try:
+        migrate.check(settings.registry_url)
+    except SchemaMissing:
+        with contextlib.suppress(OSError):
+            return to_be(settings.registry_url)
+    except RegistryError:
+        pass  # `_registry` says what is wrong with it
+    return None
 
 
 def _registry(place: Place) -> tuple[Registry | None, list[Trouble]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import secrets
@@ -26,6 +27,8 @@ from crisper.store.sql import SqlStore
 EVERY_SECONDS = 5.0
 #: A registry that is away for so long is an incident, not a restart.
 DOWN_SECONDS = 60.0
+#: Outages that begin within it have one id. Not longer than `DOWN_SECONDS`: one outage of it is over by then.
+OUTAGE_MS = 60_000
 #: Nobody sweeps: for so long, or for so many leases.
 SILENT_SECONDS, SILENT_LEASES = 60.0, 3
 ELECTION = "alerts"
@@ -44,7 +47,9 @@ class Alerting:
         say: Callable[[str], None],
         every: float = EVERY_SECONDS,
         down_after: float = DOWN_SECONDS,
+        clock: Callable[[], int] = time.time_ns,
     ) -> None:
+        self._clock = clock
         self._registry, self._say, self._every, self._down_after = registry, say, every, down_after
         self._channels = {channel.name: channel for channel in channels}
         settings = registry.place.settings
@@ -160,21 +165,28 @@ class Alerting:
     # -- while it does not ----------------------------------------------------
 
     def _away(self) -> None:
-        """There is no book to keep then: whoever led the alerts last tells, or who has never reached it."""
+        """There is no book to keep then: whoever led the alerts last tells, and whoever has never reached it;
+        of one outage they all say the same id."""
         now = time.monotonic()
         self._down_since = self._down_since if self._down_since is not None else now
         long = now - self._down_since >= self._down_after
         if long and self._outage is None and self._leads is not False and REGISTRY_DOWN in self._kinds:
-            at = time.time_ns() // 1_000_000
-            self._outage = Incident(secrets.token_hex(16), REGISTRY_DOWN, at, {"registry": {}},
+            at = self._clock() // 1_000_000
+            began = at - int((now - self._down_since) * 1000)
+            self._outage = Incident(self._id_of_outage(began), REGISTRY_DOWN, at, {"registry": {}},
                                     left=tuple(self._channels))  # fmt: skip
         self._tell_of_outage()
+
+    def _id_of_outage(self, began_ms: int) -> str:
+        """By the registry's URL and the minute: a receiver that knows the id has been told by another."""
+        told = f"{self._registry.reading.where} {began_ms // OUTAGE_MS}"
+        return hashlib.sha256(told.encode()).hexdigest()[:32]
 
     def _answers(self) -> None:
         self._down_since = None
         if self._outage is not None and self._outage.stage != OVER:
             reached = tuple(name for name in self._channels if name not in self._outage.left)
-            self._outage = replace(self._outage, stage=OVER, left=reached, ended=time.time_ns() // 1_000_000)
+            self._outage = replace(self._outage, stage=OVER, left=reached, ended=self._clock() // 1_000_000)
         self._tell_of_outage()
         if self._outage is not None and not self._outage.left:
             self._outage = None

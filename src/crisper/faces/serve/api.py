@@ -12,7 +12,7 @@ from crisper.engine.control import Done, Outcome
 from crisper.engine.filters import LIMIT_MOST
 from crisper.engine.trail import Wanted, following
 from crisper.errors import TaskNotFound
-from crisper.faces.serve import asked, openapi
+from crisper.faces.serve import asked, parameters
 from crisper.faces.serve.access import Needs, Who
 from crisper.faces.serve.doors import Door
 from crisper.faces.serve.pace import Pace
@@ -47,17 +47,17 @@ class Api:
         return JSONResponse(self._registry.status())
 
     def workers(self, request: Request) -> JSONResponse:
-        asked.only(request, openapi.names("/api/v1/workers"))
+        asked.only(request, parameters.names("/api/v1/workers"))
         limit = asked.number(request, "limit", LIMIT_MOST)
         return JSONResponse(self._survey.workers(everything=asked.flag(request, "all"), limit=limit))
 
     def tasks(self, request: Request) -> JSONResponse:
-        asked.only(request, openapi.names("/api/v1/tasks"))
+        asked.only(request, parameters.names("/api/v1/tasks"))
         limit, cursor = asked.number(request, "limit", 50), request.query_params.get("cursor") or None
         return JSONResponse(self._survey.tasks(asked.filters(request), limit=limit, cursor=cursor))
 
     def events(self, request: Request) -> JSONResponse:
-        asked.only(request, openapi.names("/api/v1/events"))
+        asked.only(request, parameters.names("/api/v1/events"))
         kind, task_id = asked.text(request, "kind"), asked.text(request, "task_id")
         wanted = Wanted(task_id, () if kind is None else (kind,), asked.text(request, "by", 500))
         limit, after = asked.number(request, "limit", 100), request.query_params.get("after") or None

@@ -21,7 +21,7 @@ MANY = 100
 LONGEST = 1024
 LONGEST_REASON = 1000
 LONGEST_TIME = 40
-_LARGEST_NUMBER = 2**31 - 1
+LARGEST_NUMBER = 2**31 - 1
 
 
 def only(request: Request, known: Collection[str], repeated: Collection[str] = ("state",)) -> None:
@@ -45,7 +45,7 @@ def text(request: Request, name: str, most: int = LONGEST) -> str | None:
 
 def number(request: Request, name: str, default: int, most: int = LIMIT_MOST) -> int:
     given = request.query_params.get(name)
-    if given is None or given == "":
+    if given is None:
         return default
     if not (given.isascii() and given.isdigit() and len(given) <= 10 and 1 <= int(given) <= most):
         raise BadQuestion(f"{name} must be a number between 1 and {most}")
@@ -130,7 +130,9 @@ def _nothing_else(told: dict[str, Any], known: Collection[str]) -> None:
 def _saw(told: dict[str, Any]) -> Saw:
     attempt, state = told.get("attempt"), told.get("state")
     known = isinstance(state, str) and state in TASK_STATES
-    if type(attempt) is not int or not 1 <= attempt <= _LARGEST_NUMBER or not known:
+    if isinstance(attempt, float) and attempt.is_integer():
+        attempt = int(attempt)  # JSON knows no other difference between 1 and 1.0
+    if type(attempt) is not int or not 1 <= attempt <= LARGEST_NUMBER or not known:
         raise BadQuestion(
             "say which attempt you saw, and in which state the task was: "
             '{"attempt": 1, "state": "quarantined", "reason": "…"}'

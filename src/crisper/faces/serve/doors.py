@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from re import Pattern
@@ -24,10 +25,13 @@ class Door:
     pattern: Pattern[str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "pattern", compile_path(self.path)[0])
+        # A task's id may hold a line's end, which is no part of anything to Starlette.
+        object.__setattr__(self, "pattern", re.compile(compile_path(self.path)[0].pattern, re.DOTALL))
 
     def route(self) -> Route:
-        return Route(self.path, self.endpoint, methods=[self.method])
+        route = Route(self.path, self.endpoint, methods=[self.method])
+        route.path_regex = self.pattern
+        return route
 
 
 class Doors:

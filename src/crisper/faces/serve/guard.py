@@ -59,7 +59,7 @@ class Guard:
         try:
             await self._let_in(scope)
         except Answered as why:
-            return await no(scope, why.status, why.kind, why.sentence)(scope, receive, answer)
+            return await no(scope, why.status, why.kind, why.sentence, why.headers)(scope, receive, answer)
         return await self._app(scope, receive, answer)
 
     async def _let_in(self, scope: Scope) -> None:
@@ -96,7 +96,7 @@ class Guard:
         there = self._doors.at(scope["path"])
         if there:
             methods = ", ".join(sorted({door.method for door in there}))
-            return Answered(405, "wrong_method", f"Here only {methods} will do.")
+            return Answered(405, "wrong_method", f"Here only {methods} will do.", {"Allow": methods})
         return Answered(404, "not_found", "There is nothing at this address.")
 
 

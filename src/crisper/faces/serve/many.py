@@ -17,7 +17,7 @@ from crisper.engine.selection import Selection, selection
 from crisper.errors import BadQuestion
 from crisper.faces.cli import bulk
 from crisper.faces.cli.text import clean, plural
-from crisper.faces.serve import asked, openapi
+from crisper.faces.serve import asked, parameters
 from crisper.faces.serve.access import Needs
 from crisper.faces.serve.api import answer_of, who
 from crisper.faces.serve.doors import Door
@@ -48,7 +48,7 @@ class Many:
         ]
 
     def selection(self, request: Request) -> JSONResponse:
-        asked.only(request, openapi.names(SELECTION))
+        asked.only(request, parameters.names(SELECTION))
         verb, wanted = self._asked(request)
         if too_wide := _too_wide(verb, wanted):
             raise BadQuestion(too_wide)

@@ -2,102 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from crisper import __version__
-from crisper.core.states import VerdictKind
-from crisper.engine.control import Outcome
-from crisper.engine.filters import LIMIT_MOST, LONGEST_ARGUMENT, TASK_STATES
-from crisper.engine.moments import AGE, MOMENT
 from crisper.faces.serve.access import Needs
-from crisper.faces.serve.asked import LONGEST, LONGEST_REASON, LONGEST_TIME, MANY
+from crisper.faces.serve.asked import LARGEST_NUMBER, LONGEST, LONGEST_REASON, MANY
 from crisper.faces.serve.doors import Door
+from crisper.faces.serve.parameters import PARAMETERS, Parameter
+from crisper.faces.serve.schema import TEXT, Schema, ref
+from crisper.faces.serve.shapes import SHAPES, TASK_STATE
 
-
-class Parameter(NamedTuple):
-    name: str
-    schema: dict[str, Any]
-    about: str
-
-
-_TEXT: dict[str, Any] = {"type": "string", "maxLength": LONGEST}
-_AGE = {"type": "string", "maxLength": LONGEST_TIME, "pattern": f"^(?:{AGE})?$"}
-_TIME = {"type": "string", "maxLength": LONGEST_TIME, "pattern": f"^(?:{AGE}|{MOMENT})?$"}
-_LIMIT = {"type": "integer", "minimum": 1, "maximum": LIMIT_MOST}
-
-PARAMETERS: dict[str, tuple[Parameter, ...]] = {
-    "/api/v1/workers": (
-        Parameter("all", {"type": "boolean"}, "Also those that ended more than a day ago."),
-        Parameter("limit", {**_LIMIT, "default": LIMIT_MOST}, "How many at most."),
-    ),
-    "/api/v1/tasks": (
-        Parameter(
-            "state",
-            {"type": "array", "items": {"type": "string", "enum": sorted(TASK_STATES)}},
-            "May be repeated.",
-        ),
-        Parameter("name", _TEXT, "The task's whole name; * and ? stand for anything."),
-        Parameter("worker", _TEXT, "Where its latest attempt is or was; an incarnation's id does too."),
-        Parameter("queue", _TEXT, "The queue that its message came from."),
-        Parameter("id", _TEXT, "The task's id, or 6 characters or more that it begins with."),
-        Parameter(
-            "argument",
-            {"type": "string", "maxLength": LONGEST_ARGUMENT},
-            "A text that stands in its arguments as they are on record: redacted and shortened.",
-        ),
-        Parameter(
-            "since", _TIME, "Received then or later: an age, or a moment; without an offset it is UTC."
-        ),
-        Parameter("until", _TIME, "Received before then."),
-        Parameter("older_than", _AGE, "Received so long ago or longer: 90s, 10m, 2h, 1d12h."),
-        Parameter("limit", {**_LIMIT, "default": 50}, "How many at most."),
-        Parameter("cursor", {"type": "string"}, "The `next` of an earlier page."),
-    ),
-    "/api/v1/failures": (
-        Parameter("since", {**_TEXT, "default": "1d"}, "Received so long ago or later: 90s, 2h, 7d."),
-        Parameter("limit", {**_LIMIT, "default": 50}, "The largest so many groups."),
-    ),
-    "/api/v1/running": (Parameter("limit", {**_LIMIT, "default": 100}, "The oldest so many."),),
-    "/api/v1/timeline": (Parameter("since", {**_TEXT, "default": "6h"}, "From 1m to 31d."),),
-    "/api/v1/selection": (
-        Parameter("verb", {"type": "string", "enum": ["recover", "discard", "stop"]}, "What is to be done."),
-        Parameter(
-            "state",
-            {"type": "array", "items": {"type": "string", "enum": sorted(TASK_STATES)}},
-            "May be repeated; by default what waits for a person, or for stop what is open.",
-        ),
-        Parameter("name", _TEXT, "The task's whole name; * and ? stand for anything."),
-        Parameter("queue", _TEXT, "The queue that its message came from."),
-        Parameter("limit", {**_LIMIT, "maximum": MANY, "default": MANY}, "The oldest so many."),
-    ),
-    "/api/v1/export/events": (
-        Parameter("format", {"type": "string", "enum": ["jsonl", "csv"]}, "JSON Lines by default."),
-        Parameter("kind", {"type": "array", "items": _TEXT}, "May be repeated."),
-        Parameter("by", _TEXT, "Written by these; * and ? stand for anything."),
-        Parameter("task_id", _TEXT, "Of this task only."),
-        Parameter("since", _TEXT, "Only what happened so long ago or later."),
-    ),
-    "/api/v1/events": (
-        Parameter("task_id", _TEXT, "Of this task only."),
-        Parameter("kind", _TEXT, "Of this kind only: lost, verdict, recovered, …"),
-        Parameter("by", _TEXT, "Written by these only; * and ? stand for anything."),
-        Parameter("limit", {**_LIMIT, "default": 100}, "How many at most."),
-        Parameter("after", {"type": "string"}, "The `next` of an earlier answer."),
-    ),
+#: What each answers when nothing is wrong; of two shapes, one.
+_ANSWERS: dict[str, tuple[str, ...]] = {
+    "/api/v1/status": ("Status",),
+    "/api/v1/workers": ("Workers",),
+    "/api/v1/tasks": ("Tasks",),
+    "/api/v1/tasks/{task_id:path}": ("Story", "Published"),
+    "/api/v1/events": ("Events",),
+    "/api/v1/failures": ("Failures",),
+    "/api/v1/queues": ("Queues",),
+    "/api/v1/running": ("Running",),
+    "/api/v1/timeline": ("Timeline",),
+    "/api/v1/selection": ("Selection",),
+    "/api/v1/session": ("Session",),
+    "/api/v1/session/end": ("Ended",),
 }
-
-_ANSWERS = {
-    "/api/v1/status": "status",
-    "/api/v1/workers": "workers",
-    "/api/v1/tasks": "tasks",
-    "/api/v1/tasks/{task_id:path}": "show",
-    "/api/v1/failures": "failures",
-    "/api/v1/queues": "queues",
-}
-
-
-def names(path: str) -> tuple[str, ...]:
-    return tuple(parameter.name for parameter in PARAMETERS.get(path, ()))
+#: And what it is where it is no JSON.
+_FILES = {"/api/v1/export/events": ("application/x-ndjson", "text/csv")}
 
 
 def document(doors: tuple[Door, ...]) -> dict[str, Any]:
@@ -114,7 +45,7 @@ def document(doors: tuple[Door, ...]) -> dict[str, Any]:
             "description": "Answers have the shapes of `crisper … --json` (docs/reference/json.md).",
         },
         "paths": paths,
-        "components": {"securitySchemes": _SCHEMES, "schemas": _SCHEMAS},
+        "components": {"securitySchemes": _SCHEMES, "schemas": {**SHAPES, **_ASKED}},
     }
 
 
@@ -125,16 +56,26 @@ def _operation(door: Door) -> dict[str, Any]:
         "operationId": _operation_id(door),
         "parameters": [_parameter(one) for one in PARAMETERS.get(door.path, ())],
         "responses": _responses(door),
-        "security": [] if door.needs is Needs.NOTHING else [{"session": []}, {"account": []}],
+        "security": _security(door),
         "x-crisper-role": None if door.needs is Needs.NOTHING else role,
     }
-    if "{task_id:path}" in door.path:
-        path = {"name": "task_id", "in": "path", "required": True, "schema": {"type": "string"}}
+    if _of_one(door):
+        path = {"name": "task_id", "in": "path", "required": True, "schema": {**TEXT, "maxLength": LONGEST}}
         operation["parameters"].append({**path, "description": "Whole, and URL-encoded."})
-    if door.needs is Needs.OPERATOR:
-        one = "{task_id:path}" in door.path
-        operation["requestBody"] = {"required": True, "content": _json("Decision" if one else "Decisions")}
+    if (asked := _asked(door)) is not None:
+        operation["requestBody"] = {"required": True, "content": _json(ref(asked))}
     return operation
+
+
+def _of_one(door: Door) -> bool:
+    return "{task_id:path}" in door.path
+
+
+def _asked(door: Door) -> str | None:
+    """The shape of what is sent."""
+    if door.needs is Needs.OPERATOR:
+        return "Decision" if _of_one(door) else "Decisions"
+    return {"/api/v1/session": "SignIn", "/api/v1/session/end": "Anything"}.get(door.path)
 
 
 def _operation_id(door: Door) -> str:
@@ -142,112 +83,105 @@ def _operation_id(door: Door) -> str:
     return "_".join([door.method.lower(), *words[2:]])
 
 
+def _security(door: Door) -> list[dict[str, list[str]]]:
+    """A change takes the session's token besides."""
+    if door.needs is Needs.NOTHING:
+        return []
+    return [{"session": [], **({} if door.method == "GET" else {"token": []})}, {"account": []}]
+
+
 def _parameter(one: Parameter) -> dict[str, Any]:
     return {"name": one.name, "in": "query", "description": one.about, "schema": one.schema}
 
 
 def _responses(door: Door) -> dict[str, Any]:
-    like = _ANSWERS.get(door.path)
-    shape = f"The shape of `crisper {like} --json`." if like else door.about
-    error = {"content": _json("Error")}
-    responses: dict[str, Any] = {
-        "200": {"description": shape},
-        "400": {"description": "A parameter makes no sense.", **error},
-        "401": {"description": "Nobody has signed in.", **error},
-        "503": {"description": "The registry cannot be reached, or is not ready.", **error},
+    refused = {**_REFUSED, **(_CHANGES if door.method != "GET" else {})}
+    responses = {code: _said(why, "Error") for code, why in refused.items()}
+    responses |= _decided(door) if door.needs is Needs.OPERATOR else {"200": _answer(door)}
+    if _of_one(door) and door.method == "GET":
+        responses["404"] = _said("No such task is on record.", "Error")
+    return dict(sorted(responses.items()))
+
+
+def _answer(door: Door) -> dict[str, Any]:
+    if door.path in _FILES:
+        return {"description": door.about, "content": {kind: {"schema": TEXT} for kind in _FILES[door.path]}}
+    return _said(door.about, *_ANSWERS.get(door.path, ()))
+
+
+def _decided(door: Door) -> dict[str, Any]:
+    if not _of_one(door):
+        return {"200": _said("Done.", "Decided"), "207": _said("Not all of them; see each.", "Decided")}
+    moved = "It has moved since it was seen, or that cannot be done to it."
+    return {
+        "200": _said("Done.", "Decided"),
+        "202": _said("Decided; a live worker carries it out.", "Decided"),
+        "404": _said("No such task is on record.", "Decided"),
+        "409": _said(moved, "Decided", "Error"),
     }
-    if door.needs is Needs.OPERATOR:
-        responses["200"] = {"description": "Done.", "content": _json("Decided")}
-        if "{task_id:path}" not in door.path:
-            responses["207"] = {"description": "Not all of them; see each.", "content": _json("Decided")}
-            return {**responses, "403": {"description": "Not an operator, or from another site.", **error}}
-        responses["202"] = {
-            "description": "Decided; a live worker carries it out.",
-            "content": _json("Decided"),
-        }
-        responses["403"] = {"description": "Not an operator, or from another site.", **error}
-        responses["404"] = {"description": "No such task is on record.", "content": _json("Decided")}
-        responses["409"] = {
-            "description": "It has moved since it was seen, or that cannot be done to it.",
-            "content": _json("Decided"),
-        }
-        responses["429"] = {"description": "Too many decisions in a minute.", **error}
-    return responses
 
 
-def _json(schema: str) -> dict[str, Any]:
-    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
+def _said(about: str, *shapes: str) -> dict[str, Any]:
+    """An answer in JSON, of one of these shapes; of none, any object."""
+    schemas = [ref(shape) for shape in shapes] or [{"type": "object"}]
+    return {"description": about, "content": _json(schemas[0] if len(schemas) == 1 else {"anyOf": schemas})}
 
 
+def _json(schema: Schema) -> dict[str, Any]:
+    return {"application/json": {"schema": schema}}
+
+
+#: How any door may say no; and those by which something is changed.
+_REFUSED = {
+    "400": "A parameter makes no sense.",
+    "401": "Nobody has signed in.",
+    "405": "The door has another method.",
+    "414": "The address is too long.",
+    "421": "This is not called by that name.",
+    "429": "Too much within a minute: wrong passwords, or decisions.",
+    "503": "The registry cannot be reached, or is not ready.",
+}
+_CHANGES = {
+    "403": "Not an operator, or from another site, or without the session's token.",
+    "409": "That cannot be done to one of them.",
+    "413": "The body is too large.",
+    "415": "It is no JSON.",
+}
 _SCHEMES = {
     "session": {"type": "apiKey", "in": "cookie", "name": "crisper_session"},
+    "token": {"type": "apiKey", "in": "header", "name": "X-CSRF-Token"},
     "account": {"type": "http", "scheme": "basic"},
 }
-_SCHEMAS: dict[str, Any] = {
-    "Decision": {
+_SAW = {
+    "attempt": {
+        "type": "integer",
+        "minimum": 1,
+        "maximum": LARGEST_NUMBER,
+        "description": "The latest attempt, as it was seen.",
+    },
+    "state": TASK_STATE,
+}
+_REASON = {**TEXT, "maxLength": LONGEST_REASON}
+
+
+def _sent(*needed: str, **properties: Schema) -> Schema:
+    """An object, and nothing else in it."""
+    return {
         "type": "object",
-        "required": ["attempt", "state"],
+        "required": list(needed),
+        "properties": properties,
         "additionalProperties": False,
-        "properties": {
-            "attempt": {
-                "type": "integer",
-                "minimum": 1,
-                "description": "The latest attempt, as it was seen.",
-            },
-            "state": {"type": "string", "enum": sorted(TASK_STATES)},
-            "reason": {"type": "string", "maxLength": LONGEST_REASON},
-        },
-    },
-    "Decisions": {
-        "type": "object",
-        "required": ["tasks"],
-        "additionalProperties": False,
-        "properties": {
-            "tasks": {
-                "type": "array",
-                "minItems": 1,
-                "maxItems": MANY,
-                "items": {
-                    "type": "object",
-                    "required": ["task_id", "attempt", "state"],
-                    "additionalProperties": False,
-                    "properties": {
-                        "task_id": {"type": "string"},
-                        "attempt": {"type": "integer", "minimum": 1},
-                        "state": {"type": "string", "enum": sorted(TASK_STATES)},
-                    },
-                },
-            },
-            "reason": {"type": "string", "maxLength": LONGEST_REASON},
-        },
-    },
-    "Decided": {
-        "type": "object",
-        "properties": {
-            "left": {"type": "integer", "description": "Of many: what became of so many is not known."},
-            "said": {"type": "string", "description": "Of many: what became of them, in a sentence."},
-            "tasks": {
-                "type": "array",
-                "items": {
-                    "type": "object",
-                    "properties": {
-                        "task_id": {"type": "string"},
-                        "outcome": {"type": "string", "enum": [str(outcome) for outcome in Outcome]},
-                        "reason": {"type": ["string", "null"]},
-                        "attempt": {"type": ["integer", "null"]},
-                    },
-                },
-            },
-        },
-    },
-    "Error": {
-        "type": "object",
-        "properties": {
-            "error": {
-                "type": "object",
-                "properties": {"kind": {"type": "string"}, "message": {"type": "string"}},
-            }
-        },
-    },
-    "Verdict": {"type": "string", "enum": [str(kind) for kind in VerdictKind]},
+    }
+
+
+_ONE = _sent("task_id", "attempt", "state", task_id={**TEXT, "maxLength": LONGEST}, **_SAW)
+_ASKED: dict[str, Schema] = {
+    "Decision": _sent("attempt", "state", **_SAW, reason=_REASON),
+    "Decisions": _sent(
+        "tasks",
+        tasks={"type": "array", "minItems": 1, "maxItems": MANY, "items": _ONE},
+        reason=_REASON,
+    ),
+    "Anything": {"description": "It is not read; but it says that no form sent it."},
+    "SignIn": _sent("name", "password", name=TEXT, password=TEXT),
 }

@@ -18,7 +18,7 @@ from crisper.faces.cli.story import story, told
 from crisper.faces.cli.text import clean, plural
 from crisper.faces.cli.workers import ailment
 from crisper.faces.serve import api as answers
-from crisper.faces.serve import asked, openapi
+from crisper.faces.serve import asked, parameters
 from crisper.faces.serve.access import Needs
 from crisper.faces.serve.doors import Door
 from crisper.faces.serve.registry import SHOWN_SECONDS, Registry
@@ -125,7 +125,7 @@ class Pages:
         return page(request.scope, "workers.html", workers=shown, everything=everything, typed=self._typed)
 
     def tasks(self, request: Request) -> Response:
-        asked.only(request, openapi.names("/api/v1/tasks"))
+        asked.only(request, parameters.names("/api/v1/tasks"))
         filters, cursor = asked.filters(request), request.query_params.get("cursor") or None
         limit = asked.number(request, "limit", PAGE, PAGE * 4)
         answer = self._survey.tasks(filters, limit=limit, cursor=cursor)

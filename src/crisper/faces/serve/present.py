@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from crisper.engine import usual
 from crisper.faces.cli.text import seconds
-from crisper.faces.serve import asked, openapi
+from crisper.faces.serve import asked, parameters
 from crisper.faces.serve.access import Needs
 from crisper.faces.serve.doors import Door
 from crisper.faces.serve.registry import SHOWN_SECONDS, Registry
@@ -35,7 +35,7 @@ class Present:
         ]
 
     def answer(self, request: Request) -> JSONResponse:
-        asked.only(request, openapi.names("/api/v1/running"))
+        asked.only(request, parameters.names("/api/v1/running"))
         return JSONResponse({"running": self._present(asked.number(request, "limit", PAGE))})
 
     def running(self, request: Request) -> Response:

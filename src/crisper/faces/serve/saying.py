@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from starlette.requests import Request
@@ -46,13 +48,17 @@ _TITLES = {
 class Answered(Exception):
     """What an endpoint says instead of its answer."""
 
-    def __init__(self, status: int, kind: str, sentence: str) -> None:
+    def __init__(
+        self, status: int, kind: str, sentence: str, headers: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         super().__init__(sentence)
-        self.status, self.kind, self.sentence = status, kind, sentence
+        self.status, self.kind, self.sentence, self.headers = status, kind, sentence, headers
 
 
-def no(scope: Any, status: int, kind: str, sentence: str) -> Response:
-    headers = {"Retry-After": "10"} if status in (429, 503) else {}
+def no(
+    scope: Any, status: int, kind: str, sentence: str, more: Mapping[str, str] = MappingProxyType({})
+) -> Response:
+    headers = {**more, **({"Retry-After": "10"} if status in (429, 503) else {})}
     if not is_page(scope):
         return JSONResponse({"error": {"kind": kind, "message": sentence}}, status, headers)
     if status == 401:
@@ -73,7 +79,7 @@ async def crisper_error(request: Request, exc: Exception) -> Response:
 
 async def answered(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, Answered)
-    return no(request.scope, exc.status, exc.kind, exc.sentence)
+    return no(request.scope, exc.status, exc.kind, exc.sentence, exc.headers)
 
 
 async def internal_error(request: Request, exc: Exception) -> Response:

@@ -13,7 +13,7 @@ from crisper.engine.moments import age_ms
 from crisper.errors import BadQuestion
 from crisper.faces.cli.story import told
 from crisper.faces.cli.text import clean, plural
-from crisper.faces.serve import asked, openapi
+from crisper.faces.serve import asked, parameters
 from crisper.faces.serve.access import Needs
 from crisper.faces.serve.doors import Door
 from crisper.faces.serve.registry import SHOWN_SECONDS, Registry
@@ -41,7 +41,7 @@ class Timeline:
         ]
 
     def answer(self, request: Request) -> JSONResponse:
-        asked.only(request, openapi.names("/api/v1/timeline"))
+        asked.only(request, parameters.names("/api/v1/timeline"))
         return JSONResponse(self._lanes(asked.text(request, "since", 40) or SINCE))
 
     def timeline(self, request: Request) -> Response:

@@ -13,7 +13,7 @@ from crisper.engine import failures
 from crisper.engine.moments import age_ms
 from crisper.faces.cli import queues as cli_queues
 from crisper.faces.cli.failures import left_out
-from crisper.faces.serve import asked, openapi
+from crisper.faces.serve import asked, parameters
 from crisper.faces.serve.access import Needs
 from crisper.faces.serve.doors import Door
 from crisper.faces.serve.registry import SHOWN_SECONDS, Registry
@@ -39,7 +39,7 @@ class Troubles:
         ]
 
     def grouped(self, request: Request) -> JSONResponse:
-        asked.only(request, openapi.names("/api/v1/failures"))
+        asked.only(request, parameters.names("/api/v1/failures"))
         since = asked.text(request, "since", 40) or SINCE
         return JSONResponse(self._failures(since, asked.number(request, "limit", 50)))
 

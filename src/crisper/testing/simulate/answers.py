@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from crisper.celery.held import Stage
 from crisper.core.states import State
+from crisper.engine.running import Unnoticed
 from crisper.testing.simulate.held import Held
 
 if TYPE_CHECKING:
     from crisper.testing.simulate.life import Life, Site
     from crisper.testing.simulate.link import Link
     from crisper.testing.simulate.place import Host
+    from crisper.testing.simulate.pool import Pool
     from crisper.testing.simulate.world import Process, Thread, World
 
 
@@ -27,6 +29,7 @@ class Answers:
     process: Process
     loop: Thread
     link: Link
+    pool: Pool
     generation: int
     held: dict[int, Held]
     by_message: dict[str, Held]
@@ -62,12 +65,16 @@ class Answers:
         elif kind == "pause":
             self.pausing = bool(what[0])
             self.message_waits()
+        elif kind == "dead":
+            self.gone(what[0])
         elif kind == "goodbye":
             self.leave()
 
     def _answers(self, durable: int, news: list[Any]) -> None:
         self.link.confirm(durable)
         for answer in news:
+            if answer.checkpoint and (held := self.held.get(answer.seq)) is not None:
+                held.checkpoint = answer.checkpoint
             self._answer(answer.seq, answer.kind, answer.number)
         for seq in [seq for seq in self.asking if seq <= durable]:
             self._answer(seq, "granted", 1)
@@ -77,6 +84,15 @@ class Answers:
         for seq in [seq for seq, (last, _) in self.dropped.items() if max(last, since) < durable]:
             self.link.sit(seq)
             del self.dropped[seq]
+
+    def gone(self, unnoticed: list[Unnoticed]) -> None:
+        """Attempts of ours whose process is gone, by what our recorder sees, and whose pool said nothing."""
+        for seq, pid, _ in unnoticed:
+            held = self.held.get(seq)
+            if held is None or held.muted or held.finish_seq:
+                continue
+            if held.stage is Stage.DISPATCHED and held.accepted:
+                self.pool.bury(held, pid)
 
     def drop_claim(self, held: Held) -> None:
         """A parked claim is taken back; it may have been granted meanwhile, unheard. Should this recorder die

@@ -44,6 +44,7 @@ class Errands(Consumer):
     held: dict[int, Held]
     closing: bool
     cold: bool
+    ticked: int
     _carrier: SimulatedCourier | None = None
     _upkeep: Upkeep | None = None
 
@@ -103,6 +104,7 @@ class Errands(Consumer):
 
     def _tick(self) -> None:
         """Once a second: what waited long enough."""
+        self.ticked = self.host.ms()
         if not self.connection.open:
             self._reconnect()
         now = self.world.now

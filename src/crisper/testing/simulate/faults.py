@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from random import Random
 from typing import TYPE_CHECKING
 
 from crisper.testing.simulate.world import Process
@@ -66,6 +67,26 @@ class Faults:
         life = self._life()
         if life is not None and life.parent is not None:
             life.parent.pool.kill_one()
+
+    def _lose_child_unnoticed(self) -> None:
+        """Somebody else in the parent waited for it: its pool is never told."""
+        life = self._lifes_choice()
+        if life is not None and life.parent is not None:
+            life.parent.pool.lose_one_unnoticed(self._more())
+
+    def _hide_processes(self) -> None:
+        """A recorder sees none of its worker's processes for a while."""
+        life = self._lifes_choice()
+        if life is not None and life.recorder is not None:
+            life.recorder.blind_until = self._world.now + self._more().randrange(3_000, 8_000)
+
+    def _more(self) -> Random:
+        assert self._site.more is not None
+        return self._site.more.rng
+
+    def _lifes_choice(self) -> Life | None:
+        alive = [life for life in self._site.lives() if life.process.alive]
+        return self._more().choice(alive) if alive else None
 
     def _pause_parent(self) -> None:
         life = self._life()

@@ -22,6 +22,7 @@ class Held:
         self.number = 1
         self.has_slot = self.wants_to_run = self.accepted = self.muted = self.is_copy = False
         self.acknowledged = False
+        self.checkpoint = ""  # of the task's earlier attempts, for this one to go on from
         self.finish_seq = 0
         self.asked_at = now
         self.put_back_at: int | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from crisper.core.gate import has_journal
-from crisper.core.model import Attempt, Claim, Recovery
+from crisper.core.model import Attempt, Checkpoint, Claim, Recovery
 from crisper.core.states import (
     BRINGS_BACK,
     CLOSED_FOR_GOOD,
@@ -116,6 +116,27 @@ def safe_to_destroy(registry: Registry, task_id: str, message_id: str) -> bool:
         waits = recovery.state in WAITS_FOR_A_PERSON or recovery.verdict is VerdictKind.FAIL
         return registry.keeps(latest) and (waits or latest.copy_refused)
     return latest.state is State.RUNNING and registry.keeps(latest)
+
+
+def saves(registry: Registry, me: str, made: Checkpoint, attempt: Attempt | None) -> None:
+    """I4: a checkpoint counts while its attempt is open, and its incarnation not declared lost."""
+    if attempt is None or attempt.state not in OPEN or registry.is_over(me):
+        state = "not on record" if attempt is None else f"{attempt.state} or fenced"
+        _broken(registry, "I4", f"a checkpoint of {made.task_id} is kept, and its attempt is {state}")
+
+
+def goes_on(registry: Registry, claim: Claim, number: int, checkpoint: str) -> None:
+    """It begins from the last checkpoint on record, which is none that a fenced attempt kept later; after a
+    success, from the beginning."""
+    of, last = 0, ""
+    for by, data in registry.saved.get(claim.task_id, ()):
+        of, last = by, data
+    attempts = registry._attempts[claim.task_id]
+    if number == 1 or any(a.state is State.SUCCEEDED and a.number >= of for a in attempts):
+        last = ""
+    if checkpoint != last:
+        _broken(registry, "checkpoint", f"attempt {number} of {claim.task_id} is to begin from"
+                f" {checkpoint or 'none'}, and the last one is {last or 'none'}")  # fmt: skip
 
 
 def loses(registry: Registry, attempt: Attempt) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from crisper.testing.simulate.more import draw_more
 from crisper.testing.simulate.outside import App, Backend
 from crisper.testing.simulate.place import Host
 from crisper.testing.simulate.plan import SETTINGS, Plan
@@ -27,6 +28,7 @@ class Site:
         self.backend = Backend()
         self.app = App(self.backend)
         self.nodes: list[Node] = []
+        self.more = draw_more(world.seed)
 
     def lives(self) -> list[Life]:
         return [node.life for node in self.nodes if node.life is not None]

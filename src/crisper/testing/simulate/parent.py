@@ -20,6 +20,7 @@ from crisper.testing.simulate.link import Link
 from crisper.testing.simulate.plan import SETTINGS
 from crisper.testing.simulate.pool import Pool
 from crisper.testing.simulate.recorder import Recorder
+from crisper.testing.simulate.saving import Saving
 from crisper.testing.simulate.world import Thread
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ class Parent(Answers, Errands):
         self.keeper = Thread(self.process, f"{life.name}/keeper")
         self.link = Link(self.world, self.loop)
         self.pool = Pool(self)
-        self.words: list[Finish] = []  # the socket of the children's datagrams
+        self.words: list[Finish | Saving] = []  # the socket of the children's datagrams
+        self.ticked = 0  # when the loop last did, by the host's clock
         self.generation = 0
         self.connection = Connection(life.name)
         self.held: dict[int, Held] = {}

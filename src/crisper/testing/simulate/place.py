@@ -49,6 +49,11 @@ class Disk:
                         return True
         return False
 
+    def has(self, process: str, text: str) -> bool:
+        """Whether a journal of that process holds this, safe from the loss of its host."""
+        quoted = text.strip('"').encode()
+        return any(name.startswith(process) and quoted in file.synced for name, file in self.files.items())
+
 
 class SimulatedFile:
     """`crisper.engine.journal.File`. Room that is reserved reads as nothing: no frame is in it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import TYPE_CHECKING
 
 from crisper.celery.held import Stage
@@ -10,6 +11,7 @@ from crisper.testing.simulate import truths
 from crisper.testing.simulate.broker import Away, Message
 from crisper.testing.simulate.held import Held
 from crisper.testing.simulate.recorder import word_of
+from crisper.testing.simulate.saving import Saver
 from crisper.testing.simulate.world import Process, Thread
 
 if TYPE_CHECKING:
@@ -25,6 +27,8 @@ class Pool:
     def __init__(self, parent: Parent) -> None:
         self._parent = parent
         self._children: dict[int, tuple[Held, Process]] = {}
+        self._pids: dict[int, int] = {}  # of the same
+        self._unnoticed: set[int] = set()  # of those whose end nobody will tell us
 
     def running(self) -> int:
         return len(self._children)
@@ -39,7 +43,7 @@ class Pool:
         parent.life.children = [one for one in parent.life.children if one.alive]
         parent.life.children.append(child)
         self._children[body.number] = held, child
-        pid = parent.host.new_pid(child)
+        pid = self._pids[body.number] = parent.host.new_pid(child)
         child.on_death.append(lambda: self._died(held, body))
         thread = Thread(child, child.name)
         world = parent.world
@@ -53,8 +57,11 @@ class Pool:
     def _begin(self, held: Held, body: Body, thread: Thread) -> None:
         world, task = self._parent.world, held.task
         truths.begins(self._parent, held, body)
+        truths.goes_on(self._parent, held, body)
         world.history.begins(body)
         world.history.tell(thread.name, "begins", message=held.message_id, seq=held.seq)
+        if self._parent.site.more and task.id in self._parent.site.more.saves:
+            Saver(self._parent, held, body, thread).start()
         dies = sum(one.outcome is None and one is not body for one in world.history.of_task[task.id])
         if dies < task.poison and held.message.retries == 0:
             world.after(min(task.runtime, 50), thread, self._poisoned, thread)
@@ -103,12 +110,38 @@ class Pool:
     def _died(self, held: Held, body: Body) -> None:
         parent = self._parent
         body.killed = True
-        if parent.process.alive:
+        if parent.process.alive and body.number not in self._unnoticed:
             parent.world.after(parent.world.soon(), parent.loop, self._buried, held, body)
 
     def _buried(self, held: Held, body: Body) -> None:
-        if self._children.pop(body.number, None) is not None:
+        _, child = self._children.pop(body.number, (held, None))
+        if child is not None:
+            if child.alive:
+                self._parent.world.history.broken("I1", f"{child.name} runs, and is taken for dead")
             self._parent.child_died(held, counted=not self._parent.cold)
+
+    def bury(self, held: Held, pid: int) -> None:
+        """As `crisper.celery.pool_guard.PoolGuard.bury`: its recorder says that this process is gone."""
+        history = self._parent.world.history
+        for number, (other, _) in list(self._children.items()):
+            if other is held and self._pids[number] == pid and held.body is not None:
+                if self.is_nobody(pid):
+                    history.seen("a process that died unnoticed")
+                    history.tell(self._parent.life.name, "learns of a death", message=held.message_id)
+                    self._buried(held, held.body)
+                else:
+                    history.seen("a process that was taken for dead, and lives")
+
+    def is_nobody(self, pid: int) -> bool:
+        """What waitid says."""
+        return not self._parent.host.pids[pid].alive
+
+    def lose_one_unnoticed(self, rng: Random) -> None:
+        alive = [(number, child) for number, (_, child) in self._children.items() if child.alive]
+        if alive:
+            number, child = rng.choice(alive)
+            self._unnoticed.add(number)
+            self._parent.world.kill(child, "dies, and its pool is not told")
 
     def stop(self, held: Held) -> None:
         """A fenced body, unless it has ended."""

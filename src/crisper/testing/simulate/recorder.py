@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from crisper.core.model import Fence, Finish, Pulse
+from crisper.core.model import ChildLost, Fence, Finish, Pulse, Record, Start
 from crisper.engine.circuit import Circuit
 from crisper.engine.journal import Journal
 from crisper.engine.lines import Life as LifeLine
 from crisper.engine.recording import Recording
+from crisper.engine.running import Running, Seen
 from crisper.engine.writer import Writer
 from crisper.errors import Fenced, JournalError, RegistryUnreachable
 from crisper.recorder.enrollment import fence_of
@@ -17,6 +18,7 @@ from crisper.testing.simulate.last import LastWrites
 from crisper.testing.simulate.place import MOST_BYTES, Host
 from crisper.testing.simulate.pulse import PulseTurns
 from crisper.testing.simulate.registry import Line
+from crisper.testing.simulate.saving import Saving
 from crisper.testing.simulate.world import Process, Thread
 
 if TYPE_CHECKING:
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 #: Milliseconds: `recorder.writing.RETRY_SECONDS`, `UNTRUSTED_SECONDS`.
 RETRY_MS, UNTRUSTED_MS = 250, 50
+#: Between two looks at the pool's processes.
+LOOK_MS = 1_000
 REGISTRY = "simulated"
 
 
@@ -51,6 +55,10 @@ class Recorder:
         self._write_after = 0
         self._paused: str | None = None  # a recorder before us may have told the worker to pause
         self.last: LastWrites | None = None
+        self.running = Running()
+        self.blind_until = 0  # until then it sees no process, and takes all of them for gone
+        if site.more is not None:
+            self.world.after(LOOK_MS, self.main, self._look_at_processes)
 
     def line(self, thread: Thread) -> Any:
         return Line(self.world, self.site.registry, thread, self.host, self.site.plan)
@@ -86,7 +94,9 @@ class Recorder:
         if parent is not None and parent.words:
             words, parent.words = parent.words, []
             for word in words:
-                if self.recording is not None:
+                if isinstance(word, Saving):
+                    self._save(word)
+                elif self.recording is not None:
                     self.recording.writer.heard(self.host.ms(), word)
         if self.inbox:
             items, self.inbox = self.inbox, []
@@ -104,7 +114,38 @@ class Recorder:
         elif kind == "drop":
             self.recording.writer.drop(what)
         else:
+            self._follow(what)
             self.recording.writer.add(at, what, again=kind == "again")
+
+    def _follow(self, record: Record) -> None:
+        """Which attempt runs in which process."""
+        if isinstance(record, Start) and record.pid:
+            self.running.began(record.claim_seq, record.task_id, record.pid, record.pid_start)
+        elif isinstance(record, Finish | ChildLost):
+            self.running.ended(record.claim_seq)
+
+    def _save(self, made: Saving) -> None:
+        """One that comes before there is a fence is not answered: whoever waits for it asks again."""
+        if self.recording is None:
+            made.is_dropped = True
+            return
+        made.taken_by = self
+        self.recording.writer.checkpoints.save(
+            self.host.ms(), made.claim_seq, made.task_id, made.data, "", made.answer if made.waits else None
+        )
+
+    def _look_at_processes(self) -> None:
+        """Once a second: whether one is gone whose parent believes it busy."""
+        parent = self.life.parent
+        if self.last is None and parent is not None:
+            unnoticed = self.running.look(self.host.ms(), self._look_at, parent.ticked)
+            if unnoticed:
+                self.tell("dead", unnoticed)
+            self.world.after(LOOK_MS, self.main, self._look_at_processes)
+
+    def _look_at(self, pid: int, start: int) -> Seen:
+        process = self.host.pids.get(pid)
+        return Seen(self.world.now < self.blind_until or process is None or not process.alive)
 
     def tell(self, *item: Any) -> None:
         """Something for the parent."""
@@ -118,6 +159,7 @@ class Recorder:
     def _greeted(self, hello: dict[str, Any]) -> None:
         self._retire()
         self._keep_late()
+        self.running.clear()
         self.hello = hello
         if self.journal is None and hello["journal"]:
             self.journal = self._open_journal()

@@ -7,7 +7,7 @@ import functools
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from crisper.core.model import Answer, Attempt, Claim, Fence, Finish, Record, Recovery
+from crisper.core.model import Answer, Attempt, Checkpoint, Claim, Fence, Finish, Record, Recovery
 from crisper.core.states import State, VerdictKind, WorkerState
 from crisper.errors import CrisperError, RegistryUnreachable
 from crisper.store.memory import MemoryStore
@@ -26,6 +26,8 @@ class Registry(MemoryStore):
         self.renewed: dict[str, int] = {}  # true time of the last renewal's commit, by incarnation
         self.truth: dict[str, Any] = {}  # the life behind each incarnation
         self.observers: dict[str, Host] = {}  # where each sweeper observes
+        self.saved: dict[str, list[tuple[int, str]]] = {}  # checkpoints with their attempts, as committed
+        self.given: dict[tuple[str, int], set[str]] = {}  # what each attempt was told to go on from
         self.doubted: set[tuple[str, int]] = set()  # records whose commit's reply was lost
         super().__init__(clock=lambda: 10**9 + world.now + self.step_ms)
 
@@ -106,6 +108,20 @@ class Registry(MemoryStore):
         laws.loses(self, attempt)
         super()._lose(attempt, *how)
         self.world.history.tell(how[3], "closes as lost", message=attempt.message_id, number=attempt.number)
+
+    def _granted(self, claim: Claim, number: int) -> Answer:
+        answer = super()._granted(claim, number)
+        laws.goes_on(self, claim, number, answer.checkpoint)
+        self.given.setdefault((claim.task_id, number), set()).add(answer.checkpoint)
+        return answer
+
+    def _save(self, me: str, made: Checkpoint) -> Answer:
+        one = self.attempt_of(made.task_id, [me], made.claim_seq)
+        answer = super()._save(me, made)
+        if answer.kind == "kept":
+            laws.saves(self, me, made, one)
+            self.saved.setdefault(made.task_id, []).append((one.number if one else 0, made.data))
+        return answer
 
     def _late(self, me: str, finish: Finish, why: str) -> None:
         self.world.history.seen("a late finish")

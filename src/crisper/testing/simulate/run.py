@@ -45,7 +45,10 @@ def simulate(seed: int) -> tuple[Outcome, History]:
         world.after(at, None, _publish, site, task)
     for at, kind in plan.faults:
         world.after(at, None, faults.strike, kind)
-    last = max([PUBLISH_MS, *(at + 1_500 for at, _ in plan.faults)])
+    more = site.more.faults if site.more else ()
+    for at, kind in more:
+        world.after(at, None, faults.strike, kind)
+    last = max([PUBLISH_MS, *(at + 1_500 for at, _ in (*plan.faults, *more))])
     world.run(min(HEAL_MS, last))
     faults.heal()
     _until_quiet(site)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from crisper.testing.simulate.life import Site
     from crisper.testing.simulate.parent import Parent
     from crisper.testing.simulate.registry import Registry
+    from crisper.testing.simulate.saving import Saving
 
 
 def begins(parent: Parent, held: Held, body: Body) -> None:
@@ -46,6 +47,29 @@ def begins(parent: Parent, held: Held, body: Body) -> None:
         history.seen("a body that began after its fence")
     for other in history.bodies.get(held.message_id, ()):
         _beside(parent, held, body, other, fenced)
+
+
+def goes_on(parent: Parent, held: Held, body: Body) -> None:
+    """From where the gate has said; by the journal's rules, where nobody was asked, from the beginning."""
+    registry, history = parent.site.registry, parent.world.history
+    one = registry.attempt_of(held.task.id, parent.life.incarnations, body.seq)
+    if one is None or body.provisional:
+        return
+    if held.checkpoint not in registry.given[held.task.id, one.number]:
+        history.broken("checkpoint", f"{held.message_id} begins in {parent.life.name} from"
+                       f" {held.checkpoint or 'none'}, which the gate has not said")  # fmt: skip
+    if held.checkpoint:
+        history.seen("a body that went on from a checkpoint")
+
+
+def is_safe(parent: Parent, made: Saving, where: str) -> None:
+    """A body has been told so: it may do now what cannot be undone. A later one of it will do as well."""
+    known, disk = parent.site.registry.saved.get(made.task_id, ()), parent.host.disk
+    if any(data in made.as_well for _, data in known):
+        return
+    if where != "journal" or not any(disk.has(parent.life.name, data) for data in made.as_well):
+        sentence = f"{made.data} is said to be safe in the {where}, and is not"
+        parent.world.history.broken("checkpoint", sentence)
 
 
 def _was_answered(registry: Registry, parent: Parent, body: Body) -> bool:

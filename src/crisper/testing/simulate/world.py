@@ -47,7 +47,7 @@ class World:
     """Time in milliseconds. All chance is `rng`."""
 
     def __init__(self, seed: int) -> None:
-        self.rng, self.now, self.over = Random(seed), 0, False
+        self.seed, self.rng, self.now, self.over = seed, Random(seed), 0, False
         self.history = History(self)
         self.healed = False  # nothing breaks any more
         self.crash_at_step = 0.0  # the chance that a process dies at one of its steps
