@@ -452,8 +452,16 @@ def test_stop_says_what_is_over(run: Run, read_scene: Scene, name: str, sentence
         assert_refused(run(read_scene.url, "stop", read_scene.ids[name], *option), 1, sentence)
 
 
-@pytest.mark.parametrize("pool", ["thread", "gevent", "eventlet", "solo"])
-def test_stop_refuses_what_runs_in_a_pool_without_processes(run: Run, scene: Scene, pool: str) -> None:
+@pytest.mark.parametrize("pool", ["prefork", "processes", "gevent"])
+def test_stop_takes_an_order_for_what_runs_where_one_body_can_be_ended(
+    run: Run, scene: Scene, pool: str
+) -> None:
+    Actor(scene.store, hostname="celery@inside", about={"pool": pool}).runs("runs", "m1")
+    assert run(scene.url, "stop", "runs").exit_code == 0
+
+
+@pytest.mark.parametrize("pool", ["thread", "eventlet", "solo"])
+def test_stop_refuses_what_runs_where_none_can(run: Run, scene: Scene, pool: str) -> None:
     inside = Actor(scene.store, hostname="celery@inside", about={"pool": pool})
     inside.runs("runs", "m1")
     inside.claims("waits", "m2")

@@ -15,15 +15,15 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib import import_module
-from types import FrameType
 from typing import Any, NamedTuple
 
 from billiard.einfo import ExceptionInfo
 from billiard.exceptions import SoftTimeLimitExceeded, Terminated, WorkerLostError
 from celery.exceptions import WorkerShutdown, WorkerTerminate
 
+from crisper.celery.frames import runs_the_body
 from crisper.celery.held import Held
 
 THREADS, GEVENT = "celery.concurrency.thread", "celery.concurrency.gevent"
@@ -32,9 +32,6 @@ THREADS, GEVENT = "celery.concurrency.thread", "celery.concurrency.gevent"
 OUTSIDE = 2
 #: A greenlet that goes on all the same is asked again.
 GRACE_SECONDS = 5.0
-#: Celery's own frames between its tracing and the body of a task.
-_AROUND = {("celery.app.trace", "__protected_call__"), ("celery.app.task", "__call__"),
-           ("celery.app.autoretry", "run")}  # fmt: skip
 
 
 class Body(NamedTuple):
@@ -153,35 +150,6 @@ class _Around:
 def is_soft(task: Any) -> bool:
     """Whether the task asks for the exception of a soft time limit when it is to stop."""
     return bool((getattr(task, "crisper", None) or {}).get("stop_by") == "soft")
-
-
-def runs_the_body(frame: FrameType | None, seq: int) -> bool:
-    """Whether these frames, from the innermost out, are in the body of this attempt: not before it, and not
-    in what Celery does with its outcome."""
-    inner: FrameType | None = None
-    for one in _outwards(frame):
-        if one.f_code.co_name == "trace_task" and _seq_of(one) == seq:
-            return inner is not None and one.f_locals.get("state") is None and not _is_celerys(inner)
-        inner = one
-    return False
-
-
-def _outwards(frame: FrameType | None) -> Iterator[FrameType]:
-    while frame is not None:
-        yield frame
-        frame = frame.f_back
-
-
-def _seq_of(trace: FrameType) -> int:
-    request = trace.f_locals.get("request")
-    known = request.get("crisper") if isinstance(request, dict) else None
-    return int(known[0]) if known else 0
-
-
-def _is_celerys(frame: FrameType) -> bool:
-    module = str(frame.f_globals.get("__name__", ""))
-    own = module == "celery" or module.startswith("celery.")
-    return own and (module, frame.f_code.co_name) not in _AROUND
 
 
 def _give(thread: int, error: type[BaseException] | None) -> None:

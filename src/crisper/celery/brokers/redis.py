@@ -63,8 +63,6 @@ local scores = {}
 for at, tag in ipairs(ARGV) do scores[at] = redis.call('ZSCORE', KEYS[2], tag) or '' end
 return {redis.call('HMGET', KEYS[1], unpack(ARGV)), scores}
 """
-#: The score as Redis itself writes it, so that it compares equal.
-_SCORE = "return redis.call('ZSCORE', KEYS[1], ARGV[1]) or ''"
 
 
 class _Move(NamedTuple):
@@ -134,8 +132,12 @@ class RedisBroker(Broker):
 
     def take_back(self, tag: str, received_at: float) -> bool:
         # Kombu's own restore uses the tag again: a later score is that of its next holder.
-        score = self._score(tag)
-        return bool(score) and float(score) <= received_at + SCORE_SECONDS and self._move([(tag, "")])[0]
+        self._read_ahead([tag])
+        _, score = self._ahead.get(tag, (b"", ""))
+        if score and float(score) <= received_at + SCORE_SECONDS:
+            return self._move([(tag, "")])[0]
+        self._ahead.pop(tag, None)
+        return False
 
     def keep(self, tags: Collection[str]) -> None:
         if tags:  # XX: what was acknowledged meanwhile does not come back
@@ -269,9 +271,6 @@ class RedisBroker(Broker):
         payload.setdefault("headers", {})["redelivered"] = True
         payload["properties"].setdefault("delivery_info", {})["redelivered"] = True
         return self._queue_of(payload, exchange, routing_key, came_from), json.dumps(payload)
-
-    def _score(self, tag: str) -> str:
-        return str(bytes_to_str(self.client.eval(_SCORE, 1, self._index, tag)))
 
     def _queue_of(self, payload: dict[str, Any], exchange: str, routing_key: str, came_from: str) -> str:
         """The key of its list. An exchange may feed several queues, and others have had their copy."""
