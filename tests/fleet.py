@@ -62,6 +62,7 @@ class Worker:
         command = [*inside, sys.executable, "-m", "celery", "-A", fleet.module, "worker"]
         command += ["-n", f"{name}@test", "-l", "INFO", "--without-gossip", "--without-mingle", *arguments]
         with self.log.open("ab") as log:
+            self._begins = log.tell()  # behind what earlier workers of this name said
             self.process = subprocess.Popen(
                 command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
                 cwd=ROOT, start_new_session=True,
@@ -69,7 +70,7 @@ class Worker:
         self.pid = self.process.pid
 
     def text(self) -> str:
-        return self.log.read_text(errors="replace")
+        return self.log.read_bytes()[self._begins :].decode(errors="replace")
 
     def ready(self, seconds: float = 30.0) -> Worker:
         wait_for(f"{self.name} ready: {self.text()[-2000:]}", lambda: self._is_ready(), seconds)

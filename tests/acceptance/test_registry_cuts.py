@@ -33,9 +33,9 @@ RECORDING = {
 RECOVERING = {
     "declared": "UPDATE crisper_incarnation SET state =",
     "closed": "SET state = 'lost'",
-    "taken": "UPDATE crisper_recovery SET courier =",
-    "decided": "UPDATE crisper_recovery SET state = $1",
-    "completed": "UPDATE crisper_recovery SET state = 'done'",
+    "taken": "UPDATE crisper_recovery r SET courier =",
+    "decided": "SET state = g.state",
+    "completed": "SET state = 'done'",
 }
 WHEN = {"before": False, "after": True}
 

@@ -67,9 +67,9 @@ def test_a_wedged_parent_is_ended_where_that_is_wanted_and_what_it_ran_comes_bac
         wait_for("it runs", lambda: fleet.attempts(sent.id) == [(1, "running")])
         wedge(fleet, "never")
         assert worker.process.wait(25) == -signal.SIGKILL  # it does not heed SIGTERM
+        wait_for("its death is on record", lambda: fleet.attempts(sent.id) == [(1, "lost")])
         told = [one["action"] for one in events(fleet, "wedged_exit")]
         assert told == ["ended by SIGTERM", "ended by SIGKILL"]
-        wait_for("its death is on record", lambda: fleet.attempts(sent.id) == [(1, "lost")])
 
 
 def test_a_loop_that_rightly_stands_still_is_not_wedged(tmp_path: Path) -> None:

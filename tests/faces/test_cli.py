@@ -190,7 +190,7 @@ def test_nothing_on_record_is_a_sentence_too(run: Run, sqlite_url: str) -> None:
     assert "No worker is on record" in run(sqlite_url, "workers").stdout
     assert "No task is on record yet" in run(sqlite_url, "tasks").stdout
     assert "No such task" in run(sqlite_url, "tasks", "--state", "held").stdout
-    assert read(run(sqlite_url, "tasks", "--json")) == {"tasks": [], "next": None}
+    assert read(run(sqlite_url, "tasks", "--json")) == {"tasks": [], "next": None, "looked_back_to": None}
 
 
 def test_every_command_teaches_by_example(run: Run, sqlite_url: str) -> None:
@@ -245,7 +245,7 @@ def test_a_hostile_filter_is_harmless(run: Run, read_scene: Scene, option: str, 
     if option == "--name" and len(text) > 512:
         assert_refused(result, 2, "512 characters")
     else:
-        assert read(result) == {"tasks": [], "next": None}
+        assert read(result) == {"tasks": [], "next": None, "looked_back_to": None}
 
 
 @pytest.mark.parametrize("command", ["status", "workers", "tasks", "show x", "sweep", "recover x", "migrate"])
