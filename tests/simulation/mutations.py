@@ -28,7 +28,9 @@ from crisper.store.memory import MemoryStore
 from crisper.testing.simulate.pool import Pool
 from crisper.testing.simulate.run import simulate
 from tests.celery import test_dropped
-from tests.engine import test_journal
+from tests.engine import test_journal, test_recording
+from tests.store import test_unheard
+from tests.store.acting import MemoryRegistry
 
 Mutate = Callable[[pytest.MonkeyPatch], None]
 
@@ -240,6 +242,19 @@ def a_flipped_bit() -> None:
         test_journal.test_a_flipped_bit_costs_the_line_that_it_hit_and_none_behind_it(Path(folder))
 
 
+def a_redelivery_while_it_is_away() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        scene = test_recording.Scene(MemoryRegistry(), Path(folder))
+        test_recording.test_a_redelivered_message_waits_because_nobody_can_say_whether_it_has_finished(scene)
+
+
+def a_redelivery_beside_the_unheard() -> None:
+    registry = MemoryRegistry()
+    test_unheard.test_it_waits_while_a_worker_of_its_scope_does_not_renew_and_runs_when_that_one_is_declared(
+        registry
+    )
+
+
 def a_dropped_delivery() -> None:
     test_dropped.test_what_is_granted_after_its_connections_were_lost_is_released(1)
 
@@ -257,8 +272,14 @@ MUTATIONS = [
     Mutation("the journal is replayed", journal_is_not_replayed_first),
     Mutation("the journal is on the disk before a task runs", journal_is_not_on_the_disk),
     Mutation("the journal's checksum", no_checksum, law=a_flipped_bit),
-    Mutation("a redelivery waits while the registry is away", redelivered_runs_unasked, RARE, first=180),
-    Mutation("and while somebody is not heard of", unheard_is_not_waited_for, RARE),
+    Mutation(
+        "a redelivery waits while the registry is away",
+        redelivered_runs_unasked,
+        law=a_redelivery_while_it_is_away,
+    ),
+    Mutation(
+        "and while somebody is not heard of", unheard_is_not_waited_for, law=a_redelivery_beside_the_unheard
+    ),
     Mutation("the fence in a checkpoint", checkpoints_of_who_is_over),
     Mutation("a durable checkpoint is answered once it is safe", durable_before_it_is_on_record),
     Mutation("the next attempt is given the last checkpoint", no_checkpoint_for_the_next),
