@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import celery
 import pytest
 from amqp.exceptions import NotFound
 from kombu import Connection
@@ -33,6 +34,10 @@ def proxy(rabbitmq_vhost: str) -> Iterator[FaultProxy]:
 
 def made(url: str, folder: Path, **settings: Any) -> Fleet:
     return Fleet(folder, broker=url, **{**QUICK, **settings})
+
+
+#: Whether a worker's control queue is its connection's alone.
+LOCKS = celery.VERSION >= (5, 6)
 
 
 def with_queue(name: str, *, consumer: dict[str, Any] | None = None, **arguments: Any) -> dict[str, str]:
@@ -78,7 +83,8 @@ def test_a_worker_whose_connection_is_dead_is_named_and_connects_anew_once_rabbi
         [told] = wait_for("it is named", lambda: events(fleet, "silent"), 60)
         assert "has said nothing for" in told["sentence"]
         assert told["action"] == "reconnect"
-        wait_for("it waits", lambda: "it connects anew behind that" in worker.text())
+        if LOCKS:
+            wait_for("it waits", lambda: "it connects anew behind that" in worker.text())
         proxy.reset()
         wait_for("it went on", lambda: events(fleet, "went_on"), 60)
         all_run(fleet, [fleet.send("late", n, 0) for n in range(20)])
