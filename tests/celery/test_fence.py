@@ -15,8 +15,8 @@ from tests.fleet import Fleet, wait_for
 HELD = {"FLEET_PREFETCH": "25"}
 
 
-#: On the embedded broker one attempt stayed open in two of some twenty runs beside much other work, and why is not
-#: known yet: it runs with `make slow`, and tells its story when it fails.
+#: On the embedded broker an attempt stayed open in two of some twenty runs beside much other work, and why is
+#: not known yet: it runs with `make slow`, and tells its story when it fails.
 UNSURE = [pytest.param(one, marks=pytest.mark.slow) if one == "filesystem" else one for one in BROKERS]
 
 
