@@ -125,11 +125,12 @@ def test_a_dead_workers_messages_come_back_under_a_global_key_prefix_and_with_pr
     fleet.environment["FLEET_CONF"] = json.dumps({"broker_transport_options": options})
     fleet.app.conf.broker_transport_options = options
     holder = fleet.worker("holder", "-c", "1")
-    ids = [fleet.send("late", key, 5, priority=key).id for key in (0, 3, 6)]
+    ids = [fleet.send("late", key, "open", priority=key).id for key in (0, 3, 6)]
     wait_for("all claimed", lambda: fleet.open_attempts() == 3)
     fleet.worker("other", "-c", "3")
     holder.kill()
     wait_for("all run elsewhere", lambda: all(fleet.attempts(id)[-1] == (2, "running") for id in ids))
+    (fleet.folder / "open").touch()
     assert [verdict for id in ids for _, _, verdict in fleet.recoveries(id)] == ["hand_back"] * 3
     wait_for("all ended", lambda: all(fleet.attempts(id)[-1] == (2, "succeeded") for id in ids))
     wait_for("acknowledged", lambda: server.hlen("mine:unacked") == 0)
