@@ -54,7 +54,8 @@ _QUESTIONS = (
 PAGES = (
     *("/", *_QUESTIONS, "/audit", "/audit?kind=everything", "/audit?by=ann@*", "/audit?by=nobody"),
     *("/audit?kind=worker_lost", "/audit?since=1d", "/many?verb=recover", "/many?verb=discard"),
-    *("/many?verb=stop&queue=celery", "/many?verb=recover&name=*nothing*", f"/search?q={task_id(7)[:8]}"),
+    *("/many?verb=stop&queue=celery", "/many?verb=recover&name=*nothing*", "/many?verb=recover&state=failed"),
+    f"/search?q={task_id(7)[:8]}",
     *("/task?id=running-77", f"/task?id={task_id(1000)}", f"/api/v1/tasks/{task_id(1000)}"),
     *(f"{path}?{search}".rstrip("?") for path in ("/tasks", "/api/v1/tasks") for search in _SEARCHES),
     *("/api/v1/status", *(f"/api/v1{path}" for path in _QUESTIONS), "/api/v1/events", "/metrics"),
@@ -62,6 +63,7 @@ PAGES = (
 )
 #: What a page may take, at p95 (issue 6); and what a browser waits for in vain.
 WANTED_MS, PATIENCE_SECONDS = 100, 20
+_ROW = "| {} | {} | {} | {} | {} |"
 
 
 class Times(NamedTuple):
@@ -91,10 +93,11 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true")
     parser.add_argument("--only", nargs="+", metavar="PAGE", default=PAGES)
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what it started is ended too
     with filled(options) as url:
         measure(url, options)
         if options.keep and not options.registry:
-            print(f"--registry {url}\nuntil Ctrl-C", flush=True)
+            print(f"--registry {url}\nuntil Ctrl-C or SIGTERM", flush=True)
             with contextlib.suppress(KeyboardInterrupt):
                 signal.pause()
     return 0
@@ -128,16 +131,23 @@ def measure(url: str, options: argparse.Namespace) -> None:
         base, link = process.wait_for(LINK).groups()
         with httpx.Client(base_url=base, timeout=PATIENCE_SECONDS) as client:
             client.get(link)
-            pages = options.only
+            pages, load = options.only, f"{os.getloadavg()[0]:.1f}"
             cold = {page: asked(client, page) for page in pages}
             family = Family(process.popen.pid, server_of(url))
             took, spent = rounds(client, pages, options.asks, family)
+            print(
+                _ROW.format("milliseconds", "cold", "p50", "p95", "CPU: serve, server"),
+                _ROW.format(*["---"] * 5),
+                sep="\n",
+            )
             for page in pages:
-                slow = "  <-- slow" if took[page].at(0.95) > WANTED_MS else ""
-                cpu = " + ".join(f"{one * 1000 / options.asks:.0f}" for one in spent[page])
-                print(f"{page}: {took[page]}, cold {cold[page]:.0f}; CPU {cpu} ms{slow}", flush=True)
+                cpu = ", ".join(f"{one * 1000 / options.asks:.0f}" for one in spent[page])
+                times = (f"{one:.0f}" for one in (cold[page], took[page].at(0.5), took[page].at(0.95)))
+                print(_ROW.format(f"`{page}`", *times, cpu), flush=True)
             everything = Times([one for page in pages for one in took[page].all])
-            print(f"all {len(pages)} pages: {everything}", flush=True)
+            slow = [page for page in pages if took[page].at(0.95) > WANTED_MS]
+            print(f"all {len(pages)} pages: {everything}; {len(slow)} above {WANTED_MS} ms at p95: {slow};"
+                  f" load {load} before, {os.getloadavg()[0]:.1f} after", flush=True)  # fmt: skip
             if options.open:
                 asyncio.run(beside(base, client, url, family, options))
 

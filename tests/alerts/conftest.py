@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +12,6 @@ from crisper.faces.alerts.channels import channels
 from crisper.faces.cli.place import Place
 from crisper.faces.serve.alerting import Alerting
 from crisper.faces.serve.registry import Registry
-from crisper.store import migrate
 from crisper.store.open import open_store
 from crisper.store.sql import SqlStore
 from tests.alerts.receiver import SECRET, Receiver, receiving
@@ -30,14 +28,10 @@ def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
         yield receiver
 
 
-@pytest.fixture(params=["sqlite", "postgres", "mariadb"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SqlStore]:
-    url = f"sqlite:///{tmp_path}/registry.db"
-    if request.param != "sqlite":
-        url = request.getfixturevalue(f"{request.param}_database")
-    migrate.upgrade(url)
-    with closing(open_store(url)) as store:
-        store.test_url = url  # type: ignore[attr-defined]
+@pytest.fixture
+def store(empty_url: str) -> Iterator[SqlStore]:
+    with closing(open_store(empty_url)) as store:
+        store.test_url = empty_url  # type: ignore[attr-defined]
         yield store
 
 

@@ -13,7 +13,6 @@ from click.testing import CliRunner, Result
 
 from crisper.engine.survey import Survey
 from crisper.faces.cli import cli
-from crisper.store import migrate
 from tests import places
 from tests.faces.scene import Scene
 
@@ -58,14 +57,6 @@ def read_scene(request: pytest.FixtureRequest) -> Scene:
 def survey(read_scene: Scene) -> Iterator[Survey]:
     with closing(Survey(read_scene.url)) as survey:
         yield survey
-
-
-@pytest.fixture(params=["sqlite", "postgres", "mariadb"])
-def empty_url(request: pytest.FixtureRequest, sqlite_url: str) -> str:
-    """A migrated registry that holds nothing."""
-    url = sqlite_url if request.param == "sqlite" else request.getfixturevalue(f"{request.param}_database")
-    migrate.upgrade(url)
-    return url
 
 
 Run = Callable[..., Result]

@@ -61,6 +61,15 @@ def state_of(run: Run, scene: Scene, task_id: str) -> str:
         ("stop", ["--name", "*"], ["running", "claimed", "recovering"]),
         ("stop", ["--state", "retried"], ["retried"]),
         ("stop", ["--state", "held"], ["held", "not kept"]),
+        ("stop", ["--worker", "celery@one"], ["running", "claimed"]),
+        ("recover", ["--worker", "celery@one"], []),
+        ("recover", ["--argument", '"x"'], ["quarantined", "held"]),
+        ("recover", ["--argument", "EUR", "--state", "held"], ["held"]),
+        ("recover", ["--argument", "no such text"], []),
+        ("discard", ["--since", "1h"], ["not kept", "quarantined", "held"]),
+        ("discard", ["--until", "1h"], []),
+        ("discard", ["--older-than", "1h"], []),
+        ("stop", ["--since", "2001-09-09", "--until", "2001-09-10"], []),
     ],
 )
 def test_all_means_what_the_filters_select(
@@ -71,6 +80,13 @@ def test_all_means_what_the_filters_select(
     assert {task["task_id"] for task in answer["tasks"]} == {read_scene.ids[name] for name in names}
     assert answer["left"] == 0
     assert all(task["outcome"] == "possible" for task in answer["tasks"])
+
+
+def test_all_of_an_id_are_those_that_it_begins(run: Run, read_scene: Scene) -> None:
+    id = read_scene.ids["held"]
+    for asked in (id, id[:8]):
+        answer = read(run(read_scene.url, "recover", "--all", "--id", asked, "--dry-run", "--json"))
+        assert [task["task_id"] for task in answer["tasks"]] == [id]
 
 
 def test_what_cannot_be_sent_is_counted_and_starves_nobody(run: Run, read_scene: Scene) -> None:
@@ -210,6 +226,9 @@ def test_nothing_to_do_is_no_problem(run: Run, scene: Scene) -> None:
         (["discard", "--all", "--state", "running"], "'running' is not one of 'quarantined', 'held'"),
         (["stop", "--all"], "stop every task there is. Narrow it"),
         (["stop", "--all", "--yes"], "stop every task there is. Narrow it"),
+        (["stop", "--all", "--argument", "", "--yes"], "stop every task there is. Narrow it"),
+        (["recover", "--all", "--since", "yesterday"], "2025-03-09T03:12"),
+        (["discard", "x", "--argument", "y"], "add --all"),
         (["stop", "--all", "--name", "x", "--max", "0"], "1<=x<=10000"),
         (["recover", "--all", "--name", "*a" * 7], "6 stars"),
     ],
@@ -221,11 +240,12 @@ def test_what_is_not_clear_is_a_usage_error(
 
 
 @pytest.mark.parametrize("text", INJECTIONS)
-@pytest.mark.parametrize("option", ["--queue", "--name"])
+@pytest.mark.parametrize("option", ["--queue", "--name", "--worker", "--id", "--argument"])
 def test_a_hostile_filter_selects_nothing(run: Run, read_scene: Scene, option: str, text: str) -> None:
     result = run(read_scene.url, "stop", "--all", option, text, "--yes", "--json")
-    if option == "--name" and len(text) > 512:
-        assert_refused(result, 2, "512 characters")
+    most = {"--name": 512, "--argument": 200}.get(option, len(text))
+    if len(text) > most:
+        assert_refused(result, 2, f"{most} characters")
     else:
         assert read(result) == {"tasks": [], "left": 0}
 

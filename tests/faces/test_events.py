@@ -214,9 +214,16 @@ def test_following_survives_a_registry_that_is_away_and_misses_nothing(postgres_
     with (
         closing(Scene(postgres_database)) as scene,
         FaultProxy((parts.hostname, parts.port or 5432)) as proxy,
-        follows(proxy.address_in(postgres_database), "--limit", "1", "--kind", "stop") as (process, out, err),
     ):
-        wait_for("it has asked", lambda: proxy.counts.connections >= 3)
+        scene.store.stop(scene.ids["claimed"], by="ann@desk", reason="before")
+        _survives(scene, proxy, postgres_database)
+
+
+def _survives(scene: Scene, proxy: FaultProxy, url: str) -> None:
+    asked = ("--limit", "1", "--kind", "stop")
+    with follows(proxy.address_in(url), *asked) as (process, out, err):
+        assert out().strip().endswith("(UTC)")
+        assert "ordered to stop, because before" in out()
         proxy.refuse = True
         proxy.reset()
         assert "cannot be read" in (told := err())
@@ -226,7 +233,6 @@ def test_following_survives_a_registry_that_is_away_and_misses_nothing(postgres_
         wait_for("it has asked in vain again", lambda: proxy.counts.refused > refused + 1)
         proxy.heal()
         assert "answers again" in err()  # and so it was said once that it was away
-        assert out().strip().endswith("(UTC)")
         assert "ordered to stop, because meanwhile (by ann@desk)" in out()
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 130

@@ -46,7 +46,7 @@ def _tasks(**asked: Any) -> Question:
 
 
 def _many(verb: str, *states: str, queue: str | None = None) -> Question:
-    asked = bulk.question(verb, bulk.Asked(True, states, None, queue, 100))._replace(counted=100)
+    asked = bulk.question(verb, bulk.Asked(True, Filters(states, queue=queue), 100))._replace(counted=100)
     return lambda survey: selection.selection(survey.reading, asked)
 
 
@@ -105,7 +105,7 @@ def histories(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def test_a_page_takes_as_many_steps_beside_a_long_history(
     histories: list[str], asked: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for place in ("looking.MOST", "narrowing.MOST_SENT", "lanes.MOST_BROUGHT_BACK", "failures.MOST"):
+    for place in ("looking.MOST", "lanes.MOST_BROUGHT_BACK", "failures.MOST", "deaths.MOST_HELD"):
         monkeypatch.setattr(f"crisper.engine.{place}", LOOKS // 100)
     monkeypatch.setattr(looking, "MOST", LOOKS)
     monkeypatch.setattr(usual, "NEWEST", LOOKS)

@@ -169,6 +169,21 @@ def test_of_many_what_has_moved_is_left_and_the_rest_is_done(served: Served, sce
     assert "is closed for good" in answer.json()["said"]
 
 
+def test_many_are_chosen_by_all_that_tasks_are_found_by(served: Served, scene: Scene) -> None:
+    browser = served.browser()
+    asked = f"verb=recover&argument=EUR&since=1h&id={scene.ids['held'][:8]}"
+    dom = look(browser, f"/many?{asked}")
+    [form] = [one for one in dom.all("form") if one.get("data-tasks")]
+    assert [one["task_id"] for one in json.loads(form["data-tasks"] or "")] == [scene.ids["held"]]
+    given = {one["name"]: one.get("value") for one in dom.all("input")}
+    assert (given["argument"], given["since"], given["id"]) == ("EUR", "1h", scene.ids["held"][:8])
+    assert f"recover --all --argument EUR --since 1h --id {scene.ids['held'][:8]} --dry-run" in said(dom)
+    assert browser.get(f"/api/v1/selection?{asked}").json()["matching"] == 1
+    assert browser.get("/api/v1/selection?verb=recover&until=1h").json()["tasks"] == []
+    assert browser.get("/many?verb=recover&worker=celery@one&older_than=0s").status_code == 200
+    assert "is no time" in said(look(browser, "/many?verb=recover&since=yesterday", 400))
+
+
 SEEN = {"task_id": "t", "attempt": 1, "state": "held"}
 
 

@@ -125,8 +125,16 @@ def _rows_read(registry: SqlRegistry, count: int) -> int:
     return int(after) - before
 
 
+#: Sessions that have not ended yet, and may still hand in what they read.
+_OTHERS = (
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+    " AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
+)
+
+
 def _stable(registry: SqlRegistry) -> int:
-    """The count, once it stands still."""
+    """The count, once all other sessions have ended and it stands still."""
+    wait_for("the sessions have ended", lambda: registry.rows(_OTHERS) == [(0,)])
     seen = [-1]
 
     def look() -> bool:

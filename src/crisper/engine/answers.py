@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from crisper.core.states import RecoveryState, State, VerdictKind, WorkerState, task_state
 from crisper.engine.diagnosis import SILENT, WEDGED
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_JSON = json.JSONDecoder(parse_constant=str)
+_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - it is written with a Z
 
 
 def of_worker(row: Any, now: int) -> dict[str, Any]:
@@ -226,7 +227,7 @@ def iso(ms: int | None) -> str | None:
         moment = _EPOCH + timedelta(milliseconds=ms)
     except OverflowError:
         return None
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+    return f"{moment.isoformat(timespec='milliseconds')}Z"
 
 
 def plain(text: str | None) -> Any:
@@ -234,6 +235,6 @@ def plain(text: str | None) -> Any:
     if text is None:
         return None
     try:
-        return json.loads(text, parse_constant=str)
+        return _JSON.decode(text)
     except (ValueError, RecursionError):
         return text

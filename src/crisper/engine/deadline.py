@@ -1,4 +1,4 @@
-"""A deadline of the client's own on every call to the registry.
+"""A deadline of the client's own on calls to others: on every one to the registry.
 
 A black-holed reply hangs a driver for ever, and a server's own timeouts do not
 fire while it is stopped or after its clock stepped back. So a watchdog thread
@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 from crisper.store.database import Abortable
 
@@ -43,3 +43,20 @@ class Watchdog:
 
     def stop(self) -> None:
         self._wake.set()
+
+
+@contextmanager
+def hang_up_after(seconds: float, hang_up: Callable[[], None]) -> Iterator[None]:
+    """For a single call. What `hang_up` raises means that there was nothing left to hang up."""
+
+    def late() -> None:
+        with suppress(Exception):
+            hang_up()
+
+    timer = threading.Timer(seconds, late)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import and_, func, or_, select
+from sqlalchemy import BigInteger, Integer, Select, Text, and_, bindparam, func, or_, select, union_all
 
-from crisper.core.states import State, WorkerState
+from crisper.core.states import WorkerState
 from crisper.engine.answers import of_worker, task_word
-from crisper.engine.narrowing import begun_since, is_open
+from crisper.engine.narrowing import is_open
 from crisper.engine.reading import Reading
-from crisper.engine.survey import DAY_MS
-from crisper.store.schema import attempt, incarnation, recovery
+from crisper.engine.survey import DAY_MS, LIFE
+from crisper.store.schema import attempt, event, incarnation, recovery
+
+#: Tasks of one death that are looked at: of a worker that held thousands, that many tell how it went.
+MOST_HELD = 100
+
+_LATER = attempt.alias()
 
 
 def newest(reading: Reading, most: int) -> list[dict[str, Any]]:
@@ -28,7 +34,7 @@ def newest(reading: Reading, most: int) -> list[dict[str, Any]]:
         now = reading.now(connection)
         recent = or_(incarnation.c.ended_at > now - DAY_MS, incarnation.c.cleared.is_(False))
         rows = connection.execute(
-            select(incarnation, still_open.label("open_attempts"))
+            select(*LIFE, still_open.label("open_attempts"))
             .where(incarnation.c.state == WorkerState.LOST.value, recent)
             .order_by(incarnation.c.ended_at.desc(), incarnation.c.id)
             .limit(most)
@@ -37,23 +43,18 @@ def newest(reading: Reading, most: int) -> list[dict[str, Any]]:
 
 
 def became(reading: Reading, lives: Collection[str]) -> dict[str, dict[str, int]]:
-    """By life: how many of the tasks that it lost within a day stand how. Raises as `Reading.snapshot` does.
+    """By life: how many of the tasks that it lost within a day stand how; of `MOST_HELD` of them, if they are
+    more. Raises as `Reading.snapshot` does.
 
     A task that was brought back stands as its latest attempt does.
     """
-    now_, its, later = attempt.alias(), recovery.alias(), attempt.alias()
+    if not lives:
+        return {}
+    these = {f"life_{at}": life for at, life in enumerate(sorted(lives))}
     with reading.snapshot() as connection:
-        lost = begun_since(reading.now(connection) - DAY_MS)
-        latest = select(func.max(later.c.number)).where(later.c.task_id == lost.c.task_id).scalar_subquery()
-        rows = connection.execute(
-            select(attempt.c.incarnation, now_.c.state, its.c.state, its.c.verdict, func.count())
-            .select_from(lost)
-            .join(attempt, _same(attempt, lost))
-            .join(now_, and_(now_.c.task_id == lost.c.task_id, now_.c.number == latest))
-            .join(its, _same(its, now_), isouter=True)
-            .where(attempt.c.state == State.LOST.value, attempt.c.incarnation.in_(sorted(lives)))
-            .group_by(attempt.c.incarnation, now_.c.state, its.c.state, its.c.verdict)
-        ).all()
+        since = reading.now(connection) - DAY_MS
+        told = {"since": since, "most": MOST_HELD, **these}
+        rows = connection.execute(_question(len(these)), told).all()
     found: dict[str, dict[str, int]] = {}
     for life, state, recovery_state, verdict, count in rows:
         words, word = found.setdefault(life, {}), task_word(state, recovery_state, verdict)
@@ -61,5 +62,29 @@ def became(reading: Reading, lives: Collection[str]) -> dict[str, dict[str, int]
     return found
 
 
-def _same(one: Any, other: Any) -> Any:
-    return and_(one.c.task_id == other.c.task_id, one.c.number == other.c.number)
+@functools.lru_cache
+def _question(lives: int) -> Select[Any]:
+    """About so many lives: it takes longer to put than to answer."""
+    lost = union_all(*(_lost(f"life_{at}") for at in range(lives))).subquery()
+    latest = select(func.max(_LATER.c.number)).where(_LATER.c.task_id == lost.c.task_id).scalar_subquery()
+    its = and_(recovery.c.task_id == attempt.c.task_id, recovery.c.number == attempt.c.number)
+    kinds = (lost.c.incarnation, attempt.c.state, recovery.c.state, recovery.c.verdict)
+    return (
+        select(*kinds, func.count())
+        .select_from(lost)
+        .join(attempt, and_(attempt.c.task_id == lost.c.task_id, attempt.c.number == latest))
+        .join(recovery, its, isouter=True)
+        .group_by(*kinds)
+    )
+
+
+def _lost(life: str) -> Select[Any]:
+    """Tasks that a life lost, by the events that say so: those have an index by lives."""
+    its, since = bindparam(life, type_=Text), bindparam("since", type_=BigInteger)
+    told = (
+        select(event.c.task_id, event.c.incarnation)
+        .where(event.c.incarnation == its, event.c.kind == "lost", event.c.at + 0 >= since)
+        .limit(bindparam("most", type_=Integer))
+        .subquery()
+    )
+    return select(told.c.task_id, told.c.incarnation).distinct()

@@ -16,7 +16,7 @@ from crisper.store.schema import attempt, recovery
 DAY_MS = 86_400_000
 
 #: Groups are made of the newest so many failures, so that a night with a million of them still has an answer.
-MOST = 10_000
+MOST = 3_000
 
 #: How an attempt ends that did not come to a result of its own.
 FAILURES = frozenset({State.FAILED, State.LOST, State.REJECTED})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import json
 import re
 from dataclasses import dataclass
@@ -73,6 +74,7 @@ _WORDS = task_words()
 TASK_STATES = tuple(_WORDS)
 
 
+@functools.lru_cache
 def in_state(word: str) -> ColumnElement[bool]:
     """`task_state(attempt, recovery, verdict) == word` as SQL, derived from that very function."""
     if word not in _WORDS:
@@ -119,7 +121,7 @@ def conditions(filters: Filters, now: int, dialect: str) -> list[ColumnElement[b
     wanted: list[ColumnElement[bool]] = []
     if filters.states:
         wanted.append(or_(*(in_state(word) for word in filters.states)))
-        wanted += narrowed(filters.states, dialect)
+        wanted += narrowed(frozenset(filters.states), dialect)
     if filters.name is not None:
         wanted.append(glob(attempt.name, filters.name, dialect))
     if filters.worker is not None:

@@ -15,7 +15,7 @@ from crisper.store.schema import attempt, incarnation, recovery
 #: Lives that are read, the newest first.
 MOST = 500
 #: Recoveries that are told of, the newest: a week may have had many more.
-MOST_BROUGHT_BACK = 5_000
+MOST_BROUGHT_BACK = 1_000
 #: Moments at which recoveries are counted, in the time that is shown.
 MOMENTS = 60
 

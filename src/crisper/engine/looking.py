@@ -8,7 +8,7 @@ from crisper.engine.filters import Filters, Place
 from crisper.store.schema import attempt
 
 #: Attempts that one page of such a question looks at, however many there are.
-MOST = 100_000
+MOST = 30_000
 
 
 def floor_of(connection: Connection, filters: Filters, now: int, after: Place | None) -> int | None:

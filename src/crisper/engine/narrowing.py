@@ -6,37 +6,67 @@ written out in them, because SQLite takes a partial index only where its very co
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import functools
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, FromClause, Select, Subquery, literal_column, select, union_all
-
-from crisper.core.states import (
-    BRINGS_BACK,
-    OPEN,
-    UNDER_WAY,
-    WAITS_FOR_A_PERSON,
-    RecoveryState,
-    task_words,
+from sqlalchemy import (
+    Boolean,
+    ColumnElement,
+    FromClause,
+    Select,
+    Subquery,
+    and_,
+    literal_column,
+    select,
+    union_all,
 )
-from crisper.store.schema import FAILED, attempt, recovery
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
 
-#: Recoveries that are looked at for tasks that were sent again and not claimed yet: a history has many more.
+from crisper.core.states import OPEN, UNDER_WAY, WAITS_FOR_A_PERSON, RecoveryState, task_words
+from crisper.store.schema import BRINGS_BACK, FAILED, attempt, recovery
+
+#: Recoveries that are looked at, the newest, for tasks that were sent again and not claimed yet. On MariaDB,
+#: where no index holds these alone, of all that are done.
 MOST_SENT = 5_000
 
 _RECOVERING = "recovering"
-_OPEN_WORDS = frozenset(state.value for state in OPEN)
+OPEN_WORDS = frozenset(state.value for state in OPEN)
 _WAITING_WORDS = frozenset(state.value for state in WAITS_FOR_A_PERSON)
 #: States that few tasks are in at a time, found by indexes of their own.
-FEW_AT_A_TIME = _OPEN_WORDS | _WAITING_WORDS | {_RECOVERING}
-_STATES_OF = {word: {state.value for state, *_ in told} for word, told in task_words().items()}
+FEW_AT_A_TIME = OPEN_WORDS | _WAITING_WORDS | {_RECOVERING}
+STATES_OF = {word: {state.value for state, *_ in told} for word, told in task_words().items()}
+#: To name a table's columns anew takes longer than most of what is asked of them.
+_LATER, _UNDONE, _DONE = attempt.alias(), recovery.alias(), recovery.alias()
 
 
 # -- the conditions of partial indexes ---------------------------------------
 
 
-def is_open(attempts: FromClause) -> ColumnElement[bool]:
-    return attempts.c.state.in_(_written_out(("claimed", "running")))
+class is_open(FunctionElement[bool]):
+    """Of a table of attempts. On MariaDB, which has no partial indexes, its own column says so."""
+
+    type = Boolean()
+    inherit_cache = True
+
+    def __init__(self, attempts: FromClause) -> None:
+        super().__init__(attempts.c.state)
+
+    def self_group(self, against: Any = None) -> Any:
+        """As it stands: SQLite takes its index only where the very condition is, and not `… = 1`."""
+        return self
+
+
+@compiles(is_open)
+def _written(element: is_open, compiler: Any, **how: Any) -> str:
+    return f"{compiler.process(element.clauses, **how)} IN ('claimed', 'running')"
+
+
+@compiles(is_open, "mysql")
+def _by_its_column(element: is_open, compiler: Any, **how: Any) -> str:
+    state = compiler.process(element.clauses, **how)
+    return f"{state.removesuffix('state')}open_by IS NOT NULL"
 
 
 def is_failure(attempts: FromClause) -> ColumnElement[bool]:
@@ -53,6 +83,15 @@ def is_undone(recoveries: FromClause) -> ColumnElement[bool]:
     return recoveries.c.state != done
 
 
+def is_sent(recoveries: FromClause) -> ColumnElement[bool]:
+    """Its message is meant to run again, and no later attempt of its task is on record."""
+    return and_(
+        is_done(recoveries),
+        recoveries.c.followed_at.is_(None),
+        recoveries.c.verdict.in_(_written_out(BRINGS_BACK)),
+    )
+
+
 def _written_out(words: Collection[str]) -> list[ColumnElement[str]]:
     return [literal_column(f"'{word}'") for word in words]
 
@@ -60,43 +99,43 @@ def _written_out(words: Collection[str]) -> list[ColumnElement[str]]:
 # -- tasks of some states ----------------------------------------------------
 
 
-def narrowed(states: Collection[str], dialect: str) -> list[ColumnElement[bool]]:
+@functools.lru_cache
+def narrowed(states: frozenset[str], dialect: str) -> Sequence[ColumnElement[bool]]:
     """For tasks that are in one of these states."""
     asked = set(states)
-    if asked <= _OPEN_WORDS:
-        return [is_open(attempt)] if asked and dialect == "sqlite" else []
+    if asked <= OPEN_WORDS:
+        return [is_open(attempt)] if asked and dialect != "postgresql" else []
     if asked <= FEW_AT_A_TIME:
-        return [attempt.c.task_id.in_(union_all(*_sources(asked)))]
+        return [attempt.c.task_id.in_(union_all(*_sources(asked, dialect)))]
     # PostgreSQL sees by itself what an index holds, and of what is said twice it expects too little.
-    if dialect == "sqlite" and set[str]().union(*(_STATES_OF[word] for word in asked)) <= set(FAILED):
+    if dialect == "sqlite" and set[str]().union(*(STATES_OF[word] for word in asked)) <= set(FAILED):
         return [is_failure(attempt)]
     return []
 
 
-def received(states: Collection[str]) -> ColumnElement[int]:
-    """When a task was, to sort those of these states by. Where they are few, not by the index of all tasks: a
-    database that takes them to be spread evenly would look through history for the first of them."""
-    return attempt.c.received_at + 0 if states and set(states) <= FEW_AT_A_TIME else attempt.c.received_at
+def is_that_of(opened: FromClause) -> ColumnElement[bool]:
+    """The open attempt of that claim."""
+    return and_(attempt.c.incarnation == opened.c.incarnation, attempt.c.seq == opened.c.seq)
 
 
 def apart(states: tuple[str, ...]) -> list[tuple[str, ...]]:
     """The states in groups that one index each tells of: a question of each is cheaper than one of all."""
-    opened = tuple(state for state in states if state in _OPEN_WORDS)
-    others = tuple(state for state in states if state not in _OPEN_WORDS)
+    opened = tuple(state for state in states if state in OPEN_WORDS)
+    others = tuple(state for state in states if state not in OPEN_WORDS)
     return [group for group in (opened, others) if group] or [()]
 
 
-def _sources(asked: set[str]) -> list[Select[Any]]:
+def _sources(asked: set[str], dialect: str) -> list[Select[Any]]:
     """Tasks, by all that an index tells of: what is true of them the question itself says."""
     found = []
-    if asked & _OPEN_WORDS:
+    if asked & OPEN_WORDS:
         its = attempt.alias()
         found.append(select(its.c.task_id).where(is_open(its)))
     under_way = {state.value for state in UNDER_WAY} if _RECOVERING in asked else set()
     if waits := under_way | asked & _WAITING_WORDS:
         found.append(_undone(waits))
     if _RECOVERING in asked:
-        found.append(sent_again())
+        found.append(_sent_again(dialect))
     return found
 
 
@@ -105,21 +144,18 @@ def _undone(states: Collection[str]) -> Select[Any]:
     return select(its.c.task_id).where(is_undone(its), its.c.state.in_(sorted(states)))
 
 
-def sent_again() -> Select[Any]:
-    """Tasks whose latest attempt is lost, and whose message is on its way again: of the newest so sent."""
-    newest = (
-        select(recovery.c.task_id, recovery.c.number, recovery.c.verdict)
-        .where(is_done(recovery))
-        .order_by(recovery.c.done_at.desc())
-        .limit(MOST_SENT)
-        .subquery()
-    )
-    return select(newest.c.task_id).where(newest.c.verdict.in_(sorted(BRINGS_BACK)), is_latest(newest))
+def _sent_again(dialect: str) -> Select[Any]:
+    """Tasks whose message is on its way again: of the newest that were sent."""
+    its = recovery.alias()
+    of_these = is_done(its) if dialect == "mysql" else is_sent(its)
+    told = (its.c.task_id, its.c.state, its.c.verdict, its.c.followed_at)
+    newest = select(*told).where(of_these).order_by(its.c.done_at.desc()).limit(MOST_SENT).subquery()
+    return select(newest.c.task_id).where(is_sent(newest))
 
 
-def begun_since(since: int) -> Subquery:
+def begun_since(since: ColumnElement[int]) -> Subquery:
     """Recoveries that were begun since: under way, or done since then."""
-    undone, done = recovery.alias(), recovery.alias()
+    undone, done = _UNDONE, _DONE
     kept = ("task_id", "number", "cause")
     return union_all(
         select(*(undone.c[name] for name in kept)).where(is_undone(undone), undone.c.created_at >= since),
@@ -131,9 +167,7 @@ def begun_since(since: int) -> Subquery:
 
 def is_latest(table: FromClause) -> ColumnElement[bool]:
     """No later attempt of its task is on record."""
-    later = attempt.alias()
+    later = _LATER.c
     return ~(
-        select(later.c.number)
-        .where(later.c.task_id == table.c.task_id, later.c.number > table.c.number)
-        .exists()
+        select(later.number).where(later.task_id == table.c.task_id, later.number > table.c.number).exists()
     )

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import socket
 import sqlite3
 import threading
 import time
@@ -16,6 +13,7 @@ from urllib.parse import quote
 from sqlalchemy import Connection, Engine, NullPool, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from crisper.engine.kept import POOL, deadline, look_before_use
 from crisper.errors import RegistryError, RegistryUnreachable, SettingsError
 from crisper.store.open import is_mariadb, is_sqlite, open_store, redacted, sqlite_path
 from crisper.store.version import OLDEST, TABLE, compare
@@ -36,7 +34,10 @@ _NOW = {
 
 #: A question reads a bounded number of rows. Beside millions its cost is estimated high all the same, and to
 #: compile it would take longer than to answer it.
-_POSTGRES = f"SET LOCAL statement_timeout = '{STATEMENT_SECONDS}s'; SET LOCAL jit = off"
+_POSTGRES = (
+    f"SET LOCAL statement_timeout = '{STATEMENT_SECONDS}s'; SET LOCAL jit = off;"
+    " SET LOCAL max_parallel_workers_per_gather = 0"
+)
 
 #: Steps of SQLite's machine, a millisecond or so, after which it looks at the clock.
 _SQLITE_STEPS = 20_000
@@ -86,20 +87,25 @@ class Reading:
         if is_sqlite(self._url) and not sqlite_path(self._url).is_file():
             compare(None, None, where=self.where)
         try:
-            with self._engine.connect() as connection, _deadline(connection, self._hangs_after):
+            with self._engine.connect() as connection, deadline(_driver(connection), self._hangs_after):
                 if self.dialect == "postgresql":
                     connection.execute(text(_POSTGRES))
                 self._check(connection)
                 self._open.connection = connection
                 yield connection
+                connection.rollback()  # within its time: a connection that is kept is given back clean
         except DBAPIError as exc:
             raise self._said(exc) from exc
         finally:
-            self._open.connection = None
+            self._open.connection = self._open.now = None
 
     def now(self, connection: Connection) -> int:
-        """Milliseconds of the registry's clock."""
-        return int(connection.execute(text(f"SELECT {_NOW[self.dialect]}")).scalar_one())
+        """Milliseconds of the registry's clock, as a snapshot first read it."""
+        now: int | None = getattr(self._open, "now", None)
+        if now is None:
+            now = int(connection.execute(text(f"SELECT {_NOW[self.dialect]}")).scalar_one())
+            self._open.now = now
+        return now
 
     def close(self) -> None:
         self._engine.dispose()
@@ -148,7 +154,7 @@ def _mariadb(url: str) -> Engine:
             isolation=ONE_SNAPSHOT,
         )
 
-    return create_engine("mysql+pymysql://", creator=connection, poolclass=NullPool)
+    return look_before_use(create_engine("mysql+pymysql://", creator=connection, **POOL))
 
 
 def _sqlite(url: str) -> Engine:
@@ -174,31 +180,19 @@ def _sqlite(url: str) -> Engine:
 
 
 def _postgres(url: str, application_name: str) -> Engine:
-    # A connection for each question: one from a pool may have died in it, and asking it hangs.
-    return create_engine(
+    # No prepared statements: the plan of one is not made for what is asked.
+    engine = create_engine(
         make_url(url).set(drivername="postgresql+psycopg"),
-        poolclass=NullPool,
-        connect_args={"connect_timeout": CONNECT_SECONDS, "application_name": application_name},
+        **POOL,
+        connect_args={
+            "connect_timeout": CONNECT_SECONDS,
+            "application_name": application_name,
+            "prepare_threshold": None,
+        },
         execution_options={"isolation_level": "REPEATABLE READ", "postgresql_readonly": True},
     )
+    return look_before_use(engine)
 
 
-@contextmanager
-def _deadline(connection: Connection, seconds: float) -> Iterator[None]:
-    """A server's own timeout does not fire while it is stopped: shut the socket under the call."""
-    driver: Any = connection.connection.driver_connection
-    if not hasattr(driver, "fileno"):
-        yield
-        return
-
-    def shut() -> None:
-        with contextlib.suppress(Exception), socket.socket(fileno=os.dup(driver.fileno())) as peer:
-            peer.shutdown(socket.SHUT_RDWR)
-
-    timer = threading.Timer(seconds, shut)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
+def _driver(connection: Connection) -> Any:
+    return connection.connection.driver_connection

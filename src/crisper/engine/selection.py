@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Connection, func, select
 
 from crisper.core.states import WAITS_FOR_A_PERSON
+from crisper.engine.ages import by_their_age
 from crisper.engine.answers import of_task
 from crisper.engine.filters import Filters, conditions
-from crisper.engine.narrowing import apart, is_undone, received
+from crisper.engine.narrowing import apart, is_undone
 from crisper.engine.reading import Reading
 from crisper.engine.survey import latest_attempts
 from crisper.store.schema import attempt, order, recovery
@@ -49,11 +50,10 @@ def selection(reading: Reading, asked: Asked) -> Selection:
     matching = 0
     with reading.snapshot() as connection:
         now = reading.now(connection)
-        wanted = conditions(asked.filters, now, reading.dialect)
-        unkept = connection.execute(_how_many([*wanted, *_UNKEPT])).scalar_one() if asked.kept else 0
+        unkept = _unkept(connection, asked.filters, now) if asked.kept else 0
         for states in apart(asked.filters.states):  # each has an index of its own
             wanted = conditions(replace(asked.filters, states=states), now, reading.dialect)
-            found, count = _oldest(connection, [*wanted, *_more(asked)], asked, received(states))
+            found, count = _oldest(connection, [*wanted, *_more(asked)], asked, states)
             rows, matching = rows + found, matching + count
     rows.sort(key=lambda row: (row.received_at, row.task_id))
     counted_all = asked.counted is None or matching < asked.counted
@@ -68,19 +68,30 @@ def _more(asked: Asked) -> Iterator[ColumnElement[bool]]:
 
 
 def _oldest(
-    connection: Connection, wanted: list[ColumnElement[bool]], asked: Asked, age: ColumnElement[int]
+    connection: Connection,
+    wanted: list[ColumnElement[bool]],
+    asked: Asked,
+    states: tuple[str, ...],
 ) -> tuple[list[Any], int]:
     """So many as are asked for, and how many there are."""
-    rows = connection.execute(
+    question = (
         latest_attempts()
         .add_columns(attempt.c.acks_late, attempt.c.dispatched, attempt.c.counted)
         .where(*wanted)
-        .order_by(age, attempt.c.task_id)
-        .limit(asked.most)
-    ).all()
+    )
+    rows = by_their_age(connection, question, states, asked.most, oldest=True)
     if len(rows) < asked.most:
         return list(rows), len(rows)
     return list(rows), int(connection.execute(_how_many(wanted, asked.counted)).scalar_one())
+
+
+def _unkept(connection: Connection, filters: Filters, now: int) -> int:
+    """Of those that wait for a person: what is over has not kept its message either, and nobody misses it."""
+    waiting = tuple(state for state in filters.states if state in WAITS_FOR_A_PERSON)
+    if filters.states and not waiting:
+        return 0
+    wanted = conditions(replace(filters, states=waiting), now, connection.dialect.name)
+    return int(connection.execute(_how_many([*wanted, *_UNKEPT])).scalar_one())
 
 
 _UNKEPT = (is_undone(recovery), recovery.c.state.in_(sorted(WAITS_FOR_A_PERSON)), attempt.c.body.is_(None))

@@ -5,11 +5,23 @@ Nothing is decided by these answers: they show times, and times are only for peo
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, select, tuple_
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    bindparam,
+    func,
+    or_,
+    select,
+    tuple_,
+)
 
 from crisper.core.model import Message
 from crisper.core.states import (
@@ -21,6 +33,7 @@ from crisper.core.states import (
     WorkerState,
 )
 from crisper.core.text import storable
+from crisper.engine.ages import by_their_age
 from crisper.engine.answers import (
     iso,
     of_checkpoint,
@@ -45,7 +58,13 @@ from crisper.engine.filters import (
     place_of,
 )
 from crisper.engine.looking import floor_of
-from crisper.engine.narrowing import begun_since, is_done, is_latest, is_open, is_undone, received
+from crisper.engine.narrowing import (
+    begun_since,
+    is_done,
+    is_latest,
+    is_open,
+    is_undone,
+)
 from crisper.engine.reading import HANGS_SECONDS, Reading
 from crisper.engine.trail import Wanted, all_events, audited
 from crisper.engine.vitals import vitals
@@ -57,6 +76,14 @@ DAY_MS = 86_400_000
 STORY_MOST = 1000
 
 _LATEST_RECOVERY = and_(recovery.c.task_id == attempt.c.task_id, recovery.c.number == attempt.c.number)
+#: What `of_worker` tells of.
+LIFE = tuple(
+    incarnation.c[name]
+    for name in (
+        *("id", "hostname", "host", "pid", "state", "lease_ms", "started_at", "seen_at", "ended_at"),
+        *("evidence", "about", "pulse"),
+    )
+)
 HOSTNAME = func.coalesce(incarnation.c.hostname, attempt.c.incarnation).label("worker")
 _NAMED = incarnation.alias()
 #: The same of the few rows that are shown, where many are looked at: looked up once they are chosen.
@@ -120,7 +147,7 @@ class Survey:
             )
             alive = incarnation.c.state == WorkerState.ALIVE.value
             question = (
-                select(incarnation, func.coalesce(open_attempts.c.open, 0).label("open_attempts"))
+                select(*LIFE, func.coalesce(open_attempts.c.open, 0).label("open_attempts"))
                 .join(open_attempts, open_attempts.c.incarnation == incarnation.c.id, isouter=True)
                 .order_by(alive.desc(), incarnation.c.started_at.desc(), incarnation.c.id)
                 .limit(bounded(limit))
@@ -154,13 +181,11 @@ class Survey:
             floor = floor_of(connection, filters, now, after) if filters.needs_a_look else None
             if floor is not None:
                 wanted.append(attempt.c.received_at >= floor)
-            question = (
-                latest_attempts()
-                .where(*wanted)
-                .order_by(received(filters.states).desc(), attempt.c.task_id.desc())
-                .limit(bounded(limit) + 1)
+            question = latest_attempts().where(*wanted)
+            before = None if after is None else after.received_at
+            rows = by_their_age(
+                connection, question, filters.states, bounded(limit) + 1, oldest=False, before=before
             )
-            rows = connection.execute(question).all()
         if len(rows) > limit:
             floor, rows = None, rows[:limit]
             following: str | None = cursor_of(rows[-1].received_at, rows[-1].task_id)
@@ -311,15 +336,12 @@ class Survey:
 # -- status ------------------------------------------------------------------
 
 
-def _suspect_before(now: int) -> ColumnElement[bool]:
-    return incarnation.c.seen_at < now - incarnation.c.lease_ms / 2
-
-
 def _worker_counts(connection: Connection, now: int) -> dict[str, Any]:
     counts = dict(_counted(connection, incarnation.c.state))
+    told = (incarnation.c.pulse, incarnation.c.about, incarnation.c.seen_at, incarnation.c.lease_ms)
     alive = incarnation.c.state == WorkerState.ALIVE.value
-    suspect = connection.execute(select(func.count()).where(alive, _suspect_before(now))).scalar_one()
-    living = connection.execute(select(incarnation.c.pulse, incarnation.c.about).where(alive)).all()
+    living = connection.execute(select(*told).where(alive)).all()
+    suspect = sum(one.seen_at < now - one.lease_ms / 2 for one in living)
     pulses = [of_pulse(one.pulse) for one in living]
     return {
         "alive": counts.get(WorkerState.ALIVE.value, 0) - suspect,
@@ -355,24 +377,43 @@ def _of_a_day(counts: dict[str, int]) -> dict[str, int]:
 
 def task_counts(connection: Connection, since: int) -> dict[str, int]:
     """Tasks that wait for a person now, and those that were lost and brought back since."""
-    waiting = _counted(
-        connection,
-        recovery.c.state,
-        *(is_undone(recovery), recovery.c.state.in_(sorted(WAITS_FOR_A_PERSON)), is_latest(recovery)),
-    )
-    begun = begun_since(since)
-    lost = select(func.count(begun.c.task_id.distinct())).where(begun.c.cause != "stop")
-    brought_back = select(func.count(recovery.c.task_id.distinct())).where(
-        is_done(recovery),
-        recovery.c.verdict.in_(sorted(BRINGS_BACK)),
-        recovery.c.done_at >= since,
-    )
+    waiting = {str(word): int(count) for word, count in connection.execute(_WAITING)}
     return {
         "quarantined": waiting.get(RecoveryState.QUARANTINED.value, 0),
         "held": waiting.get(RecoveryState.HELD.value, 0),
-        "lost": connection.execute(lost).scalar_one(),
-        "recovered": connection.execute(brought_back).scalar_one(),
+        "lost": connection.execute(_LOST, {"since": since}).scalar_one(),
+        "recovered": connection.execute(_BROUGHT_BACK, {"since": since}).scalar_one(),
     }
+
+
+# To put these together takes as long as to answer them.
+_WAITING = (
+    select(recovery.c.state, func.count())
+    .where(is_undone(recovery), recovery.c.state.in_(sorted(WAITS_FOR_A_PERSON)), is_latest(recovery))
+    .group_by(recovery.c.state)
+)
+_SINCE = bindparam("since", type_=BigInteger)
+_BEGUN, _BEFORE = begun_since(_SINCE), recovery.alias()
+
+
+def _brings_back(recoveries: Any) -> ColumnElement[bool]:
+    verdict = recoveries.c.verdict.in_(sorted(BRINGS_BACK))
+    return and_(is_done(recoveries), verdict, recoveries.c.done_at >= _SINCE)
+
+
+def _first_of_its_task(table: Any, counted: ColumnElement[bool]) -> ColumnElement[bool]:
+    """No earlier recovery of its task is `counted` too: each task once, without sorting them all."""
+    same = and_(_BEFORE.c.task_id == table.c.task_id, _BEFORE.c.number < table.c.number)
+    return or_(table.c.number == 1, ~select(_BEFORE.c.number).where(same, counted).exists())
+
+
+_LOST = select(func.count()).where(
+    _BEGUN.c.cause != "stop",
+    _first_of_its_task(_BEGUN, and_(_BEFORE.c.cause != "stop", _BEFORE.c.created_at >= _SINCE)),
+)
+_BROUGHT_BACK = select(func.count()).where(
+    _brings_back(recovery), _first_of_its_task(recovery, _brings_back(_BEFORE))
+)
 
 
 def _sweeper(connection: Connection) -> dict[str, Any]:
@@ -407,6 +448,7 @@ def _counted(
 # -- tasks -------------------------------------------------------------------
 
 
+@functools.cache
 def latest_attempts() -> Select[Any]:
     """The latest attempt of each task, with its recovery."""
     return (

@@ -10,9 +10,9 @@ from sqlalchemy import Connection, and_, case, func, or_, select
 from crisper.core.states import WAITS_FOR_A_PERSON, State, WorkerState
 from crisper.engine.answers import ailing, iso, of_pulse, of_vitals, plain
 from crisper.engine.diagnosis import STALLED
-from crisper.engine.narrowing import is_latest, is_open, is_undone
+from crisper.engine.narrowing import is_latest, is_open, is_that_of, is_undone
 from crisper.engine.reading import Reading
-from crisper.engine.survey import HOSTNAME, task_counts
+from crisper.engine.survey import HOSTNAME, LIFE, task_counts
 from crisper.engine.vitals import vitals
 from crisper.store.schema import attempt, incarnation, recovery
 
@@ -48,7 +48,7 @@ def _workers(connection: Connection, now: int) -> list[dict[str, Any]]:
     alive = incarnation.c.state == WorkerState.ALIVE.value
     just_lost = and_(incarnation.c.state == WorkerState.LOST.value, incarnation.c.ended_at >= now - HOUR_MS)
     question = (
-        select(incarnation, func.coalesce(running.c.running, 0).label("running"))
+        select(*LIFE, func.coalesce(running.c.running, 0).label("running"))
         .join(running, running.c.incarnation == incarnation.c.id, isouter=True)
         .where(or_(alive, just_lost))
         .order_by(case((alive, 1), else_=0), incarnation.c.seen_at, incarnation.c.id)
@@ -87,15 +87,24 @@ def _open(connection: Connection) -> dict[str, int]:
 
 
 def _running(connection: Connection, most: int) -> Sequence[Any]:
+    """Which they are an index may tell alone; the rest is read of these only."""
+    its = attempt.alias()
+    oldest = (
+        select(its.c.incarnation, its.c.seq)
+        .where(is_open(its), its.c.state == State.RUNNING.value)
+        .order_by(its.c.started_at, its.c.incarnation, its.c.seq)
+        .limit(most)
+        .subquery()
+    )
     question = (
         select(
             *(attempt.c.task_id, attempt.c.number, attempt.c.name, attempt.c.started_at, attempt.c.state),
             *(attempt.c.incarnation, attempt.c.seq, HOSTNAME),
         )
+        .join(oldest, is_that_of(oldest))
         .join(incarnation, incarnation.c.id == attempt.c.incarnation, isouter=True)
-        .where(is_open(attempt), attempt.c.state == State.RUNNING.value)
+        .where(is_open(attempt))
         .order_by(attempt.c.started_at, attempt.c.task_id)
-        .limit(most)
     )
     return connection.execute(question).all()
 

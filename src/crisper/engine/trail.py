@@ -57,7 +57,7 @@ class Wanted(NamedTuple):
 
 
 #: Events that one page looks at: of what few of them are, a long trail has none in most of its parts.
-LOOKED_AT = 50_000
+LOOKED_AT = 20_000
 
 
 def newest(reading: Reading, wanted: Wanted, *, limit: int, before: str | None = None) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class Writer:
         self._parked: dict[int, tuple[int, Claim]] = {}
         self._ask_at = 0
         self._again: set[int] = set()  # claims that were parked before our time
-        self._unsure: set[int] = set()  # claims that were asked for, and the answer was lost
+        self._unsure: set[int] = set()  # claims that may have been asked for, and the answer was lost
         self._words: dict[int, tuple[int, Finish]] = {}
         self.checkpoints = Checkpoints()
         self._durable = 0
@@ -177,7 +177,7 @@ class Writer:
                 append(outcomes)
         self._took(taken, starts)
         self.checkpoints.written(checkpoints, "journal")
-        self._unsure &= waiting | self._parked.keys()
+        self._unsure = (self._unsure & self._parked.keys()) | waiting  # a writer before us may have asked
         answers = [_unasked(record, waiting) for _, record in taken if isinstance(record, Claim | ChildLost)]
         return Written(self._durable, self._answered(taken, answers), len(taken) + len(starts), full)
 

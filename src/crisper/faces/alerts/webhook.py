@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import socket
-import threading
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing
 from datetime import UTC, datetime
 from http.client import HTTPException
 from urllib.parse import urlsplit
@@ -15,6 +13,7 @@ from standardwebhooks import Webhook as Signer
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from crisper import __version__
+from crisper.engine.deadline import hang_up_after
 from crisper.errors import CrisperError
 from crisper.faces.alerts.address import Lookup, checked, lookup
 from crisper.faces.alerts.message import Message, as_cloud_event
@@ -84,22 +83,14 @@ class Webhook:
         }
 
 
-@contextmanager
-def _at_most(connection: HTTPConnection) -> Iterator[None]:
+def _at_most(connection: HTTPConnection) -> AbstractContextManager[None]:
     """Who answers a byte at a time is hung up on."""
 
     def hang_up() -> None:
         if connection.sock is not None:
-            with suppress(OSError):
-                connection.sock.shutdown(socket.SHUT_RDWR)
+            connection.sock.shutdown(socket.SHUT_RDWR)
 
-    timer = threading.Timer(LONGEST_SECONDS, hang_up)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
+    return hang_up_after(LONGEST_SECONDS, hang_up)
 
 
 def _why(exc: BaseException) -> str:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
+from crisper.faces.cli.filtering import filter_options
 from crisper.faces.cli.place import Place
 from crisper.faces.cli.text import clean, plural
 
 if TYPE_CHECKING:
     from crisper.engine import selection
     from crisper.engine.control import Done
+    from crisper.engine.filters import Filters
     from crisper.engine.selection import Selected, Selection
 
 T = TypeVar("T")
@@ -47,14 +50,12 @@ SCOPES = {
 
 class Asked(NamedTuple):
     everything: bool
-    states: tuple[str, ...]
-    name: str | None
-    queue: str | None
+    filters: Filters
     most: int
 
     @property
     def narrowed(self) -> bool:
-        return bool(self.states or self.name is not None or self.queue is not None)
+        return any(getattr(self.filters, one.name) not in (None, (), "") for one in fields(self.filters))
 
 
 def bulk_options(verb: str) -> Callable[[Any], Any]:
@@ -65,10 +66,9 @@ def bulk_options(verb: str) -> Callable[[Any], Any]:
         for option in (
             click.option("--max", "most", type=click.IntRange(1, 10_000), default=100, show_default=True,
                          metavar="N", help="Never more than so many, the oldest first."),
-            click.option("--queue", metavar="QUEUE", help="Whose message came from this queue."),
+            filter_options,
             click.option("--state", "states", multiple=True, type=click.Choice((*states, *others)),
                          metavar="STATE", help=of_state),
-            click.option("--name", metavar="GLOB", help="Of this name; * and ? stand for anything."),
             click.option("--all", "everything", is_flag=True, help=f"{verb.capitalize()} all that match."),
         ):  # fmt: skip
             command = option(command)
@@ -84,22 +84,21 @@ def check(verb: str, ids: tuple[str, ...], asked: Asked) -> None:
     if not asked.everything and not ids:
         raise click.UsageError(f"{verb} what? Name tasks by their ids, or say --all with filters")
     if not asked.everything and asked.narrowed:
-        raise click.UsageError("--name, --state and --queue choose from all tasks: add --all")
+        raise click.UsageError("--state, --name and other filters choose from all tasks: add --all")
     if asked.everything and not SCOPES[verb].widest and not asked.narrowed:
         raise click.UsageError(
-            f"{verb} every task there is? Narrow it with --name, --queue or --state, or say --name '*'"
+            f"{verb} every task there is? Narrow it by a filter, such as --name or --queue, or say --name '*'"
         )
 
 
 def wanted_states(verb: str, asked: Asked) -> tuple[str, ...]:
-    return asked.states or SCOPES[verb].states
+    return asked.filters.states or SCOPES[verb].states
 
 
 def question(verb: str, asked: Asked) -> selection.Asked:
     from crisper.engine import selection
-    from crisper.engine.filters import Filters
 
-    filters = Filters(wanted_states(verb, asked), asked.name, None, asked.queue)
+    filters = replace(asked.filters, states=wanted_states(verb, asked))
     return selection.Asked(filters, asked.most, kept=verb == "recover", unordered=verb == "stop")
 
 

@@ -14,6 +14,7 @@ import click
 from crisper.errors import Refused
 from crisper.faces.cli import bulk
 from crisper.faces.cli.decided import exit_code, report
+from crisper.faces.cli.filtering import filters_of
 from crisper.faces.cli.output import json_option
 from crisper.faces.cli.place import Place
 from crisper.faces.cli.show import whole_id
@@ -59,6 +60,7 @@ def recover(ctx: click.Context, /, **options: Any) -> None:
       crisper -A proj recover 0d9c3f5e-… --reason 'the disk is fixed'
       crisper -A proj recover --all --name 'shop.*' --dry-run
       crisper -A proj recover --all --state failed --max 500 --yes
+      crisper -A proj recover --all --argument ann@example.com --since 1d
     """
     from crisper.engine import control
     from crisper.faces.cli.acting import carry_out
@@ -111,6 +113,7 @@ def stop(ctx: click.Context, /, **options: Any) -> None:
       crisper -A proj stop 0d9c3f5e-… --reason 'the wrong customer'
       crisper -A proj stop ID ID ID --dry-run
       crisper -A proj stop --all --name shop.report --reason 'too many'
+      crisper -A proj stop --all --worker celery@web-1 --older-than 2h
     """
     from crisper.engine import control
     from crisper.faces.cli.acting import carry_out
@@ -124,12 +127,13 @@ def stop(ctx: click.Context, /, **options: Any) -> None:
 
 def _decide(
     ctx: click.Context, verb: str, may: Any, act: Callable[..., list[Done]],
-    *, task_ids: tuple[str, ...], reason: str, yes: bool, dry_run: bool, as_json: bool, **filters: Any,
+    *, task_ids: tuple[str, ...], reason: str, yes: bool, dry_run: bool, as_json: bool, everything: bool,
+    most: int, **filters: Any,
 ) -> None:  # fmt: skip
     from crisper.engine import control
 
     place: Place = ctx.obj
-    asked = bulk.Asked(**filters)
+    asked = bulk.Asked(everything, filters_of(**filters), most)
     bulk.check(verb, task_ids, asked)
     chosen = bulk.select(place, verb, asked) if asked.everything else None
     only = bulk.wanted_states(verb, asked) if asked.everything else None

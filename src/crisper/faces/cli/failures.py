@@ -32,7 +32,7 @@ def failures(place: Place, since: str, limit: int, as_json: bool) -> None:
 
     By the task's name, how it ended, the verdict on what was lost, and why:
     the type of the exception, or the verdict's reason. The groups are made of
-    the newest 10,000.
+    the newest 3,000.
 
     \b
     Examples:

@@ -41,9 +41,10 @@ def status(place: Place, as_json: bool) -> None:
     return _print(console(place), answer, place.typed)
 
 
-def blind(survey: Survey, call: RollCall) -> list[str] | None:
-    """Nodes that answer and are not on record; None if the broker could not be asked."""
-    known = survey.living()
+def blind(survey: Survey, call: RollCall, known: set[str] | None = None) -> list[str] | None:
+    """Nodes that answer and are not on record; None if the broker could not be asked. `known`: who was on
+    record when the call began, if that was earlier."""
+    known = survey.living() if known is None else known
     present = call.present()
     if present is None:
         return None

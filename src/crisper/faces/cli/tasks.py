@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from crisper.faces.cli import completion
+from crisper.faces.cli.filtering import filter_options, filters_of
 from crisper.faces.cli.output import Column, console, emit, json_option, lines, table
 from crisper.faces.cli.place import Place
 from crisper.faces.cli.text import age, clean, short_ids
-
-if TYPE_CHECKING:
-    from crisper.engine.filters import Filters
 
 _COLUMNS = (
     Column("task", most=20, whole=True),
@@ -35,17 +33,7 @@ _COLUMNS = (
     shell_complete=completion.states,
     help="claimed, running, recovering, quarantined, held, succeeded, failed, … May be repeated.",
 )
-@click.option("--name", metavar="GLOB", help="The task's name; * and ? stand for anything.")
-@click.option(
-    "--worker", metavar="HOSTNAME", help="Where its latest attempt is or was; an incarnation's id does too."
-)
-@click.option("--queue", metavar="QUEUE", help="The queue its message came from.")
-@click.option("--id", "id", metavar="TASK_ID", help="Its id, or 6 characters or more that it begins with.")
-@click.option("--argument", metavar="TEXT",
-              help="A text in its arguments as they are on record: redacted and shortened.")  # fmt: skip
-@click.option("--since", metavar="TIME", help="Received then or later: 2h (ago), 2025-03-09T03:12 (UTC).")
-@click.option("--until", metavar="TIME", help="Received before then.")
-@click.option("--older-than", metavar="AGE", help="Received so long ago or longer: 90s, 10m, 2h, 1d12h.")
+@filter_options
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, metavar="N")
 @click.option("--cursor", metavar="CURSOR", help="Go on where an earlier page ended (its `next`).")
 @json_option
@@ -54,7 +42,7 @@ def tasks(place: Place, /, limit: int, cursor: str | None, as_json: bool, **aske
     """Tasks by their latest attempt, the newest first.
 
     Times are when it was received. A question by name, worker, queue or
-    argument looks at 100,000 attempts at a time, and says how far back that was.
+    argument looks at 30,000 attempts at a time, and says how far back that was.
 
     \b
     Examples:
@@ -69,7 +57,7 @@ def tasks(place: Place, /, limit: int, cursor: str | None, as_json: bool, **aske
 
     if cursor is not None:
         place_of(cursor)  # what makes no sense is said before anything is connected to
-    filters = _filters(**asked)
+    filters = filters_of(**asked)
     with place.survey() as survey:
         answer = survey.tasks(filters, limit=limit, cursor=cursor)
     if answer["looked_back_to"]:
@@ -89,21 +77,6 @@ def tasks(place: Place, /, limit: int, cursor: str | None, as_json: bool, **aske
         lines(out, "There are more: go on with --cursor", style="dim")
         click.echo(answer["next"], file=sys.stdout)
     return None
-
-
-def _filters(
-    *, states: tuple[str, ...], older_than: str | None, since: str | None, until: str | None, **others: Any
-) -> Filters:
-    from crisper.engine.filters import Filters
-    from crisper.engine.moments import age_ms, moment
-
-    return Filters(
-        states,
-        older_than_ms=None if older_than is None else age_ms(older_than),
-        since=None if since is None else moment(since),
-        until=None if until is None else moment(until),
-        **others,
-    )
 
 
 def _row(task: dict[str, Any], short: dict[str, str]) -> tuple[object, ...]:

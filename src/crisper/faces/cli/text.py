@@ -20,8 +20,12 @@ def clean(text: object, *, most: int = 200) -> str:
     """One line that a terminal only shows, at most `most` characters of the original."""
     text = str(text)
     shown = text[:most].rstrip() if len(text) > most else text
-    safe = _STACKED.sub(r"\1", "".join(map(_safe, shown)))
+    safe = shown if shown.isascii() and shown.isprintable() else _spelt_out(shown)
     return f"{safe}…" if len(text) > most else safe
+
+
+def _spelt_out(text: str) -> str:
+    return _STACKED.sub(r"\1", "".join(map(_safe, text)))
 
 
 def _safe(char: str) -> str:

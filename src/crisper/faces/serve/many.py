@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -28,8 +29,9 @@ from crisper.faces.serve.render import page
 #: One decision about many weighs as much as so many about one.
 WEIGHT = 10
 #: Beyond that many it is told that there are at least so many.
-COUNTED = 1000
+COUNTED = 300
 SELECTION = "/api/v1/selection"
+_FILTERS = ("name", "worker", "queue", "id", "argument", "since", "until", "older_than")
 _TITLES = {"recover": "Run again", "discard": "Close for good", "stop": "Stop"}
 _MAY = {"recover": control.may_recover, "discard": control.may_discard, "stop": control.may_stop}
 _MORE = f"{asked.MANY} at once go from here, more on the command line"
@@ -62,7 +64,7 @@ class Many:
         )
 
     def look(self, request: Request) -> Response:
-        asked.only(request, ("verb", "state", "name", "queue"))
+        asked.only(request, [one for one in parameters.names(SELECTION) if one != "limit"])
         verb, wanted = self._asked(request)
         too_wide = _too_wide(verb, wanted)
         chosen = Selection([], 0) if too_wide else self._chosen(verb, wanted)
@@ -76,13 +78,15 @@ class Many:
             button=f"{_TITLES[verb]}: {plural(len(chosen.tasks), 'task')}",
             states=[*scope.states, *scope.others],
             usual=", ".join(scope.states),
-            wanted=wanted,
+            states_asked=wanted.filters.states,
+            given=dict.fromkeys(_FILTERS, "")
+            | {k: v for k, v in request.query_params.items() if k in _FILTERS},
             too_wide=too_wide,
             tasks=chosen.tasks,
             warnings=list(bulk.warnings(verb, chosen, more=_MORE)),
             kinds=Counter((one.name, one.state) for one in chosen.tasks).most_common(),
             seen=json.dumps([_seen(one) for one in chosen.tasks]),
-            line=f"{self._typed} {verb} --all{_options(wanted)} --dry-run",
+            line=f"{self._typed} {verb} --all{_options(request)} --dry-run",
         )
 
     def _asked(self, request: Request) -> tuple[str, bulk.Asked]:
@@ -90,12 +94,11 @@ class Many:
         if verb not in VERBS:
             raise BadQuestion(f"verb is one of {', '.join(VERBS)}")
         scope = bulk.SCOPES[verb]
-        states = tuple(state for state in request.query_params.getlist("state") if state)
-        if not set(states) <= {*scope.states, *scope.others}:
+        filters = asked.filters(request)
+        if not set(filters.states) <= {*scope.states, *scope.others}:
             raise BadQuestion(f"{verb} takes tasks that are {', '.join((*scope.states, *scope.others))}")
-        name, queue = asked.text(request, "name"), asked.text(request, "queue")
-        most = asked.number(request, "limit", asked.MANY, asked.MANY)
-        return verb, bulk.Asked(True, tuple(dict.fromkeys(states)), name, queue, most)
+        filters = replace(filters, states=tuple(dict.fromkeys(filters.states)))
+        return verb, bulk.Asked(True, filters, asked.number(request, "limit", asked.MANY, asked.MANY))
 
     def _chosen(self, verb: str, wanted: bulk.Asked) -> Selection:
         asked_for = bulk.question(verb, wanted)._replace(counted=COUNTED)
@@ -137,7 +140,8 @@ def _seen(one: Any) -> dict[str, Any]:
     return {"task_id": one.task_id, "attempt": one.attempt, "state": one.state}
 
 
-def _options(wanted: bulk.Asked) -> str:
-    words = [("state", state) for state in wanted.states]
-    words += [(k, v) for k, v in (("name", wanted.name), ("queue", wanted.queue)) if v is not None]
-    return "".join(f" --{name} {clean(shlex.quote(value), most=1100)}" for name, value in words)
+def _options(request: Request) -> str:
+    words = [(k, v) for k, v in request.query_params.multi_items() if v and k in ("state", *_FILTERS)]
+    return "".join(
+        f" --{name.replace('_', '-')} {clean(shlex.quote(value), most=1100)}" for name, value in words
+    )

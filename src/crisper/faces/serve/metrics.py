@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from sqlalchemy import select
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -16,6 +17,7 @@ from crisper.faces.serve.doors import Door
 from crisper.faces.serve.registry import Registry
 from crisper.faces.serve.sweeping import Sweeping
 from crisper.store import totals
+from crisper.store.schema import registry
 from crisper.store.totals import Totals
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -67,6 +69,8 @@ METRICS = (
 #: Kinds of events that alerts ask for: an increase is seen only of what was there before.
 FROM_ZERO = ("worker_lost", "lost", "vanished", "overlap", "brake")
 
+_TOTALS = select(registry.c.value).where(registry.c.key == totals.KEY)
+
 Samples = dict[str, Mapping[str, float]]
 
 
@@ -86,9 +90,9 @@ class Metrics:
             "crisper_sweeper_leads": {"": int(leads)},
         }
         try:
-            status = self._registry.survey.status()
-            with self._registry.store() as store:
-                counted = totals.read(store)
+            with self._registry.reading.snapshot() as connection:
+                status = self._registry.survey.status()
+                counted = totals.of(connection.execute(_TOTALS).scalar())
         except RegistryError:
             return Response("".join(_lines(samples)), media_type=CONTENT_TYPE)
         silent = self._sweeping.silent_seconds if self._sweeping is not None else 0.0

@@ -7,6 +7,7 @@ import shlex
 from typing import Any
 from urllib.parse import quote, urlencode
 
+from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
@@ -22,10 +23,14 @@ from crisper.faces.serve import asked, parameters
 from crisper.faces.serve.access import Needs
 from crisper.faces.serve.doors import Door
 from crisper.faces.serve.registry import SHOWN_SECONDS, Registry
-from crisper.faces.serve.render import page
+from crisper.faces.serve.render import page, part
 
 #: Tasks of one kind on the triage page, and on one page of tasks.
 FEW, PAGE = 20, 50
+#: Deaths on the triage page; the timeline has all of them.
+DEATHS = 10
+#: Lives of workers on one page: those that live, then the newest.
+LIVES = 300
 _PREVIEW_MOST = 2000
 #: A story's page shows the newest so many entries; the API has all that are told.
 _ENTRIES = 300
@@ -69,36 +74,34 @@ class Pages:
 
     def triage(self, request: Request) -> Response:
         asked.only(request, ())
-        status, lost, sections = self._registry.shown.ask("triage", self._triage, seconds=SHOWN_SECONDS)
+        shown = self._registry.shown.ask("triage", self._triage, seconds=SHOWN_SECONDS)
+        return page(request.scope, "triage.html", shown=shown, typed=self._typed)
+
+    def _triage(self) -> Markup:
+        status, reading = self._registry.status(), self._registry.reading
+        with reading.snapshot():
+            lost = deaths.newest(reading, DEATHS)
+            became = deaths.became(reading, [one["id"] for one in lost])
+            sections = [self._section(*one) for one in _SECTIONS]
         workers, attempts, tasks = status["workers"], status["attempts"], status["tasks"]
-        counts = (
-            ("workers alive", workers["alive"] + workers["suspect"]),
-            ("running", attempts["running"]),
-            ("claimed", attempts["claimed"]),
-            ("lost in 24 h", tasks["lost_24h"]),
-            ("recovered in 24 h", tasks["recovered_24h"]),
-        )
-        return page(
-            request.scope,
+        return part(
             "triage.html",
             advice=advice(status, self._typed),
-            counts=counts,
-            deaths=lost,
-            more_deaths=len(lost) == FEW,
+            counts=(
+                ("workers alive", workers["alive"] + workers["suspect"]),
+                ("running", attempts["running"]),
+                ("claimed", attempts["claimed"]),
+                ("lost in 24 h", tasks["lost_24h"]),
+                ("recovered in 24 h", tasks["recovered_24h"]),
+            ),
+            deaths=[
+                {**one, "told": told(one["evidence"]), "became": became.get(one["id"], {})} for one in lost
+            ],
+            more_deaths=len(lost) == DEATHS,
+            most_held=deaths.MOST_HELD,
             sections=sections,
             typed=self._typed,
         )
-
-    def _triage(self) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]:
-        status = self._registry.status()
-        reading = self._registry.reading
-        with reading.snapshot():
-            lost = deaths.newest(reading, FEW)
-            became = deaths.became(reading, [one["id"] for one in lost])
-            shown = [
-                {**one, "told": told(one["evidence"]), "became": became.get(one["id"], {})} for one in lost
-            ]
-            return status, shown, [self._section(*one) for one in _SECTIONS]
 
     def _section(self, state: str, title: str, empty: str) -> dict[str, Any]:
         answer = self._survey.tasks(Filters((state,)), limit=FEW)
@@ -114,13 +117,13 @@ class Pages:
         asked.only(request, ("all",))
         everything = asked.flag(request, "all")
 
-        def ask() -> list[dict[str, Any]]:
-            lives: list[dict[str, Any]] = self._survey.workers(everything=everything)["workers"]
-            return lives
+        def draw() -> Markup:
+            lives = self._survey.workers(everything=everything, limit=LIVES + 1)["workers"]
+            workers = [{**one, "notes": _notes(one)} for one in lives[:LIVES]]
+            return part("workers.html", workers=workers, more=len(lives) > LIVES, typed=self._typed)
 
-        workers = self._registry.shown.ask(("workers", everything), ask, seconds=SHOWN_SECONDS)
-        shown = [{**one, "notes": _notes(one)} for one in workers]
-        return page(request.scope, "workers.html", workers=shown, everything=everything, typed=self._typed)
+        shown = self._registry.shown.ask(("workers", everything), draw, seconds=SHOWN_SECONDS)
+        return page(request.scope, "workers.html", shown=shown, everything=everything, typed=self._typed)
 
     def tasks(self, request: Request) -> Response:
         asked.only(request, parameters.names("/api/v1/tasks"))

@@ -36,6 +36,21 @@ _AGE = {"type": "string", "maxLength": LONGEST_TIME, "pattern": f"^(?:{AGE})?$"}
 _TIME = {"type": "string", "maxLength": LONGEST_TIME, "pattern": f"^(?:{AGE}|{MOMENT})?$"}
 _LIMIT = {"type": "integer", "minimum": 1, "maximum": LIMIT_MOST}
 
+_FILTERS = (
+    Parameter("name", _GLOB, "The task's whole name; * and ? stand for anything."),
+    Parameter("worker", _TEXT, "Where its latest attempt is or was; an incarnation's id does too."),
+    Parameter("queue", _TEXT, "The queue that its message came from."),
+    Parameter("id", _TEXT, "The task's id, or 6 characters or more that it begins with."),
+    Parameter(
+        "argument",
+        {"type": "string", "maxLength": LONGEST_ARGUMENT},
+        "A text that stands in its arguments as they are on record: redacted and shortened.",
+    ),
+    Parameter("since", _TIME, "Received then or later: an age, or a moment; without an offset it is UTC."),
+    Parameter("until", _TIME, "Received before then."),
+    Parameter("older_than", _AGE, "Received so long ago or longer: 90s, 10m, 2h, 1d12h."),
+)
+
 PARAMETERS: dict[str, tuple[Parameter, ...]] = {
     "/api/v1/workers": (
         Parameter("all", {"type": "boolean"}, "Also those that ended more than a day ago."),
@@ -47,20 +62,7 @@ PARAMETERS: dict[str, tuple[Parameter, ...]] = {
             _STATES,
             "May be repeated.",
         ),
-        Parameter("name", _GLOB, "The task's whole name; * and ? stand for anything."),
-        Parameter("worker", _TEXT, "Where its latest attempt is or was; an incarnation's id does too."),
-        Parameter("queue", _TEXT, "The queue that its message came from."),
-        Parameter("id", _TEXT, "The task's id, or 6 characters or more that it begins with."),
-        Parameter(
-            "argument",
-            {"type": "string", "maxLength": LONGEST_ARGUMENT},
-            "A text that stands in its arguments as they are on record: redacted and shortened.",
-        ),
-        Parameter(
-            "since", _TIME, "Received then or later: an age, or a moment; without an offset it is UTC."
-        ),
-        Parameter("until", _TIME, "Received before then."),
-        Parameter("older_than", _AGE, "Received so long ago or longer: 90s, 10m, 2h, 1d12h."),
+        *_FILTERS,
         Parameter("limit", {**_LIMIT, "default": 50}, "How many at most."),
         Parameter("cursor", _CURSOR, "The `next` of an earlier page."),
     ),
@@ -77,8 +79,7 @@ PARAMETERS: dict[str, tuple[Parameter, ...]] = {
             _STATES,
             "May be repeated; by default what waits for a person, or for stop what is open.",
         ),
-        Parameter("name", _GLOB, "The task's whole name; * and ? stand for anything."),
-        Parameter("queue", _TEXT, "The queue that its message came from."),
+        *_FILTERS,
         Parameter("limit", {**_LIMIT, "maximum": MANY, "default": MANY}, "The oldest so many."),
     ),
     "/api/v1/export/events": (

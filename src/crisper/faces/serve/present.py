@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -14,7 +15,7 @@ from crisper.faces.serve import asked, parameters
 from crisper.faces.serve.access import Needs
 from crisper.faces.serve.doors import Door
 from crisper.faces.serve.registry import SHOWN_SECONDS, Registry
-from crisper.faces.serve.render import page
+from crisper.faces.serve.render import page, part
 
 PAGE = 100
 #: What is usual changes slowly, and is reckoned from thousands of rows.
@@ -36,29 +37,31 @@ class Present:
 
     def answer(self, request: Request) -> JSONResponse:
         asked.only(request, parameters.names("/api/v1/running"))
-        return JSONResponse({"running": self._present(asked.number(request, "limit", PAGE))})
+        limit = asked.number(request, "limit", PAGE)
+        ask = functools.partial(self._present, limit)
+        return JSONResponse(
+            {"running": self._registry.shown.ask(("running", limit), ask, seconds=SHOWN_SECONDS)}
+        )
 
     def running(self, request: Request) -> Response:
         asked.only(request, ())
+        shown = self._registry.shown.ask("running", self._drawn, seconds=SHOWN_SECONDS)
+        return page(request.scope, "running.html", shown=shown, line=f"{self._typed} top --once")
+
+    def _drawn(self) -> Markup:
         rows = self._present(PAGE)
-        return page(
-            request.scope,
+        return part(
             "running.html",
             rows=[{**row, "told": _told(row)} for row in rows],
             late=sum(row["late"] is True for row in rows),
             full=len(rows) == PAGE,
             fewest=usual.FEWEST,
-            line=f"{self._typed} top --once",
         )
 
     def _present(self, limit: int) -> list[dict[str, Any]]:
-        registry, reading = self._registry, self._registry.reading
-
-        def ask() -> list[dict[str, Any]]:
-            known = registry.slow.ask("usual", functools.partial(usual.usual, reading), seconds=USUAL_SECONDS)
-            return usual.present(reading, known, limit=limit)
-
-        return registry.shown.ask(("running", limit), ask, seconds=SHOWN_SECONDS)
+        reading, slow = self._registry.reading, self._registry.slow
+        known = slow.ask("usual", functools.partial(usual.usual, reading), seconds=USUAL_SECONDS)
+        return usual.present(reading, known, limit=limit)
 
 
 def _told(row: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from crisper.engine import control
 from crisper.engine.control import Done
@@ -25,6 +25,9 @@ from crisper.faces.serve.shared import Shared
 from crisper.store import migrate
 from crisper.store.open import open_store
 from crisper.store.sql import SqlStore
+
+if TYPE_CHECKING:
+    from crisper.celery.rollcall import RollCall
 
 NAME = "crisper serve"
 #: The broker is asked who answers no more often than that; it takes a second.
@@ -107,19 +110,31 @@ def signature(name: str) -> str:
 
 
 class _Roll:
+    """Who answers at the broker: told is what was heard last, so that no page waits for those who do not."""
+
     def __init__(self, place: Place) -> None:
         self._app = place.app
         self._lock = threading.Lock()
         self._heard: list[str] | None = None
+        self._under_way: tuple[RollCall, set[str]] | None = None
         self._again_at = 0.0
 
     def blind(self, survey: Survey) -> list[str] | None:
+        """The first to ask waits for it."""
         if self._app is None:
             return None
+        with self._lock:
+            first = not self._again_at
+            if self._under_way is None and time.monotonic() >= self._again_at:
+                self._under_way = self._call(survey)
+                self._again_at = time.monotonic() + ROLL_CALL_SECONDS
+            if self._under_way is not None and (first or self._under_way[0].is_over):
+                call, known = self._under_way
+                self._heard, self._under_way = blind(survey, call, known), None
+            return self._heard
+
+    def _call(self, survey: Survey) -> tuple[RollCall, set[str]]:
         from crisper.celery.rollcall import RollCall
 
-        with self._lock:
-            if time.monotonic() >= self._again_at:
-                self._heard = blind(survey, RollCall(self._app))
-                self._again_at = time.monotonic() + ROLL_CALL_SECONDS
-            return self._heard
+        known = survey.living()
+        return RollCall(self._app), known

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 from starlette.responses import HTMLResponse
 
 from crisper.core.progress import so_far
@@ -46,3 +47,9 @@ def page(scope: Any, template: str, status: int = 200, **context: Any) -> HTMLRe
         **context,
     )
     return HTMLResponse(shown, status)
+
+
+def part(template: str, **context: Any) -> Markup:
+    """What a page shows to everybody, its block `shown`: drawn once for as many as ask at that time."""
+    made = _ENVIRONMENT.get_template(template)
+    return Markup("".join(made.blocks["shown"](made.new_context(context))))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from datetime import datetime, timedelta
 from typing import Any
 
+from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -17,7 +19,7 @@ from crisper.faces.serve import asked, parameters
 from crisper.faces.serve.access import Needs
 from crisper.faces.serve.doors import Door
 from crisper.faces.serve.registry import SHOWN_SECONDS, Registry
-from crisper.faces.serve.render import page
+from crisper.faces.serve.render import page, part
 
 SINCE = "6h"
 PERIODS = ("1h", "6h", "1d", "7d")
@@ -42,37 +44,45 @@ class Timeline:
 
     def answer(self, request: Request) -> JSONResponse:
         asked.only(request, parameters.names("/api/v1/timeline"))
-        return JSONResponse(self._lanes(asked.text(request, "since", 40) or SINCE))
+        within = _within(asked.text(request, "since", 40) or SINCE)
+        ask = functools.partial(lanes.lanes, self._registry.reading, since_ms=within)
+        return JSONResponse(self._registry.shown.ask(("lanes", within), ask, seconds=SHOWN_SECONDS))
 
     def timeline(self, request: Request) -> Response:
         asked.only(request, ("since",))
         since = asked.text(request, "since", 40) or SINCE
-        answer = self._lanes(since)
+        within = _within(since)
+        draw = functools.partial(self._drawn, within)
+        shown = self._registry.shown.ask(("timeline", within), draw, seconds=SHOWN_SECONDS)
+        return page(
+            request.scope,
+            "timeline.html",
+            shown=shown,
+            since=since,
+            periods=PERIODS,
+            line=f"{self._typed} workers --all",
+        )
+
+    def _drawn(self, within: int) -> Markup:
+        answer = lanes.lanes(self._registry.reading, since_ms=within)
         scale = _Scale(answer["since"], answer["now"])
         drawn = [_drawn(lane, scale) for lane in answer["lanes"][:LANES]]
         left = len(answer["lanes"]) - len(drawn)
-        return page(
-            request.scope,
+        return part(
             "timeline.html",
             lanes=drawn,
             ticks=scale.ticks(),
             deaths=[death for lane in drawn for death in lane["deaths"]],
             left=f"{plural(left, 'worker')} more" if left else "even older lives" if answer["more"] else "",
-            since=since,
             most_back=None if answer["complete"] else lanes.MOST_BROUGHT_BACK,
-            periods=PERIODS,
-            line=f"{self._typed} workers --all",
         )
 
-    def _lanes(self, since: str) -> dict[str, Any]:
-        within = age_ms(since)
-        if not 60_000 <= within <= _LONGEST_MS:
-            raise BadQuestion("a time between 1m and 31d can be drawn")
 
-        def ask() -> dict[str, Any]:
-            return lanes.lanes(self._registry.reading, since_ms=within)
-
-        return self._registry.shown.ask(("lanes", within), ask, seconds=SHOWN_SECONDS)
+def _within(since: str) -> int:
+    within = age_ms(since)
+    if not 60_000 <= within <= _LONGEST_MS:
+        raise BadQuestion("a time between 1m and 31d can be drawn")
+    return within
 
 
 class _Scale:

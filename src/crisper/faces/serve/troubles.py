@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 from urllib.parse import urlencode
 
+from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -17,7 +19,7 @@ from crisper.faces.serve import asked, parameters
 from crisper.faces.serve.access import Needs
 from crisper.faces.serve.doors import Door
 from crisper.faces.serve.registry import SHOWN_SECONDS, Registry
-from crisper.faces.serve.render import page
+from crisper.faces.serve.render import page, part
 
 GROUPS = 100
 SINCE = "1d"
@@ -40,22 +42,29 @@ class Troubles:
 
     def grouped(self, request: Request) -> JSONResponse:
         asked.only(request, parameters.names("/api/v1/failures"))
-        since = asked.text(request, "since", 40) or SINCE
-        return JSONResponse(self._failures(since, asked.number(request, "limit", 50)))
+        within = age_ms(asked.text(request, "since", 40) or SINCE)
+        limit = asked.number(request, "limit", 50)
+        ask = functools.partial(failures.failures, self._registry.reading, since_ms=within, limit=limit)
+        return JSONResponse(self._registry.shown.ask(("failures", within, limit), ask, seconds=SHOWN_SECONDS))
 
     def failures(self, request: Request) -> Response:
         asked.only(request, ("since",))
         since = asked.text(request, "since", 40) or SINCE
-        answer = self._failures(since, GROUPS)
+        within = age_ms(since)  # what makes no sense is refused before anybody is asked
+        draw = functools.partial(self._drawn, within)
         return page(
             request.scope,
             "failures.html",
-            groups=[{**one, "tasks": _tasks_of(one)} for one in answer["groups"]],
-            notes=left_out(answer, GROUPS),
+            shown=self._registry.shown.ask(("failures", within), draw, seconds=SHOWN_SECONDS),
             since=since,
             periods=PERIODS,
             line=f"{self._typed} failures --since {since}",
         )
+
+    def _drawn(self, within: int) -> Markup:
+        answer = failures.failures(self._registry.reading, since_ms=within, limit=GROUPS)
+        groups = [{**one, "tasks": _tasks_of(one)} for one in answer["groups"]]
+        return part("failures.html", groups=groups, notes=left_out(answer, GROUPS))
 
     def depths(self, request: Request) -> JSONResponse:
         asked.only(request, ())
@@ -63,24 +72,18 @@ class Troubles:
 
     def queues(self, request: Request) -> Response:
         asked.only(request, ())
+        shown = self._registry.shown.ask("queues", self._depths, seconds=SHOWN_SECONDS)
+        return page(request.scope, "queues.html", shown=shown, line=f"{self._typed} queues")
+
+    def _depths(self) -> Markup:
         answer = self._registry.queues()
-        return page(
-            request.scope,
+        return part(
             "queues.html",
             queues=answer["queues"],
             advice=cli_queues.advice(answer),
             asks=self._registry.place.app is not None,
             nothing=cli_queues.NOTHING,
-            line=f"{self._typed} queues",
         )
-
-    def _failures(self, since: str, limit: int) -> dict[str, Any]:
-        within = age_ms(since)  # what makes no sense is refused before anybody is asked
-
-        def ask() -> dict[str, Any]:
-            return failures.failures(self._registry.reading, since_ms=within, limit=limit)
-
-        return self._registry.shown.ask(("failures", within, limit), ask, seconds=SHOWN_SECONDS)
 
 
 def _tasks_of(group: dict[str, Any]) -> str:

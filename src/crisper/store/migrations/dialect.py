@@ -67,3 +67,14 @@ def create_index(
 def _known() -> bool | None:
     """Whether `CREATE INDEX IF NOT EXISTS` is known: to MariaDB, and not to MySQL."""
     return _collation() == "utf8mb4_nopad_bin" or None
+
+
+def add_column(table: str, column: sa.Column[Any]) -> None:
+    """One that may be null: whoever does not know it goes on writing."""
+    if not on_mariadb():
+        op.add_column(table, column)
+    elif _known():
+        kind = column.type.compile(op.get_context().dialect)
+        op.execute(f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {column.name} {kind}")
+    elif column.name not in {one["name"] for one in sa.inspect(op.get_bind()).get_columns(table)}:
+        op.add_column(table, column)  # MySQL has no such words
