@@ -262,7 +262,7 @@ def a_dropped_delivery() -> None:
 RARE = 5_000
 MUTATIONS = [
     Mutation("the fence in every write", no_fence),
-    Mutation("the recorder's generation in the fence", no_generation, RARE, first=4_300),
+    Mutation("the recorder's generation in the fence", no_generation, RARE, first=6_420),
     Mutation("the counter in a declaration", no_counter, RARE, first=230),
     Mutation("two phases: declared, then closed", one_phase),
     Mutation("a lease observed over its full length", no_full_observation),

@@ -112,7 +112,7 @@ class Answers:
 
     def _release_late(self, held: Held) -> None:
         """Granted when its delivery was gone: its message may have been run meanwhile, by another."""
-        if held.number <= 1:
+        if held.number == 1 or (held.number == 0 and held.generation == self.generation):
             self.finish(held, State.RELEASED, self.host.ms())
         else:
             self.lose(held, counted=False)

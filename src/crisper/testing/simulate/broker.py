@@ -6,6 +6,7 @@ tag. `amqp`: what a connection held comes back when the broker sees it closed.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from functools import cache
 from typing import NamedTuple
@@ -194,10 +195,11 @@ class Broker:
         return True
 
 
-class Consumer:
+class Consumer(ABC):
     """Who is told that something waits."""
 
     connection: Connection
 
+    @abstractmethod
     def message_waits(self) -> None:
-        raise NotImplementedError
+        """It may be fetched."""

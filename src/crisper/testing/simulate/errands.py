@@ -153,7 +153,11 @@ class Errands(Consumer):
 
     def _goodbye(self) -> None:
         for held in list(self.held.values()):
-            if not held.muted and held.is_open:
+            if held.muted:
+                continue
+            if held.stage is Stage.DISPATCHED and not held.acks_late and held.accepted:
+                self.lose(held, counted=False)
+            elif held.is_open:
                 self.finish(held, State.RELEASED, self.host.ms())
         self.link.send(["bye", 0, "shutdown"])
         self.link.flush()
@@ -169,4 +173,5 @@ class Errands(Consumer):
         def put_back_now(self, held: Held) -> None: ...
         def pump(self) -> None: ...
         def finish(self, held: Held, state: State, at: int) -> None: ...
+        def lose(self, held: Held, *, counted: bool) -> None: ...
         def _reconnect(self) -> None: ...

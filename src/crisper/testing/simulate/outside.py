@@ -16,7 +16,7 @@ from crisper.testing.simulate.broker import QUEUE, Away, Broker
 from crisper.testing.simulate.world import Thread, World
 
 #: Kombu's and our clocks differ by so much (`crisper.celery.brokers.redis.SCORE_SECONDS`).
-SCORE_MS = 500
+SCORE_MS = 20
 
 
 class Backend:

@@ -145,9 +145,13 @@ class Pool:
 
     def stop(self, held: Held) -> None:
         """A fenced body, unless it has ended."""
-        for other, child in list(self._children.values()):
+        for number, (other, child) in list(self._children.items()):
             if other is held and held.stage is Stage.DISPATCHED:
-                self._parent.world.kill(child, "is stopped: its attempt is fenced")
+                if child.alive:
+                    self._parent.world.kill(child, "is stopped: its attempt is fenced")
+                elif number in self._unnoticed and held.body is not None:
+                    self._parent.world.history.seen("a fenced process that died unnoticed")
+                    self._buried(held, held.body)
 
     def kill_all(self) -> None:
         for _, child in list(self._children.values()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING
 
 from crisper.testing.simulate import truths
@@ -41,13 +42,16 @@ class Saving:
 
 
 class Saver:
-    """Of one body, which goes on meanwhile: no law could see that an answer holds it up."""
+    """Of one body. A checkpoint that it waits for holds up the next one; that it holds up its end as well
+    no law could see."""
 
     def __init__(self, parent: Parent, held: Held, body: Body, thread: Thread) -> None:
         self._parent, self._held, self._thread, self.body = parent, held, thread, body
         more = parent.site.more
         self._rng = more.rng if more else parent.world.rng
         self.waits = bool(more and more.saves[held.task.id])
+        self._held_up: deque[int] = deque()
+        self._waits_for: Saving | None = None
 
     def start(self) -> None:
         """Spread over the run; the last one may come together with its end."""
@@ -56,8 +60,12 @@ class Saver:
             self._parent.world.after(at, self._thread, self._save, step)
 
     def _save(self, step: int) -> None:
-        if self.body.ended is None:
-            self._send(Saving(self, step))
+        if self._waits_for is not None:
+            self._held_up.append(step)
+        elif self.body.ended is None:
+            made = Saving(self, step)
+            self._waits_for = made if made.waits else None
+            self._send(made)
 
     def _send(self, made: Saving) -> None:
         made.taken_by, made.is_dropped = None, False
@@ -84,3 +92,6 @@ class Saver:
         else:
             history.seen(f"a checkpoint that is safe in the {word}")
             truths.is_safe(self._parent, made, word)
+        self._waits_for = None
+        if self._held_up:
+            self._parent.world.after(0, self._thread, self._save, self._held_up.popleft())

@@ -200,6 +200,8 @@ def _callers(site: Site, task_id: str, latest: Attempt) -> None:
     recovery = site.registry.recovery_of(latest)
     failed = recovery is not None and recovery.verdict is VerdictKind.FAIL
     ended = latest.state in (State.SUCCEEDED, State.FAILED) or failed
+    if any(one.vanished for one in site.broker.messages.values() if one.task.id == task_id):
+        return  # a retry that nobody has on record: its callers read that it retries
     if ended and latest.retries == 0 and site.backend.states.get(task_id) not in ("SUCCESS", "FAILURE"):
         site.world.history.broken("callers", f"{task_id} is over, and its callers wait for ever")
 
