@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 
 import pytest
 from celery.result import AsyncResult
 
+from crisper.store import migrate
 from tests import places
 from tests.left_out import needs, pytest_runtest_makereport, pytest_terminal_summary
 from tests.servers import PrivateMariaDB, PrivatePostgres, PrivateRabbitMQ, PrivateRedis
@@ -65,6 +67,16 @@ def mariadb_database(mariadb_server: str) -> Iterator[str]:
     """Registry URL of an empty database that only this test has."""
     with places.mariadb_database(mariadb_server) as url:
         yield url
+
+
+@pytest.fixture(params=["sqlite", "postgres", "mariadb"])
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A registry that holds nothing yet, on each database."""
+    url = f"sqlite:///{tmp_path}/registry.db"
+    if request.param != "sqlite":
+        url = request.getfixturevalue(f"{request.param}_database")
+    migrate.upgrade(url)
+    return url
 
 
 @pytest.fixture(scope="session")

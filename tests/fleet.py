@@ -43,7 +43,7 @@ def wait_for(what: str, condition: Callable[[], T], seconds: float = 20.0) -> T:
 class Line(NamedTuple):
     """One line of the ledger."""
 
-    event: str  # start or end
+    event: str  # start, end, or broken_off by an exception
     name: str
     key: str
     task_id: str
@@ -123,8 +123,9 @@ class Fleet:
         self.registry_url = registry or f"sqlite:///{folder / 'registry.db'}"
         if not (registry or plain):
             migrate.ensure(self.registry_url)  # so that a test may ask it at once
+        compiled = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
         self.environment = {
-            **os.environ,
+            **compiled,  # as where it is installed
             "FLEET_FOLDER": str(folder),
             "FLEET_BROKER": broker,
             "FLEET_BACKEND": backend or f"file://{folder / 'results'}",

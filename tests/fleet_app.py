@@ -114,7 +114,11 @@ def _tasks(app: Celery, ledger: Path) -> None:
     @contextlib.contextmanager
     def entry(task: Task, key: Any) -> Iterator[None]:
         write("start", task, key)
-        yield
+        try:
+            yield
+        except BaseException:
+            write("broken_off", task, key)
+            raise
         write("end", task, key)
 
     class Telling(Task):  # type: ignore[misc]
@@ -364,6 +368,8 @@ if "FLEET_TAKES_CHILDREN" in os.environ:
     threading.Thread(
         target=_wait_for_others_children, args=(Path(os.environ["FLEET_FOLDER"]),), daemon=True
     ).start()
+if "FLEET_SWITCH_SECONDS" in os.environ:  # threads that switch often show what they do to each other
+    sys.setswitchinterval(float(os.environ["FLEET_SWITCH_SECONDS"]))
 if "FLEET_FOLDER" in os.environ:
     app = make(os.environ)
     app.set_current()

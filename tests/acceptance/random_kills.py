@@ -262,7 +262,8 @@ def runs_of(lines: list[Line], kills: list[Kill]) -> list[Run]:
         nth = next((i for i, x in enumerate(after[1:], 1) if x.event == "start"), len(after))
         events = {x.event: x.at for x in after[1:nth]}
         died = min((kill.at for kill in kills if line.pid in kill.pids and kill.at >= line.at), default=None)
-        end = events.get("end", died if died is not None else float("inf"))
+        broken_off = events.get("broken_off", died if died is not None else float("inf"))
+        end = events.get("end", broken_off)
         runs.append(Run(line.at, end, "end" in events, "stored" in events))
     return sorted(runs)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.acceptance.outages import hung, stopped, talkative
 from tests.acceptance.unharmed import all_run_once
 from tests.fleet import Fleet, wait_for
 from tests.left_out import needs
@@ -32,32 +32,6 @@ def server(request: pytest.FixtureRequest) -> Iterator[PrivateServer]:
 
 def durable_redis() -> PrivateRedis:
     return PrivateRedis(appendonly="yes", appendfsync="always")
-
-
-@contextmanager
-def stopped(server: PrivateServer) -> Iterator[None]:
-    server.stop()
-    yield
-    server.start()
-
-
-@contextmanager
-def hung(server: PrivateServer) -> Iterator[None]:
-    server.pause()
-    yield
-    server.resume()
-
-
-@contextmanager
-def fleet_on(server: PrivateServer, folder: Path, **settings: Any) -> Iterator[Fleet]:
-    fleet = Fleet(folder, broker=server.url, **settings)
-    try:
-        yield fleet
-    except BaseException:
-        print(fleet.story())
-        raise
-    finally:
-        fleet.close()
 
 
 def outage(fleet: Fleet, how: Any, server: PrivateServer, seconds: float, already: list[str]) -> list[str]:
@@ -96,7 +70,7 @@ def two_workers(fleet: Fleet) -> None:
 def test_a_broker_away_for_longer_than_the_lease_declares_nobody_and_loses_no_task(
     server: PrivateServer, tmp_path: Path
 ) -> None:
-    with fleet_on(server, tmp_path, **QUICK) as fleet:
+    with talkative(tmp_path, broker=server.url, **QUICK) as fleet:
         two_workers(fleet)
         sent = outage(fleet, hung, server, LEASE + 1, [])
         outage(fleet, stopped, server, LEASE + 1, sent)
@@ -106,7 +80,7 @@ def test_a_broker_away_for_longer_than_the_lease_declares_nobody_and_loses_no_ta
 def test_a_broker_away_for_thirty_seconds_declares_nobody_and_loses_no_task_at_the_defaults(
     server: PrivateServer, tmp_path: Path
 ) -> None:
-    with fleet_on(server, tmp_path) as fleet:
+    with talkative(tmp_path, broker=server.url) as fleet:
         two_workers(fleet)
         sent = outage(fleet, hung, server, 30, [])
         outage(fleet, stopped, server, 30, sent)

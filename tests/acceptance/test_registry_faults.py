@@ -15,6 +15,7 @@ import psycopg
 import pytest
 
 from tests.acceptance.conftest import broker_urls
+from tests.acceptance.outages import crashed
 from tests.acceptance.site import LEASE, QUICK, Site, site, under
 from tests.faults.postgres import FaultyPostgres
 from tests.left_out import needs
@@ -42,13 +43,6 @@ def restarted(postgres: FaultyPostgres) -> Iterator[None]:
     postgres.stop()
     postgres.start()
     yield
-
-
-@contextmanager
-def crashed(postgres: FaultyPostgres) -> Iterator[None]:
-    postgres.crash()
-    yield
-    postgres.start()
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import pytest
 
 from crisper.store.migrate import upgrade
 from tests.acceptance.conftest import broker_urls
+from tests.acceptance.outages import crashed, hung, stopped, talkative
 from tests.acceptance.recorder_kills import Stream
 from tests.acceptance.unharmed import all_run_once
 from tests.fleet import Fleet, wait_for
@@ -22,37 +23,10 @@ QUICK = {"lease": LEASE, "heartbeat_interval": 0.5, "sweep_interval": 0.2}
 
 
 @contextmanager
-def stopped(server: PrivatePostgres) -> Iterator[None]:
-    server.stop()
-    yield
-    server.start()
-
-
-@contextmanager
-def crashed(server: PrivatePostgres) -> Iterator[None]:
-    server.crash()
-    yield
-    server.start()
-
-
-@contextmanager
-def hung(server: PrivatePostgres) -> Iterator[None]:
-    server.pause()
-    yield
-    server.resume()
-
-
-@contextmanager
-def fleet_on(server: PrivatePostgres, folder: Path, **settings: Any) -> Iterator[Fleet]:
+def fleet_on(server: PrivatePostgres, folder: Path, **options: Any) -> Iterator[Fleet]:
     upgrade(server.url)
-    fleet = Fleet(folder, registry=server.url, **settings)
-    try:
+    with talkative(folder, registry=server.url, **options) as fleet:
         yield fleet
-    except BaseException:
-        print(fleet.story())
-        raise
-    finally:
-        fleet.close()
 
 
 def outage_under_load(

@@ -76,3 +76,14 @@ def resident_mb(pid: int) -> float:
     """Resident memory of the process, in MB (10^6 bytes)."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def declare_lost(fleet: Fleet) -> None:
+    """As a sweeper would that had seen it silent: by compare-and-set on its counter."""
+
+    def won() -> bool:
+        with fleet.store() as store:
+            [one] = store.alive()
+            return store.declare_lost(one.id, one.counter, by="test", evidence={"how": "silence"})
+
+    wait_for("declared", won)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from types import SimpleNamespace
 
 import pytest
+from celery.worker import state as worker_state
+from kombu.common import QoS
 
 from crisper.celery.deliveries import Deliveries
 from crisper.celery.held import Held, Stage
 from crisper.celery.link import Link
 from crisper.recorder import wire
 from crisper.settings import Settings
+
+PREFETCH = 8
 
 
 def deliveries_with_one() -> tuple[Deliveries, Link, Held]:
@@ -122,3 +127,75 @@ def test_what_is_granted_after_its_connections_were_lost_is_released(connections
     [(_, item)] = link._unconfirmed
     assert (item[0], item[3], item[5]) == (wire.FINISH, held.seq, "released")
     assert not deliveries.held()
+
+
+def test_what_a_journal_let_run_whose_delivery_was_gone_is_a_couriers() -> None:
+    """Nobody was asked whether another delivery of it has run meanwhile, and taken the message with it."""
+    deliveries, link, held = deliveries_with_one()
+    deliveries.new_connection()
+    deliveries._answer(held.seq, "granted", 0, "the registry is away")
+    [(_, item)] = link._unconfirmed
+    assert (item[0], item[3], item[5]) == (wire.CHILD_LOST, held.seq, False)  # uncounted
+
+
+def test_a_first_attempt_whose_delivery_was_gone_is_released() -> None:
+    """The broker has its message again."""
+    deliveries, link, held = deliveries_with_one()
+    deliveries.new_connection()
+    deliveries._answer(held.seq, "granted", 1, "")
+    [(_, item)] = link._unconfirmed
+    assert (item[0], item[3], item[5]) == (wire.FINISH, held.seq, "released")
+
+
+def test_what_a_journal_let_run_after_it_was_given_back_is_released() -> None:
+    """Nobody answered for a lease, so the message is the broker's again."""
+    deliveries, link, held = deliveries_with_one()
+    held.stage = Stage.DROPPED  # on the connection that it came by
+    deliveries._answer(held.seq, "granted", 0, "the registry is away")
+    [(_, item)] = link._unconfirmed
+    assert (item[0], item[3], item[5]) == (wire.FINISH, held.seq, "released")
+
+
+def test_trouble_with_lending_loses_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would leave a task claimed, and waiting, for as long as its worker lives."""
+    deliveries, link, held = deliveries_with_one()
+
+    def trouble(*about: object) -> None:
+        raise RuntimeError("not a real pool")
+
+    monkeypatch.setattr(deliveries.lending, "answered", trouble)
+    monkeypatch.setattr(deliveries.lending, "settle", trouble)
+    monkeypatch.setattr(link, "receive", lambda: [(wire.ANSWERS, held.seq, [])])
+    deliveries.receive()
+    assert held.stage is Stage.GRANTED
+    assert deliveries.errors == 2
+
+
+@pytest.mark.parametrize(
+    "limit",
+    [
+        None,
+        pytest.param(
+            PREFETCH,
+            marks=pytest.mark.skipif(
+                "max_prefetch" not in signature(QoS).parameters, reason="kombu has no limit"
+            ),
+        ),
+    ],
+)
+def test_what_was_parked_takes_no_more_of_the_prefetch_than_it_gave(
+    limit: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`worker_eta_task_limit` cuts off what is given, and nothing of what is taken."""
+    deliveries, _, held = deliveries_with_one()
+    qos = QoS(lambda prefetch_count: None, PREFETCH)
+    qos.max_prefetch = limit
+    deliveries.worker.consumer = SimpleNamespace(qos=qos, task_consumer=None)
+    deliveries._static = deliveries.generation, False
+    monkeypatch.setattr(deliveries, "_keep_asking", lambda held: None)
+    monkeypatch.setattr(worker_state, "reserved_requests", set())
+    held.request = object()
+    deliveries._parked(held)
+    assert qos.value == PREFETCH + (limit is None)
+    deliveries._granted(held, 2)
+    assert qos.value == PREFETCH

@@ -469,3 +469,33 @@ def test_what_was_granted_unheard_and_then_waits_for_the_registry_is_a_couriers(
     writer.drop(claim.seq)
     writer.write(FIRST + PARKED_MS)
     assert away.states("t") == [State.LOST]
+
+
+def test_what_a_writer_before_was_granted_unheard_and_the_journal_parks_is_a_couriers(
+    away: AwayRegistry,
+) -> None:
+    """As above, but the writer before died with its answer: the next one is told of it as of a new claim."""
+    me = away.joins()
+    claim = me.wants("t", "m", redelivered=True)
+    before = Writer(away.store, me.fence)
+    before.add(FIRST, claim)
+    before.write(FIRST)
+    assert away.states("t") == [State.CLAIMED]
+    writer = Writer(away.store, me.fence)
+    writer.add(FIRST, claim)
+    assert kinds(writer.journal(FIRST, lambda records: None).answers) == [(claim.seq, "parked")]
+    writer.drop(claim.seq)
+    writer.write(FIRST + PARKED_MS)
+    assert away.states("t") == [State.LOST]
+
+
+def test_a_claim_that_the_journal_parked_and_nobody_was_granted_leaves_nothing(away: AwayRegistry) -> None:
+    me = away.joins()
+    writer = Writer(away.store, me.fence)
+    claim = me.wants("t", "m", redelivered=True)
+    writer.add(FIRST, claim)
+    writer.journal(FIRST, lambda records: None)
+    writer.drop(claim.seq)
+    writer.write(FIRST + PARKED_MS)
+    assert away.states("t") == []
+    assert away.events("late_finish") == []

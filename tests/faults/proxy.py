@@ -41,6 +41,7 @@ class FaultProxy:
         self._loop = asyncio.new_event_loop()
         self._socket = socket.create_server((HOST, 0), backlog=256)
         self.port: int = self._socket.getsockname()[1]
+        self._turns = threading.Event()
         self._thread = threading.Thread(target=self._run, name="fault-proxy", daemon=True)
         self._thread.start()
 
@@ -87,6 +88,7 @@ class FaultProxy:
     def close(self) -> None:
         if not self._loop.is_closed():
             self.reset()
+            self._turns.wait(10)  # else it would be stopped before it runs for ever
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(10)
             self._socket.close()
@@ -112,6 +114,7 @@ class FaultProxy:
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._loop.run_until_complete(asyncio.start_server(self._serve, sock=self._socket))
+        self._loop.call_soon(self._turns.set)
         self._loop.run_forever()
         for task in asyncio.all_tasks(self._loop):
             task.cancel()

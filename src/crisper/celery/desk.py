@@ -60,6 +60,13 @@ class WireDesk:
         if waiting is not None:
             waiting.put((ok, result))
 
+    def forget(self) -> None:
+        """Another recorder has taken the place of the one that was asked. From any thread."""
+        for reference in list(self._answers):
+            waiting = self._answers.pop(reference, None)
+            if waiting is not None:
+                waiting.put((False, "another recorder has taken the place of the one that was asked"))
+
     def ask(self, verb: str, **arguments: Any) -> Any:
         """From the courier's thread. Raises `RegistryUnreachable` without an answer in time."""
         reference = next(self._references)

@@ -29,8 +29,8 @@ def end(pool: Any, slots: Slots, seq: int, pid: int | None, number: int) -> bool
         # Not reaped yet when it was opened, so the descriptor is of this process and no later one.
         if found.exitcode is not None:
             return False
-        with _frozen(process) as frozen:
-            if not may_end(seq, pid, slots.of(found.index), frozen=frozen):
+        with frozen(process) as stands:
+            if not may_end(seq, pid, slots.of(found.index), frozen=stands):
                 return False
             pool.terminate_job(pid, number)
             return True
@@ -39,7 +39,7 @@ def end(pool: Any, slots: Slots, seq: int, pid: int | None, number: int) -> bool
 
 
 @contextmanager
-def _frozen(process: Process) -> Iterator[bool]:
+def frozen(process: Process) -> Iterator[bool]:
     """Whether it stands still; it goes on behind this, and then heeds what it was sent."""
     if not LINUX:
         yield True  # what it runs is all that can be known

@@ -24,10 +24,10 @@ class Held:
     """One delivery and its attempt."""
 
     __slots__ = (
-        "accepted", "accepted_at", "acks_late", "asked_at", "checkpoint", "finish_seq", "future",
-        "generation", "has_slot", "is_copy", "kill_at", "message_id", "muted", "number", "pool",
-        "put_back_at", "queue", "received_at", "request", "resend", "seq", "stage", "stays", "stopped",
-        "task_id", "unnoticed_ms", "wants_to_run",
+        "accepted", "accepted_at", "acks_late", "asked_at", "checkpoint", "ended_before", "finish_seq",
+        "future", "gave_prefetch", "generation", "has_slot", "is_copy", "kill_at", "message_id", "muted",
+        "number", "pool", "put_back_at", "queue", "received_at", "request", "resend", "seq", "stage",
+        "stays", "stopped", "task_id", "unnoticed_ms", "wants_to_run",
     )  # fmt: skip
 
     def __init__(self, seq: int, request: Any, message_id: str, generation: int) -> None:
@@ -42,6 +42,7 @@ class Held:
         self.stays = False  # its queue's delivery limit forbids to put it back
         self.pool: Any = None
         self.future: Future[Any] | None = None  # of a pool of threads, which queues what it has no thread for
+        self.gave_prefetch = False  # a slot of the consumer's, while it is parked
         self.has_slot = False  # of the pool's semaphore, while it waits for its answer
         self.is_copy = False  # we hold another delivery of the message, on the same connection
         self.wants_to_run = False  # Celery asked to run it while it was parked
@@ -54,6 +55,7 @@ class Held:
         self.stopped = ""  # by a person, who and why: its process is being ended, or it never begins
         self.kill_at = 0.0  # when its process has had its time to end
         self.asked_at = time.monotonic()
+        self.ended_before = 0  # bodies of this worker, when it was asked
         self.received_at = time.time()  # of its latest delivery
         self.put_back_at: float | None = None
 

@@ -160,18 +160,20 @@ class Recording:
     def __init__(self, worker: Any, settings: Settings) -> None:
         from crisper.celery import publishing, request
         from crisper.celery.child import Child
+        from crisper.celery.cold_shutdown import ColdShutdown
         from crisper.celery.courier import WorkerCourier
         from crisper.celery.deliveries import Deliveries
         from crisper.celery.desk import WireDesk
         from crisper.celery.link import Link
         from crisper.celery.node import new_incarnation
         from crisper.celery.patience import Patience
+        from crisper.celery.reconnecting import outlast_close
         from crisper.celery.silence import Silence
         from crisper.celery.stalls import Stalls
         from crisper.celery.standing import say_if_it_stands
         from crisper.celery.upkeep import Upkeep
 
-        self._say_if_it_stands = say_if_it_stands
+        self._say_if_it_stands, self._outlast_close = say_if_it_stands, outlast_close
         self._request, self._publishing, self._new_incarnation = request, publishing, new_incarnation
         self.worker, self.settings = worker, settings
         self.incarnation = new_incarnation(worker, settings)
@@ -179,7 +181,8 @@ class Recording:
         self.deliveries = Deliveries(worker, self.link, settings)
         self.deliveries.incarnation = self.incarnation.id
         self.child = Child(self.link, self.deliveries.slots)
-        desk = WireDesk(self.link)
+        self.cold_shutdown = ColdShutdown(self._wake_loop)
+        desk = self.desk = WireDesk(self.link)
         self.courier = WorkerCourier(worker.app, settings, desk, name=worker.hostname)
         self.courier.on_error = self.deliveries.count_error
         self.deliveries.on_cases = self.courier.receive
@@ -195,7 +198,7 @@ class Recording:
         self.deliveries.on_fenced = self._reborn
         self.silence = Silence(worker, self.deliveries, settings)
         self.silence.on_error = self.deliveries.count_error
-        self.link.on_new_wire = self._wake_loop
+        self.link.on_new_wire = self._new_wire
         self.stalls = Stalls(worker, self.link, self.deliveries.inside, settings)
         self.deliveries.usual = self.stalls.usual
         self.deliveries.on_begun_inside = self.stalls.begun
@@ -218,6 +221,7 @@ class Recording:
         """Once a second, on the keeper's native thread."""
         ticked_at = self.deliveries.ticked_at
         self._say_if_it_stands(self.worker, self.link, ticked_at, self.settings.wedged_after)
+        self.cold_shutdown.hurry()
         with self.deliveries.counted("looking for stalled attempts"):
             self.stalls.look(self.deliveries.held())
 
@@ -300,6 +304,7 @@ class Recording:
         self._read_fd = self._write_fd = -1
         self._attach(hub)
         self._restart_timer(hub.timer)
+        self.cold_shutdown.wrap()
 
     def _attach(self, hub: Any) -> None:
         """Read from the wire of the recorder that there is now."""
@@ -341,6 +346,11 @@ class Recording:
         self.deliveries.receive()
         self._stop_if_fatal()
 
+    def _new_wire(self) -> None:
+        """From the keeper's thread: what the old recorder was asked, it does not answer."""
+        self.desk.forget()
+        self._wake_loop()
+
     def _wake_loop(self) -> None:
         with contextlib.suppress(OSError):
             self._wake_write.send(b".")
@@ -349,6 +359,7 @@ class Recording:
         with contextlib.suppress(OSError):
             self._wake_read.recv(4096)
         self._attach(self.worker.hub)
+        self.worker.hub.call_soon(self.cold_shutdown.woken)
 
     def _watch_writable(self, blocked: bool) -> None:
         """The wire is full: the loop tells when it has room again."""
@@ -375,6 +386,7 @@ class Recording:
 
     def new_connection(self, connection: Any) -> None:
         with self.deliveries.counted("taking a new connection"):
+            self._outlast_close(connection)
             self.upkeep.start(connection)
             self.deliveries.new_connection()
             self.patience.start(connection)
@@ -430,6 +442,7 @@ class RecordingStep(bootsteps.StartStopStep):
         guard = PoolGuard(worker, worker.crisper.deliveries)
         guard.wrap()
         worker.crisper.deliveries.on_unnoticed = guard.bury
+        worker.crisper.deliveries.is_unnoticed = guard.is_unnoticed
         worker.crisper.await_ready()
         if worker.hub is None:
             worker.crisper.without_loop()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -30,6 +31,9 @@ logger = get_logger(__name__)
 SILENT_SECONDS = 12.0
 #: Between two starts of recorders, so that a broken installation does not spin.
 RESPAWN_SECONDS = 0.5
+
+#: Celery's event loop turns on the main thread.
+LOOP_THREAD = threading.main_thread().ident
 
 Item = Any  # a tuple, or a list while it may still be amended
 
@@ -255,13 +259,13 @@ class Link:
         with self._lock:
             while self._recorder is not None:
                 try:
-                    data = self._recorder.wire.recv(1 << 18)
+                    data = self._recorder.wire.recv(wire.READ)
                 except (BlockingIOError, OSError):
                     break
                 if not data:
                     break
                 items += self._inbox.feed(data)
-                if len(data) < 1 << 18:
+                if len(data) < wire.READ:
                     break
             for item in items:
                 if item[0] == wire.ANSWERS:

@@ -65,3 +65,20 @@ def reconnect(worker: Any) -> None:
 
 def _lose() -> None:
     raise ConnectionResetError("crisper: this worker takes no messages, and connects anew")
+
+
+def outlast_close(connection: Any) -> None:
+    """Celery 5.7 closes a connection that it has lost twice. Of a Redis that is away kombu may have closed
+    only some channels then, and asks a transport that is gone for its address (kombu/transport/redis.py,
+    `_connparams`): the worker would end over that.
+    """
+    close = connection.close
+
+    def closed() -> None:
+        try:
+            close()
+        except AttributeError:
+            if connection._transport is not None:
+                raise
+
+    connection.close = closed

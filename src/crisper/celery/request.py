@@ -343,8 +343,7 @@ class RecordedRequest(Request):
         worker_state.task_ready(self)
         if state is not None:
             _deliveries.late(held, state, reason, runtime)
-        if not self.acknowledged:
-            _deliveries.mute_forget(held)
+        _deliveries.mute_forget(held)
         return True
 
     def _crisper_forget_delivery(self) -> None:

@@ -46,6 +46,10 @@ class RollCall:
         self._thread = threading.Thread(target=self._ask, name="crisper-roll-call", daemon=True)
         self._thread.start()
 
+    @property
+    def is_over(self) -> bool:
+        return not self._thread.is_alive()
+
     def present(self) -> list[str] | None:
         """Hostnames of the nodes that answered; None if the broker could not be asked.
 

@@ -89,6 +89,8 @@ class Desk(ABC):
         self._paused: str | None = None
         self._troubled = False
         self._busy = False
+        self._commit_seconds = 0.0  # that the last one took
+        self._lends = False  # the worker, prefetch slots for what waits for commits
         self._parts = wire.Parts()
         self._tick: tuple[int, dict[str, Any]] | None = None
         self._stands, self._stood_at, self._stack = "", 0, ""
@@ -120,7 +122,7 @@ class Desk(ABC):
         """
         self._read_words()
         try:
-            data = self._wire.recv(1 << 20)
+            data = self._wire.recv(wire.READ)
         except BlockingIOError:
             return False
         except ConnectionError:
@@ -137,7 +139,7 @@ class Desk(ABC):
     def _read_words(self) -> None:
         while True:
             try:
-                data, ancillary, _, _ = self._words.recvmsg(65536, ANCILLARY)
+                data, ancillary, _, _ = self._words.recvmsg(wire.READ, ANCILLARY)
                 reply = Reply(descriptor(ancillary))
                 item = marshal.loads(data)
             except (BlockingIOError, EOFError, ValueError, TypeError):

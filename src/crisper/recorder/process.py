@@ -26,9 +26,10 @@ from crisper.recorder.watch_attempts import longer
 from crisper.recorder.witness import LINUX
 
 ALIVE_EVERY = 1.0
-#: When busy, wait this long for more before a commit (a commit per task costs
-#: more CPU on both sides than its disk write costs time).
-LINGER, LINGER_RECORDS = 0.002, 64
+#: When busy, wait one step for more before a commit; and, where the worker prefetches more meanwhile
+#: (`crisper.celery.lending`), up to the first figure, as long as each step brings some. A commit for each
+#: task costs more CPU on both sides than its disk write costs time.
+LINGER, LINGER_STEP, LINGER_RECORDS = 0.008, 0.002, 64
 
 
 class Recorder(LastWords):
@@ -66,16 +67,20 @@ class Recorder(LastWords):
             self._linger(self._recording.writer)
 
     def _linger(self, writer: Writer) -> None:
-        until = time.monotonic() + LINGER
-        while 0 < len(writer) < LINGER_RECORDS and (left := until - time.monotonic()) > 0:
-            self._select(left)
+        """Asleep, so that what arrives in one step is read at once."""
+        long = self._lends and self._commit_seconds < LINGER  # else enough comes while it commits
+        give_up, had = time.monotonic() + (LINGER if long else LINGER_STEP), 0
+        while had < len(writer) < LINGER_RECORDS and time.monotonic() < give_up:
+            had = len(writer)
+            time.sleep(LINGER_STEP)
+            self._select(0)
 
     def _take(self, item: tuple[Any, ...]) -> None:
         kind = item[0]
         if kind == wire.HELLO:
             self._greeted(item[1])
         elif kind == wire.TICK:
-            self._tick, self._stands = (item[1], item[2]), ""
+            self._tick, self._stands, self._lends = (item[1], item[2]), "", item[3]
         elif kind == wire.STANDS:
             self._stands, self._stood_at, self._stack = item[2], item[1], item[3]
         elif kind == wire.SILENT:
@@ -84,12 +89,12 @@ class Recorder(LastWords):
             self._long = longer(self._long, item)
         elif kind == wire.BYE:
             self._said_bye = item[1]
+        elif kind == wire.ASK:
+            self._ask(item)
         elif self._recording is None:
             self._early.append(item)
         elif kind == wire.DROP:
             self._recording.writer.drop(item[1])
-        elif kind == wire.ASK:
-            self._ask(item)
         else:
             self._record(self._recording.writer, item)
 

@@ -7,7 +7,6 @@ costs no task anything and a burst of tasks costs no lease anything.
 from __future__ import annotations
 
 import os
-import queue
 import threading
 import time
 import traceback
@@ -26,8 +25,9 @@ from crisper.engine.heartbeat import Beat, Heartbeat
 from crisper.engine.pruner import Pruner, Retention
 from crisper.engine.sweeper import Sweeper
 from crisper.engine.window import forget_windows
-from crisper.errors import CrisperError, RegistryMoved, RegistryUnreachable
+from crisper.errors import RegistryMoved, RegistryUnreachable
 from crisper.recorder import wire
+from crisper.recorder.asks import Asks
 from crisper.recorder.cases import case_to_wire, judgement_from_wire, recovery_from_wire, recovery_to_wire
 from crisper.recorder.host import Patient, ThisHost
 from crisper.recorder.journals import adoption_told, registry_digest, replay_clock
@@ -117,7 +117,7 @@ class PulseThread(threading.Thread):
             clock=time.monotonic,
         )
         self._pruner = Pruner(store, Retention.of(*hello["retention"]))
-        self._asks: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()
+        self._asks = Asks(self._ask, tell)
         self._in_hand, self._handed_at = 0, 0.0
         self._unheard = False  # cases may have been given to us that we do not know of
         self._stopped, self._hurried = threading.Event(), threading.Event()
@@ -148,8 +148,10 @@ class PulseThread(threading.Thread):
         return list(self._published)
 
     def stop(self) -> None:
+        """On the thread that asks: nothing is asked of us any more."""
         self._stopped.set()
-        self._asks.put(None)
+        self._asks.refuse()
+        self._asks.nudge()
 
     def trusted(self) -> bool:
         """Whether this incarnation may still believe in its lease. From any thread."""
@@ -158,7 +160,7 @@ class PulseThread(threading.Thread):
     def hurry(self) -> None:
         """Somebody waits for the lease: renew it now. From any thread."""
         self._hurried.set()
-        self._asks.put(None)
+        self._asks.nudge()
 
     def run(self) -> None:
         beat_at = sweep_at = time.monotonic()
@@ -308,21 +310,7 @@ class PulseThread(threading.Thread):
             left = until - time.monotonic()
             if left <= 0:
                 return
-            try:
-                item = self._asks.get(timeout=left)
-            except queue.Empty:
-                return
-            if item is not None:
-                self._guarded(lambda item=item: self._answer(item))  # type: ignore[misc]
-
-    def _answer(self, item: tuple[Any, ...]) -> None:
-        _, reference, verb, arguments = item
-        try:
-            result = self._ask(verb, arguments)
-        except CrisperError as exc:
-            self._tell((wire.TOLD, reference, False, f"{type(exc).__name__}: {exc}"))
-        else:
-            self._tell((wire.TOLD, reference, True, result))
+            self._guarded(lambda left=left: self._asks.answer_one(left))  # type: ignore[misc]
 
     def _ask(self, verb: str, arguments: dict[str, Any]) -> Any:
         if verb == "ready":  # the courier has done all its cases

@@ -41,6 +41,7 @@ class Writing(Enrolling):
         if pulse is not None and not trusted and self._circuit.closed:
             pulse.hurry()
             self._write_after = time.monotonic() + UNTRUSTED_SECONDS
+        began = time.monotonic()
         try:
             with self._within():
                 written = recording.write(monotonic_ms(), claims=trusted)
@@ -57,7 +58,7 @@ class Writing(Enrolling):
             self._trouble(RegistryUnreachable("the registry does not answer"))
         else:
             self._untroubled()
-        self._busy = written.records > 1
+        self._busy, self._commit_seconds = written.records > 1, time.monotonic() - began
         answers = [tuple(a) for a in written.answers if _is_news(a)]
         self._out += wire.frame([(wire.ANSWERS, written.durable, wire.plain(answers))])
 

@@ -84,7 +84,8 @@ class AtOnce(NamedTuple):
         granted, over = set(claimed), set(closed)
         answers = {one.seq: Answer(one.seq, "granted", 1) for one in self.claims if one.seq in granted}
         answers |= {one.seq: Answer(one.seq, "closed") for one in self.finishes if one.seq in over}
-        return Written(answers, {one.claim_seq for one in self.starts})
+        refused = {one.seq for one in self.claims} - granted
+        return Written(answers, {one.claim_seq for one in self.starts}, refused)
 
 
 class Written(NamedTuple):
@@ -92,6 +93,7 @@ class Written(NamedTuple):
 
     answers: dict[int, Answer]
     started: set[int]  # claims
+    refused: set[int]  # claims, because their tasks are on record
 
     def left(self, records: Sequence[Record]) -> list[Record]:
         """Those that it has not."""
@@ -107,7 +109,7 @@ class Written(NamedTuple):
         return record.seq in self.answers
 
 
-NOTHING = Written({}, set())
+NOTHING = Written({}, set(), set())
 
 
 def at_once(records: Sequence[Record]) -> AtOnce:

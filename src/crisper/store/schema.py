@@ -41,6 +41,12 @@ FAILED = ("failed", "lost", "rejected", "revoked")
 _FAILED = text("state IN ('failed', 'lost', 'rejected', 'revoked')")
 _UNDER_WAY = text("state <> 'done'")
 _DONE = text("state = 'done'")
+#: Verdicts after which the message is meant to run again, as their index has them.
+BRINGS_BACK = ("await_redelivery", "hand_back", "recover", "redelivered", "resend")
+_SENT = text(
+    "state = 'done' AND followed_at IS NULL"
+    " AND verdict IN ('await_redelivery', 'hand_back', 'recover', 'redelivered', 'resend')"
+)
 _NOT_DONE = text("done_at IS NULL")
 
 registry = Table(
@@ -134,6 +140,7 @@ Index(
     attempt.c.incarnation,
     attempt.c.seq,
     unique=True,
+    postgresql_include=["state", "received_at", "started_at"],
     postgresql_where=_OPEN,
     sqlite_where=_OPEN,
 )
@@ -168,6 +175,8 @@ recovery = Table(
     Column("due_at", BigInteger),
     Column("sent_at", BigInteger),
     Column("done_at", BigInteger),
+    #: When a later attempt of its task came on record; null of what is not back yet.
+    Column("followed_at", BigInteger),
     PrimaryKeyConstraint("task_id", "number"),
 )
 Index(
@@ -179,6 +188,8 @@ Index(
     mysql_length={"scope": 190},
 )
 Index("crisper_recovery_done", recovery.c.done_at, postgresql_where=_DONE, sqlite_where=_DONE)
+#: Not on MariaDB.
+Index("crisper_recovery_sent", recovery.c.done_at, postgresql_where=_SENT, sqlite_where=_SENT)
 
 order = Table(
     "crisper_order",

@@ -17,6 +17,7 @@ from crisper.store.sql import SqlStore
 #: transaction lasts that long (`crisper.engine.deadline`).
 LAG_MS = 60_000
 
+KEY = "totals"
 _TAKE = "SELECT r.value FROM crisper_registry r WHERE r.key = 'totals'"
 _MAKE = "INSERT INTO crisper_registry VALUES ('totals', ?) ON CONFLICT DO NOTHING"
 _KEEP = "UPDATE crisper_registry SET value = ? WHERE crisper_registry.key = 'totals'"
@@ -39,6 +40,11 @@ def read(store: SqlStore) -> Totals:
         return _read(store.db.rows(_TAKE))
 
 
+def of(kept: str | None) -> Totals:
+    """What a registry keeps; None if nobody has counted yet."""
+    return Totals(0, {}, {}) if kept is None else Totals(*json.loads(kept))
+
+
 def follow(store: SqlStore, *, limit: int = 5000, lag_ms: int = LAG_MS) -> int:
     """Count what has happened since, so many events at most; how many were counted."""
     try:
@@ -55,10 +61,7 @@ def follow(store: SqlStore, *, limit: int = 5000, lag_ms: int = LAG_MS) -> int:
 
 
 def _read(rows: list[Row]) -> Totals:
-    if not rows:
-        return Totals(0, {}, {})
-    after, events, verdicts = json.loads(rows[0][0])
-    return Totals(after, events, verdicts)
+    return of(rows[0][0] if rows else None)
 
 
 def _until(settled: int, rows: list[Row]) -> list[Row]:

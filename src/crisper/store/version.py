@@ -8,7 +8,7 @@ from crisper.store.sql import SqlStore
 TABLE = "crisper_alembic_version"
 
 #: The revision that this Crisper reads and writes: the newest file in `migrations/versions`.
-HEAD_REVISION = "0009"
+HEAD_REVISION = "0010"
 
 #: The oldest revision whose Crisper may work on the registry, as its newest one has written it down.
 OLDEST = "SELECT r.value FROM crisper_registry r WHERE r.key = 'oldest'"

@@ -30,6 +30,10 @@ class Answers(Dispatching, Fences):
                     self._take(item)
                 except Exception:
                     self.count_error(f"taking {item[0]!r}")
+            try:
+                self.lending.settle()
+            except Exception:
+                self.count_error("lending slots")
             self.link.run_waiting(lambda: self.counted("acknowledging"))
         self.link.flush()
 
@@ -62,6 +66,12 @@ class Answers(Dispatching, Fences):
                 self.on_fatal(item[1], item[2])
 
     def _answers(self, durable: int, news: list[tuple[int, str, int, str, str]]) -> None:
+        oldest = next(iter(self._asking.values()), None)
+        if oldest is not None and oldest.seq <= durable:
+            try:  # what was answered is taken in whatever becomes of this
+                self.lending.answered(oldest)
+            except Exception:
+                self.count_error("measuring how long a claim waited")
         for seq, kind, number, reason, checkpoint in news:
             if checkpoint and (held := self._by_seq.get(seq)) is not None:
                 held.checkpoint = checkpoint

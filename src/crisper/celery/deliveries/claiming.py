@@ -27,7 +27,7 @@ class Claiming(Returns):
         with self.link.in_order:
             seq = self.link.number()
             held = Held(seq, request, message_id, self.generation)
-            held.is_copy = holder is not None
+            held.is_copy, held.ended_before = holder is not None, self.lending.ended
             self._copies |= held.is_copy
             item = self._claim_item(held)  # before anything knows of it: this may raise
             self._by_seq[seq] = self._asking[seq] = held

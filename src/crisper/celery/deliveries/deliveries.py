@@ -28,11 +28,14 @@ class Deliveries(Claiming, Answers):
         self.ticked_at = monotonic_ms()
         counted = {"errors": self.errors, "held": len(self._by_seq), "refused": self.refused}
         consuming = is_consuming(self.worker) and not self.pausing.why
-        self.link.send((wire.TICK, self.ticked_at, {**counted, "consuming": consuming}))
+        about = {**counted, "consuming": consuming}
+        self.link.send((wire.TICK, self.ticked_at, about, self.lending.lends))
         self._make_room()
+        with self.counted("lending slots"):
+            self.lending.tick(next(iter(list(self._asking.values())), None))
         self.pausing.enforce()
         now = time.monotonic()
-        for held in list(self._by_seq.values()):
+        for held in self.held():
             if held.stage is Stage.ASKED and now - held.asked_at > self.settings.lease:
                 if self.may_come_back(held):
                     self.put_back(held)
@@ -47,9 +50,9 @@ class Deliveries(Claiming, Answers):
     def goodbye(self) -> None:
         """After the consumer gave everything back: close what is open, each as what it is."""
         self.generation += 1  # nothing can be acknowledged any more
-        asked = [held.seq for held in self._by_seq.values() if held.stage is Stage.ASKED]
+        asked = [held.seq for held in self.held() if held.stage is Stage.ASKED]
         heard = self.settle(max(asked, default=0), seconds=5.0)  # the loop may have ended before its answers
-        for held in list(self._by_seq.values()):
+        for held in self.held():
             if held.muted:
                 continue
             if held.stage is Stage.DISPATCHED and not held.acks_late and held.accepted:

@@ -31,6 +31,7 @@ class Ends(Parts):
             self._take_prefetch(held)
         else:
             self._finish_item(held, state, reason, runtime)
+            self.lending.ended += held.accepted
         self._forget(held)
         self._maybe_flush()
 
@@ -57,7 +58,8 @@ class Ends(Parts):
         self.note("late_finish", held.task_id, {**data, "runtime_ms": runtime_ms})
 
     def mute_forget(self, held: Held) -> None:
-        """A fenced attempt ended: its delivery goes back, or is somebody else's already."""
+        """A fenced attempt ended, and is stopped no longer: its delivery, unless it was acknowledged early,
+        goes back, or is somebody else's already."""
         held.stage = Stage.CLOSED
         held.request._crisper_forget_delivery()
 
@@ -66,6 +68,8 @@ class Ends(Parts):
         if self._closing() and not self._on_other_thread():
             self.settle(held.finish_seq, seconds=5.0)
         self.link.when_durable(held.finish_seq, call, held.request._crisper_forget_delivery)
+        if self.link.durable < held.finish_seq and held.generation == self.generation:
+            self.lending.waits(held.finish_seq)
 
     def settle_acknowledgements(self) -> None:
         """The loop has ended, and nobody receives what the outcomes it took in still wait for."""
@@ -106,8 +110,10 @@ class Ends(Parts):
 
     def _release_late(self, held: Held, why: str) -> None:
         """Granted when its delivery was gone. Where the message was run meanwhile, by another delivery,
-        nobody may have it any more: a courier looks after it."""
-        if held.number <= 1:
+        nobody may have it any more: a courier looks after it. So it may be where a journal let it run after
+        its connection was lost; what we gave back ourselves is the broker's."""
+        given_back = held.number == 0 and held.generation == self.generation
+        if held.number == 1 or given_back:
             self._release(held, why)
         else:
             self._lose(held, why)
@@ -125,7 +131,8 @@ class Ends(Parts):
 
         A recorder that has taken the place of the one that was told hears of the claim itself first.
         """
-        for seq in [seq for seq, (last, *_) in self._dropped.items() if max(last, self.link.since) < durable]:
+        dropped, since = list(self._dropped.items()), self.link.since
+        for seq in [seq for seq, (last, *_) in dropped if max(last, since) < durable]:
             self.link.sit(seq)
             del self._dropped[seq]
 

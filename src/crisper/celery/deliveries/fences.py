@@ -27,9 +27,10 @@ class Fences(Orders):
             "crisper: this worker was declared lost while it was silent; what it ran is fenced,"
             " and it goes on under a new incarnation"
         )
-        unheard = [copy(held) for held in self._asking.values()]
-        provisional = {h.seq: h for h in self._by_seq.values() if self._is_provisional(h)}
-        fenced = [held for held in self._by_seq.values() if held.seq not in provisional]
+        unheard = [copy(held) for held in list(self._asking.values())]
+        known = self.held()
+        provisional = {held.seq: held for held in known if self._is_provisional(held)}
+        fenced = [held for held in known if held.seq not in provisional]
         unclaimed = [held for held in fenced if held.stage in _NOT_CLAIMED]
         for held in fenced:
             was = held.stage
@@ -43,18 +44,19 @@ class Fences(Orders):
                 held.stage = Stage.DROPPED
                 held.request._crisper_forget_delivery()
                 self._let_go(held, was)
-        going_on = {seq: lost for seq, lost in self._lost.items() if lost[0].seq in self._provisional}
-        for seq, (held, _) in self._lost.items():
+        going_on = {seq: lost for seq, lost in list(self._lost.items()) if lost[0].seq in self._provisional}
+        for seq, (held, _) in list(self._lost.items()):
             if seq in going_on:
                 continue
             held.muted = True
             if held.acks_late:
                 held.request._crisper_forget_delivery()
-        for known in (self._by_seq, self._by_message, self._asking, self._lost, self._dropped):
-            known.clear()
+        for book in (self._by_seq, self._by_message, self._asking, self._lost, self._dropped):
+            book.clear()
         self._by_seq.update(provisional)
         self._by_message.update({held.message_id: held for held in provisional.values()})
         self._lost.update(going_on)
+        self.lending.forget()
         self.on_fenced()
         for held in unheard:
             self._take_back_unheard(held)

@@ -101,9 +101,24 @@ class Orders(Returns):
 
     def _stop_unless_ended(self, held: Held) -> None:
         """Again and again, until it has ended: its process may not have come to the body yet."""
-        if held.stage is Stage.DISPATCHED and self._is_prefork() and not self._closing():
+        if held.stage is not Stage.DISPATCHED or self._closing():
+            return
+        if not self._is_prefork():
+            if self.inside.why_not(held.request.task):
+                return  # its outcome is muted
+            self.inside.end(held, lambda: None)
+        elif held.accepted and self.is_unnoticed(held.request.worker_pid):
+            self._gone_since(held, held.request.worker_pid)
+        else:
             self._stop(held, held.request.worker_pid)
-            self.worker.timer.call_after(STOP_SECONDS, self._stop_unless_ended, (held,))
+        self.worker.timer.call_after(STOP_SECONDS, self._stop_unless_ended, (held,))
+
+    def _gone_since(self, held: Held, pid: int) -> None:
+        """Nobody else looks after what is fenced. Seen twice: the pool is not just learning it."""
+        if held.unnoticed_ms:
+            with self.counted("burying a process"):
+                self.on_unnoticed(held, pid)
+        held.unnoticed_ms += round(STOP_SECONDS * 1000)
 
     def _gone(self, unnoticed: list[tuple[int, int, int]]) -> None:
         """Attempts of ours whose process is gone, by what our recorder sees, and whose pool said nothing."""

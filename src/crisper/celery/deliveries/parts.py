@@ -16,7 +16,8 @@ from crisper.celery.claims import Claims
 from crisper.celery.dispatcher import Dispatcher
 from crisper.celery.held import Held, Stage
 from crisper.celery.inside import Inside
-from crisper.celery.link import Item, Link, monotonic_ms
+from crisper.celery.lending import Lending
+from crisper.celery.link import LOOP_THREAD, Item, Link, monotonic_ms
 from crisper.celery.pausing import Pausing
 from crisper.celery.slots import Slots
 from crisper.core.states import State
@@ -25,9 +26,6 @@ from crisper.recorder import wire
 from crisper.settings import Settings
 
 logger = get_logger(__name__)
-
-#: Celery's event loop turns on the main thread.
-_LOOP_THREAD = threading.main_thread().ident
 
 
 class Parts(ABC):
@@ -45,6 +43,7 @@ class Parts(ABC):
         self.on_left_behind: Callable[[dict[str, float]], None] = lambda left: None
         self.on_fenced: Callable[[], None] = lambda: None
         self.on_unnoticed: Callable[[Held, int], None] = lambda held, pid: None
+        self.is_unnoticed: Callable[[int], bool] = lambda pid: False
         self.on_begun_inside: Callable[[Held], None] = lambda held: None
         self.may_come_back: Callable[[Held], bool] = lambda held: True
         self._by_seq: dict[int, Held] = {}
@@ -67,16 +66,24 @@ class Parts(ABC):
         self.usual: Usual | None = None
         self.slots = Slots()
         self.inside = Inside(worker)
+        self.lending = Lending(
+            worker, link, ahead=settings.recording == "strict", granted=self._granted_waiting,
+            failed=self.count_error,
+        )  # fmt: skip
 
     def held(self) -> list[Held]:
-        """All of them, from any thread."""
+        """All of them, from any thread. Others change the books meanwhile: nothing else goes through them."""
         return list(self._by_seq.values())
 
     def unaccepted(self) -> list[Held]:
-        return [h for h in self._by_seq.values() if h.stage is Stage.DISPATCHED and not h.accepted]
+        return [held for held in self.running() if not held.accepted]
 
     def running(self) -> list[Held]:
-        return [h for h in self._by_seq.values() if h.stage is Stage.DISPATCHED]
+        return [held for held in self.held() if held.stage is Stage.DISPATCHED]
+
+    def _granted_waiting(self) -> int:
+        """For the pool."""
+        return len([held for held in self.held() if held.stage is Stage.GRANTED])
 
     def _closing(self) -> bool:
         """The pool takes no more: what is granted and not begun goes back to the broker."""
@@ -112,7 +119,7 @@ class Parts(ABC):
         del self._by_message[gone.message_id]
         if not self._copies:
             return
-        for held in self._by_seq.values():
+        for held in self.held():
             over = held.muted or held.stage is Stage.DROPPED or held.generation != self.generation
             if held.message_id == gone.message_id and not over:
                 self._by_message[gone.message_id] = held
@@ -131,14 +138,17 @@ class Parts(ABC):
         self._forget(held)
 
     def _give_prefetch(self, held: Held) -> None:
-        """A parked delivery gives its prefetch slot back, as Celery does for an ETA."""
+        """A parked delivery gives its prefetch slot back, as Celery does for an ETA: none is left to give
+        where `worker_eta_task_limit` is reached."""
         consumer = self.worker.consumer
         if consumer is not None and consumer.qos is not None and not self._prefetch_is_static(consumer):
-            consumer.qos.increment_eventually()
+            before = consumer.qos.value
+            held.gave_prefetch = consumer.qos.increment_eventually() > before
 
     def _take_prefetch(self, held: Held) -> None:
+        gave, held.gave_prefetch = held.gave_prefetch, False
         consumer = self.worker.consumer
-        if consumer is not None and consumer.qos is not None and not self._prefetch_is_static(consumer):
+        if gave and consumer is not None and consumer.qos is not None:
             consumer.qos.decrement_eventually()
 
     def _prefetch_is_static(self, consumer: Any) -> bool:
@@ -160,7 +170,7 @@ class Parts(ABC):
 
     def _maybe_flush(self) -> None:
         """The loop flushes once per turn; where no loop turns, or from another thread, we do."""
-        if self.worker.hub is None or threading.get_ident() != _LOOP_THREAD or self._closing():
+        if self.worker.hub is None or threading.get_ident() != LOOP_THREAD or self._closing():
             self.link.flush()
 
     @contextlib.contextmanager

@@ -76,9 +76,10 @@ class Returns(Ends):
     def new_connection(self) -> None:
         """The consumer has a new broker connection: deliveries of the old one cannot be acked."""
         self.generation += 1
+        self.lending.forget()
         self._claims.forget_queues()
         self._take_back()
-        for held in list(self._by_seq.values()):
+        for held in self.held():
             if held.stage is not Stage.DISPATCHED:
                 self._drop(held, "its connection was lost before it began")
         self._maybe_flush()
@@ -89,7 +90,7 @@ class Returns(Ends):
         it back, the gate decides: what runs here adopts it."""
         left = {
             str(held.request._message.delivery_tag): held.received_at
-            for held in self._by_seq.values()
+            for held in self.held()
             if not held.request.acknowledged and isinstance(held.request._message.channel, VirtualChannel)
         }
         if left:
@@ -145,7 +146,7 @@ class Returns(Ends):
         """Where the prefetch is static, what is parked would fill it up: such a consumer begins anew."""
         parked = Counter(
             str((held.request._message.delivery_info or {}).get("consumer_tag"))
-            for held in self._by_seq.values()
+            for held in self.held()
             if held.stage is Stage.PARKED and held.generation == self.generation
         )
         consumer = self.worker.consumer

@@ -3,73 +3,38 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import replace
-from typing import NamedTuple
 
-from crisper.core.gate import (
-    DOUBTED,
-    Decision,
-    Latest,
-    Owner,
-    Ruling,
-    goes_on,
-    has_journal,
-    rule,
-    ruled_later,
-)
-from crisper.core.model import Attempt, Claim, Recovery
-from crisper.core.states import HAVE_RECOVERIES, RecoveryState, State, VerdictKind
-from crisper.core.verdict import DEAD_LETTERED, stopped_by
+from crisper.core.gate import DOUBTED, Decision, Latest, Owner, Ruling, has_journal, rule, ruled_later
+from crisper.core.model import Attempt, Claim
+from crisper.core.states import State
+from crisper.core.verdict import DEAD_LETTERED
 from crisper.store import checkpoints
-from crisper.store.cases import FORGET_MESSAGE, verdict_event
-from crisper.store.database import Row
-from crisper.store.rows import ATTEMPT, EVENT, RECOVERY, among, as_attempt, as_recovery
-from crisper.store.sql.outcomes import Outcomes
+from crisper.store.rows import ATTEMPT, RECOVERY, among, as_attempt, as_recovery
+from crisper.store.sql.grants import Grant, Grants, Known
 
-_INSERT_ATTEMPT = f"""
-INSERT INTO crisper_attempt ({ATTEMPT}, args_preview, kwargs_preview, envelope, body)
-VALUES (?, ?, ?, ?, ?, ?, ?, 'claimed', ?, ?, ?, ?, ?, FALSE, NULL, NULL, ?, ?, ?,
-        NULL, NULL, NULL, NULL, FALSE, NULL, ?, ?, ?, ?, ?, ?)
-ON CONFLICT DO NOTHING"""
-
-#: The order follows the task to its next attempt.
-_FOLLOW = """
-UPDATE crisper_order SET number = ?, incarnation = ?
- WHERE task_id = ? AND number = ? AND done_at IS NULL"""
+#: How often a claim is ruled upon whose facts move under the answer.
+RULINGS = 3
 
 
-class Known(NamedTuple):
-    """An attempt that the gate finds on record."""
-
-    attempt: Attempt
-    recovery: Recovery | None
-    kept: bool
-
-
-class Claims(Outcomes):
+class Claims(Grants):
     """The claims of one batch, ruled upon by what is on record of their tasks."""
 
-    def _claims(self, claims: Sequence[Claim]) -> None:
-        """A task's first claim needs no look at the past: attempt 1 exists or it does not."""
+    def _claims(self, claims: Sequence[Claim], tried: Collection[int]) -> None:
+        """A task's first claim needs no look at the past: attempt 1 exists or it does not. What was `tried`
+        does, and what the broker says it delivers again most likely does."""
         doubted = self._doubted(claims)
         earliest = {claim.task_id: claim for claim in reversed(claims)}
-        ordered = sorted((c for c in earliest.values() if c.seq not in doubted), key=lambda c: c.task_id)
-        done = self.db.each(_INSERT_ATTEMPT, [self._row(claim, 1) for claim in ordered])
-        granted = {c.seq for c, inserted in zip(ordered, done, strict=True) if inserted}
-        for claim in ordered:
-            if claim.seq in granted:
-                self._answer(claim.seq, "granted", 1)
+        may_be_first = [c for c in earliest.values() if not c.redelivered and c.seq not in tried]
+        opened = self._open_first(sorted(may_be_first, key=lambda c: c.task_id))
         first = len(self.answers)
-        left = sorted((c for c in claims if c.seq not in granted), key=lambda c: c.task_id)
+        left = sorted((c for c in claims if c.seq not in opened), key=lambda c: c.task_id)
         refused = self._refused_before([c.seq for c in left])
-        known = self._known({c.task_id for c in left})
         for claim in left:
             if claim.seq in refused:
                 self._answer(claim.seq, *refused[claim.seq])
-            else:
-                # Another claim of this task may have changed what was read: only the first may rely on it.
-                self._claim_known(claim, known.pop(claim.task_id, None), doubted=claim.seq in doubted)
+        self._claim_known([c for c in left if c.seq not in refused], doubted)
         self._hand_on(first, {claim.seq: claim.task_id for claim in left})
 
     def _hand_on(self, since: int, tasks: dict[int, str]) -> None:
@@ -110,43 +75,54 @@ class Claims(Outcomes):
             seq: (kind, number or 0, json.loads(data).get("reason", "")) for seq, kind, number, data in rows
         }
 
-    def _row(self, claim: Claim, number: int) -> Row:
-        return (
-            *(claim.task_id, number, claim.message_id, claim.name, claim.queue),
-            *(self.fence.incarnation, claim.seq, claim.acks_late, claim.dispatched),
-            *(claim.redelivered, claim.retries, claim.tag, claim.on_lost, claim.loss_budget),
-            *(self.now - claim.age_ms, claim.message.size, claim.message.why_not),
-            *(claim.args_preview, claim.kwargs_preview),
-            *(claim.message.envelope, claim.message.body),
-        )
+    def _claim_known(self, claims: Sequence[Claim], doubted: Collection[int]) -> None:
+        """Their tasks may be on record: ask the gate, and again if its facts moved under the answer."""
+        rulings: Counter[int] = Counter()
+        while claims:
+            known = self._known({claim.task_id for claim in claims})
+            grants: list[Grant] = []
+            again: list[Claim] = []
+            for claim in claims:
+                seen = known.pop(claim.task_id, None)
+                if seen is None:  # another claim of this task may change what was read
+                    again.append(claim)
+                elif rulings[claim.seq] == RULINGS:
+                    self._answer(claim.seq, "parked", 0, "its registry rows keep moving")
+                else:
+                    rulings[claim.seq] += 1
+                    if not self._ruled(claim, seen, grants, doubted=claim.seq in doubted):
+                        again.append(claim)
+            claims = sorted([*again, *self._open(grants)], key=lambda c: c.task_id)
 
-    def _claim_known(self, claim: Claim, seen: list[Known] | None, *, doubted: bool) -> None:
-        """The task is on record: ask the gate, and again if its facts moved under the answer."""
-        for _ in range(3):
-            known, seen = seen if seen is not None else self._known({claim.task_id})[claim.task_id], None
-            mine = [k.attempt for k in known if self._is(k.attempt, claim.seq)]
-            if mine:
-                return self._answer_granted(claim, mine[0].number)
-            born = [a for a, *_ in known if (a.incarnation, a.seq) == (claim.provisional, claim.seq)]
-            if born:
-                return self._answer(claim.seq, "overlap", born[0].number, "it was on record, and is fenced")
-            same = [k for k in known if k.attempt.message_id == claim.message_id]
-            latest = same[-1] if same else None
-            if latest is None and doubted:
-                return self._answer(claim.seq, "parked", 0, DOUBTED)
-            decision = rule(
-                self._latest(latest, claim.age_ms) if latest else None,
-                redelivered=claim.redelivered,
-                identified=claim.identified,
-                newer=latest is None or (claim.seq > latest.attempt.seq and not claim.copy),
-            )
-            if claim.provisional:
-                decision = ruled_later(decision)
+    def _ruled(self, claim: Claim, known: list[Known], grants: list[Grant], *, doubted: bool) -> bool:
+        """Answer it, or add it to the grants; False if what it was decided on has moved."""
+        mine = [k.attempt for k in known if self._is(k.attempt, claim.seq)]
+        if mine:
+            self._answer_granted([(claim, mine[0].number)])
+            return True
+        born = [a for a, *_ in known if (a.incarnation, a.seq) == (claim.provisional, claim.seq)]
+        if born:
+            self._answer(claim.seq, "overlap", born[0].number, "it was on record, and is fenced")
+            return True
+        same = [k for k in known if k.attempt.message_id == claim.message_id]
+        latest = same[-1] if same else None
+        if latest is None and doubted:
+            self._answer(claim.seq, "parked", 0, DOUBTED)
+            return True
+        decision = rule(
+            self._latest(latest, claim.age_ms) if latest else None,
+            redelivered=claim.redelivered,
+            identified=claim.identified,
+            newer=latest is None or (claim.seq > latest.attempt.seq and not claim.copy),
+        )
+        if claim.provisional:
+            decision = ruled_later(decision)
+        if decision.ruling is Ruling.GRANT:
             before = known[-1].attempt if known else None
-            number = before.number + 1 if before else 1
-            if self._carry_out(claim, decision, latest, before, number):
-                return None
-        self._answer(claim.seq, "parked", 0, "its registry rows keep moving")
+            was_lost = any(one.recovery for one in known)
+            grants.append(Grant(claim, before.number + 1 if before else 1, latest, before, was_lost))
+            return True
+        return self._carry_out(claim, decision, latest)
 
     def _known(self, tasks: Collection[str]) -> dict[str, list[Known]]:
         """All that is on record of each task, in order; its recoveries stay as they are until commit."""
@@ -198,18 +174,9 @@ class Claims(Outcomes):
             return Owner.SELF
         return Owner.RENEWING if incarnation in self.renewing else Owner.UNJUDGED
 
-    def _carry_out(
-        self,
-        claim: Claim,
-        decision: Decision,
-        latest: Known | None,
-        before: Attempt | None,
-        number: int,
-    ) -> bool:
+    def _carry_out(self, claim: Claim, decision: Decision, latest: Known | None) -> bool:
         """Write the gate's ruling; False if what it was decided on has moved."""
         match decision.ruling:
-            case Ruling.GRANT:
-                return self._grant(claim, latest, before, number)
             case Ruling.REGRANT if latest:
                 return self._regrant(claim, latest.attempt)
             case Ruling.REFUSE if latest:
@@ -220,60 +187,6 @@ class Claims(Outcomes):
         self._answer(claim.seq, decision.ruling.value, 0, decision.reason)
         return True
 
-    def _grant(self, claim: Claim, latest: Known | None, before: Attempt | None, number: int) -> bool:
-        attempt, recovery, _ = latest or (None, None, False)
-        if recovery and recovery.state is not RecoveryState.DONE and not self._overtake(recovery):
-            return False
-        if not self.db.each(_INSERT_ATTEMPT, [self._row(claim, number)])[0]:
-            return False
-        if attempt is not None and attempt.state in HAVE_RECOVERIES and claim.message.body is not None:
-            self.db.run(FORGET_MESSAGE, attempt.task_id, attempt.number)
-        followed = goes_on(claim, attempt, before)
-        if followed is None:
-            self._answer(claim.seq, "granted", number)
-        else:
-            self._follow(followed, number)
-            self._answer_granted(claim, number)
-        return True
-
-    def _follow(self, attempt: Attempt, number: int) -> None:
-        """Whoever orders the earlier attempt to stop holds it meanwhile: one of us sees the other."""
-        place = attempt.task_id, attempt.number
-        self.db.rows(
-            f"SELECT 1 FROM crisper_attempt WHERE task_id = ? AND number = ?{self.db.lock}",
-            *place,
-        )
-        self.db.run(_FOLLOW, number, self.fence.incarnation, *place)
-
-    def _answer_granted(self, claim: Claim, number: int) -> None:
-        """Of a task with a past; a person may have ordered it to stop."""
-        ordered = self.db.rows(
-            "SELECT ordered_by, reason FROM crisper_order"
-            " WHERE task_id = ? AND number = ? AND done_at IS NULL",
-            *(claim.task_id, number),
-        )
-        if ordered:
-            self._answer(claim.seq, "stopped", number, stopped_by(*ordered[0]))
-        else:
-            self._answer(claim.seq, "granted", number)
-
-    def _overtake(self, recovery: Recovery) -> bool:
-        """The message came by itself before its recovery was complete: that ends the recovery."""
-        verdict = recovery.verdict or VerdictKind.REDELIVERED
-        reason = recovery.reason or "the broker delivered its message again"
-        won = self.db.run(
-            "UPDATE crisper_recovery SET state = 'done', verdict = ?, reason = ?, done_at = ?,"
-            " decided_by = COALESCE(decided_by, 'gate'), decided_at = COALESCE(decided_at, ?),"
-            " version = version + 1 WHERE task_id = ? AND number = ? AND version = ? AND state = ?",
-            *(verdict, reason, self.now, self.now),
-            *(recovery.task_id, recovery.number, recovery.version, recovery.state),
-        )
-        if won and recovery.verdict is None:
-            evidence = {"claimed_by": self.fence.incarnation, **recovery.evidence}
-            told = replace(recovery, verdict=verdict, reason=reason, evidence=evidence, decided_by="gate")
-            self.db.run(EVENT, *verdict_event(self.now, told))
-        return bool(won)
-
     def _regrant(self, claim: Claim, attempt: Attempt) -> bool:
         won = self.db.run(
             "UPDATE crisper_attempt SET seq = ?, tag = ?, dispatched = ?"
@@ -283,7 +196,7 @@ class Claims(Outcomes):
             *(attempt.task_id, attempt.number, self.fence.incarnation, attempt.seq),
         )
         if won:
-            self._answer_granted(claim, attempt.number)
+            self._answer_granted([(claim, attempt.number)])
         return bool(won)
 
     def _refuse(self, claim: Claim, reason: str, attempt: Attempt) -> bool:

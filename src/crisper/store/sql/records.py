@@ -34,7 +34,7 @@ class Records(Recoveries):
             else:
                 batch = Batch(self, fence, now, renewing)
                 for segment in segments(left):
-                    batch.apply(segment)
+                    batch.apply(segment, written.refused)
                 return in_order([*answers, *batch.answers], records)
         raise Fenced(f"incarnation {fence.incarnation} or its recorder's generation is over")
 
