@@ -24,7 +24,8 @@ from tests.fleet import Fleet, wait_for
 from tests.servers import PrivateRedis
 
 #: Calls per task; a tenth more than measured, because what a turn of the loop costs is shared by its tasks.
-MOST = 180.0
+#: Thirty more are for slots that are lent while commits take over 10 ms, as they do on a busy machine.
+MOST = 210.0
 
 
 def main() -> int:

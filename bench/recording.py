@@ -1,11 +1,12 @@
 """What a claim and an outcome cost on their way into the registry, by the size of their batch.
 
-    python bench/recording.py [--registry postgresql+psycopg://…] [--batches 200]
+    python bench/recording.py [--registry postgresql+psycopg://…] [--batches 200] [--rounds 1] [--index]
 
 Each batch claims so many tasks and ends those of the batch before. CPU is this process's, which is what
 a recorder spends; on PostgreSQL also that of the server's own process, and bytes of its log. Without
 `--registry` a private PostgreSQL is measured, with `crisper.store.at_once` and without it, beside a SQLite
-file.
+file. `--index` measures another private PostgreSQL instead, beside the first: there the index of open
+attempts tells no states and times, as before schema 0010. Rounds are in alternation, and medians are printed.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import statistics
 import sys
 import tempfile
 import time
@@ -22,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import psycopg
 
 from bench.throughput import cpu_seconds
 from crisper.core.model import Claim, Finish, Message
@@ -37,6 +41,12 @@ SIZES = (1, 4, 16, 64)
 MESSAGE = Message(
     b"[[1, 2], {}, {}]" * 12, json.dumps({"headers": dict.fromkeys(map(str, range(25)), "value")}), 192
 )
+
+
+_NARROW = """
+DROP INDEX crisper_attempt_open;
+CREATE UNIQUE INDEX crisper_attempt_open ON crisper_attempt (incarnation, seq)
+ WHERE state IN ('claimed', 'running')"""
 
 
 class Bench:
@@ -92,9 +102,20 @@ class Bench:
 
 
 @contextlib.contextmanager
-def benches(registry: str) -> Iterator[dict[str, Bench]]:
+def benches(registry: str, *, index: bool) -> Iterator[dict[str, Bench]]:
     with contextlib.ExitStack() as stack:
         url = registry or stack.enter_context(PrivatePostgres()).url
+        if index:
+            narrow = stack.enter_context(PrivatePostgres()).url
+            for each in (url, narrow):
+                upgrade(each)
+            with psycopg.connect(narrow.replace("+psycopg", ""), autocommit=True) as connection:
+                connection.execute(_NARROW)
+            made = {"as it is": Bench(url), "narrow": Bench(narrow)}
+            yield made
+            for bench in made.values():
+                bench.store.close()
+            return
         file = f"sqlite:///{stack.enter_context(tempfile.TemporaryDirectory())}/registry.db"
         for each in (url, file):
             upgrade(each)
@@ -108,13 +129,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--registry", default="")
     parser.add_argument("--batches", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--index", action="store_true")
     options = parser.parse_args()
     print(f"{'':<32}{'µs of CPU per task':>24}{'WAL bytes':>12}")
     print(f"{'tasks in a batch':<18}{'way':<14}{'recorder':>12}{'server':>12}{'per task':>12}")
-    with benches(options.registry) as made:
+    with benches(options.registry, index=options.index) as made:
         for size in SIZES:
+            rounds = [
+                {name: bench.measure(size, options.batches) for name, bench in made.items()}
+                for _ in range(options.rounds)
+            ]
             for name, bench in made.items():
-                here, there, logged = bench.measure(size, options.batches)
+                here, there, logged = map(statistics.median, zip(*(one[name] for one in rounds), strict=True))
                 of_server = f"{there:>12.0f}{logged:>12.0f}" if bench.server else ""
                 print(f"{size:<18}{name:<14}{here:>12.0f}{of_server}", flush=True)
 
