@@ -1,4 +1,7 @@
-"""I12: a sweep's work grows with the workers and with what they lost, not with what is over."""
+"""I12: a sweep's work grows with the workers and with what they lost, not with what is over.
+
+And what a record costs does not grow with what is open beside it.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import pytest
 from crisper.core.states import State
 from crisper.engine.sweeper import Sweeper
 from tests.fleet import wait_for
-from tests.store.acting import PULSE, SqlRegistry
+from tests.store.acting import PULSE, SqlRegistry, start
 
 LEASE = 20.0
 #: Of what a sweep reads of the same workers and losses: the pages of an index that has grown.
@@ -94,6 +97,22 @@ def test_on_postgres_it_reads_as_many_rows_after_a_long_history(postgres_registr
         few, many = _rows_read(postgres_registry, 250), _rows_read(postgres_registry, 4000)
     assert few > 100
     assert many < TOLERANCE * few
+
+
+def test_on_postgres_a_record_reads_its_own_row_however_many_are_open(postgres_registry: SqlRegistry) -> None:
+    """In a session that has made its plans while the table was empty."""
+    before = _stable(postgres_registry)
+    worker = postgres_registry.joins()
+    claims = [worker.wants(f"{worker.id}-{n}", f"{worker.id}-{n}") for n in range(500)]
+    for claim in claims:
+        worker.record(claim)
+        worker.record(start(claim))
+    for claim in claims[::2]:
+        worker.record(worker.finish(claim))
+    records = len(claims) * 2 + len(claims) // 2
+    postgres_registry.close()
+    after = wait_for("its reading is counted", lambda: (now := _stable(postgres_registry)) > before and now)
+    assert after - before < 4 * records  # each reads the fence, and its own row
 
 
 @contextmanager

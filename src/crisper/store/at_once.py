@@ -6,6 +6,11 @@ The fence is read, and held, by the statement itself; without it nothing is writ
 
 It takes half of the recorder's CPU and two thirds of the server's (`python bench/recording.py`,
 docs/performance.md); JSON is what both ends read fastest.
+
+Its plan is made once, most likely while the table is empty, and must stay right when a worker has thousands
+open. Two conditions that are always true see to that: the server takes the records for few (`BETWEEN`), and
+cannot tell that the state would allow it the index of what is open (`|| ''`), which it would read from end to
+end rather than look each record's attempt up by its task.
 """
 
 from __future__ import annotations
@@ -16,10 +21,10 @@ from typing import Any, NamedTuple
 
 from crisper.core.model import Answer, Claim, Fence, Finish, Note, Record, Start
 from crisper.core.states import State
-from crisper.store.rows import IS_OPEN
 
 #: Larger messages go by themselves, as bytes: here they take twice their size.
 LARGEST_BODY = 65_536
+LARGEST_SEQ = 2**63 - 1
 #: A person may have stopped it, or a copy of it was refused: these are looked at one by one.
 _LOOKED_AT = (State.REVOKED, State.RELEASED)
 
@@ -46,7 +51,8 @@ starts AS (
          started_at = now - s.age_ms
     FROM fence, json_to_recordset(%(starts)s) AS s
          (task_id text, claim bigint, pid bigint, pid_start bigint, age_ms bigint)
-   WHERE a.task_id = s.task_id AND incarnation = %(id)s AND seq = s.claim AND a.state = 'claimed'),
+   WHERE a.task_id = s.task_id AND incarnation = %(id)s AND seq = s.claim AND a.state || '' = 'claimed'
+     AND s.claim BETWEEN 0 AND {LARGEST_SEQ}),
 finishes AS (
   UPDATE crisper_attempt a
      SET state = f.state, reason = f.reason, runtime_ms = f.runtime_ms, finished_at = now - f.age_ms,
@@ -55,7 +61,8 @@ finishes AS (
     FROM fence, json_to_recordset(%(finishes)s) AS f
          (task_id text, claim bigint, seq bigint, state text, reason text, runtime_ms bigint,
           pid bigint, age_ms bigint)
-   WHERE a.task_id = f.task_id AND incarnation = %(id)s AND a.seq = f.claim AND a.{IS_OPEN}
+   WHERE a.task_id = f.task_id AND incarnation = %(id)s AND a.seq = f.claim
+     AND a.state || '' IN ('claimed', 'running') AND f.claim BETWEEN 0 AND {LARGEST_SEQ}
 RETURNING a.closed_seq)
 SELECT now, (SELECT array_agg(seq) FROM claims), (SELECT array_agg(closed_seq) FROM finishes) FROM fence"""
 
