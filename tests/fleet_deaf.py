@@ -1,9 +1,9 @@
 """For a worker started with `--include tests.fleet_deaf`: its pool is flushed at the worst moment.
 
 Once the test has made a file `deaf-until-shutdown` or `deaf-until-lost`, the worker's loop stands still
-when it has written a job to a pool process and has heard nothing of it yet. When the file `go` is there
-too, it shuts down, or its connection is lost, in the same turn: before it could hear of the job. When the
-pool has been flushed, it makes a file `flushed`.
+when it has written a job to a pool process and has heard nothing of it yet, and makes a file `standing`.
+When the file `go` is there too, it shuts down, or its connection is lost, in the same turn: before it could
+hear of the job. When the pool has been flushed, it makes a file `flushed`.
 
 FLEET_DOUBLE_BOOKED: a process is given a second job while it runs the first, as Celery 5.5 does after a lost
 connection.
@@ -34,6 +34,7 @@ def be_deaf(sender: Any, **_: Any) -> None:
             deaf = FOLDER / f"deaf-until-{end}"
             unheard = [job for job in pool._cache.values() if job._write_to and not job._accepted]
             if deaf.exists() and unheard and not pool._active_writers:
+                (FOLDER / "standing").touch()
                 while not (FOLDER / "go").exists():
                     time.sleep(0.01)
                 deaf.unlink()

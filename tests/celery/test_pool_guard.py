@@ -100,7 +100,7 @@ def test_a_process_that_died_before_it_read_its_job_is_heard_out_and_the_job_com
     worker, pid = deaf(fleet, end)
     os.kill(pid, signal.SIGSTOP)
     sent = fleet.send("late", "waits", 0).id
-    wait_for("it is granted", lambda: fleet.attempts(sent) == [(1, "claimed")])
+    wait_for("it is written to the process", (fleet.folder / "standing").exists)
     os.kill(pid, signal.SIGKILL)
     wait_for("it is dead", lambda: not is_running(pid))
     comes_again(fleet, worker, end, sent)
