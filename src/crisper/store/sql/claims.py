@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Collection, Sequence
+from functools import cached_property
 
 from crisper.core.gate import DOUBTED, Decision, Latest, Owner, Ruling, has_journal, rule, ruled_later
 from crisper.core.model import Attempt, Claim
@@ -24,7 +25,6 @@ class Claims(Grants):
     def _claims(self, claims: Sequence[Claim], tried: Collection[int]) -> None:
         """A task's first claim needs no look at the past: attempt 1 exists or it does not. What was `tried`
         does, and what the broker says it delivers again most likely does."""
-        doubted = self._doubted(claims)
         earliest = {claim.task_id: claim for claim in reversed(claims)}
         may_be_first = [c for c in earliest.values() if not c.redelivered and c.seq not in tried]
         opened = self._open_first(sorted(may_be_first, key=lambda c: c.task_id))
@@ -34,7 +34,7 @@ class Claims(Grants):
         for claim in left:
             if claim.seq in refused:
                 self._answer(claim.seq, *refused[claim.seq])
-        self._claim_known([c for c in left if c.seq not in refused], doubted)
+        self._claim_known([c for c in left if c.seq not in refused])
         self._hand_on(first, {claim.seq: claim.task_id for claim in left})
 
     def _hand_on(self, since: int, tasks: dict[int, str]) -> None:
@@ -48,12 +48,14 @@ class Claims(Grants):
             if answer.seq in later and (data := last.get(tasks[answer.seq])):
                 self.answers[at] = answer._replace(checkpoint=data)
 
-    def _doubted(self, claims: Sequence[Claim]) -> set[int]:
-        """Redelivered ones, while a worker that nobody hears of, or that has a journal to replay, may have
-        run them: only it can say whether they have finished."""
-        redelivered = {c.seq for c in claims if c.redelivered and not c.provisional}
-        return redelivered if redelivered and self.judges and self._somebody_is_unheard() else set()
+    def _is_doubted(self, claim: Claim) -> bool:
+        """A redelivered one that is not on record, while a worker that nobody hears of, or that has a journal
+        to replay, may have run it: only it can say whether it has finished. What has come on record since
+        this was read has the number that a grant would take."""
+        doubtful = claim.redelivered and not claim.provisional and self.judges
+        return doubtful and self._somebody_is_unheard
 
+    @cached_property
     def _somebody_is_unheard(self) -> bool:
         rows = self.db.rows(
             "SELECT id, pulse FROM crisper_incarnation WHERE state = 'alive' AND NOT cleared AND id <> ?"
@@ -75,7 +77,7 @@ class Claims(Grants):
             seq: (kind, number or 0, json.loads(data).get("reason", "")) for seq, kind, number, data in rows
         }
 
-    def _claim_known(self, claims: Sequence[Claim], doubted: Collection[int]) -> None:
+    def _claim_known(self, claims: Sequence[Claim]) -> None:
         """Their tasks may be on record: ask the gate, and again if its facts moved under the answer."""
         rulings: Counter[int] = Counter()
         while claims:
@@ -90,11 +92,11 @@ class Claims(Grants):
                     self._answer(claim.seq, "parked", 0, "its registry rows keep moving")
                 else:
                     rulings[claim.seq] += 1
-                    if not self._ruled(claim, seen, grants, doubted=claim.seq in doubted):
+                    if not self._ruled(claim, seen, grants):
                         again.append(claim)
             claims = sorted([*again, *self._open(grants)], key=lambda c: c.task_id)
 
-    def _ruled(self, claim: Claim, known: list[Known], grants: list[Grant], *, doubted: bool) -> bool:
+    def _ruled(self, claim: Claim, known: list[Known], grants: list[Grant]) -> bool:
         """Answer it, or add it to the grants; False if what it was decided on has moved."""
         mine = [k.attempt for k in known if self._is(k.attempt, claim.seq)]
         if mine:
@@ -106,7 +108,7 @@ class Claims(Grants):
             return True
         same = [k for k in known if k.attempt.message_id == claim.message_id]
         latest = same[-1] if same else None
-        if latest is None and doubted:
+        if latest is None and self._is_doubted(claim):
             self._answer(claim.seq, "parked", 0, DOUBTED)
             return True
         decision = rule(

@@ -15,6 +15,9 @@ from crisper.store.base import Closed
 from crisper.store.rows import IS_OPEN, among
 from crisper.store.sql.parts import Parts, verb
 
+#: Tasks that one question is about, at most.
+LOOK_AT = 256
+
 #: Attempts of one incarnation, by their tasks, which are indexed, and the numbers of their claims.
 _THESE = "task_id {tasks} AND incarnation = ? AND seq {seqs}"
 _LOSE = f"""
@@ -53,20 +56,28 @@ class Recoveries(Parts):
     """The verbs of sweepers and couriers."""
 
     def left_over(self, entries: Sequence[Entry]) -> list[bool]:
+        entries = [*map(storable_entry, entries)]
+        tasks = sorted({one.task_id for one in entries})
+        past: dict[str, list[Past]] = {task_id: [] for task_id in tasks}
         with self.db.write():
-            return [is_left_over(one, self._past(one.task_id)) for one in map(storable_entry, entries)]
+            for at in range(0, len(tasks), LOOK_AT):
+                for task_id, one in self._past(tasks[at : at + LOOK_AT]):
+                    past[task_id].append(one)
+        return [is_left_over(one, past[one.task_id]) for one in entries]
 
-    def _past(self, task_id: str) -> Iterator[Past]:
+    def _past(self, tasks: Sequence[str]) -> Iterator[tuple[str, Past]]:
+        """All that is on record of these tasks."""
+        these, ids = among(tasks)
         rows = self.db.rows(
-            "SELECT a.number, a.message_id, a.tag, a.state, r.state, r.verdict, i.state"
+            "SELECT a.task_id, a.number, a.message_id, a.tag, a.state, r.state, r.verdict, i.state"
             " FROM crisper_attempt a"
             " LEFT JOIN crisper_recovery r ON r.task_id = a.task_id AND r.number = a.number"
             " LEFT JOIN crisper_incarnation i ON i.id = a.incarnation"
-            " WHERE a.task_id = ?",
-            task_id,
+            f" WHERE a.task_id {these}",
+            *ids,
         )
-        for number, message_id, tag, state, recovery, verdict, worker in rows:
-            yield Past(
+        for task_id, number, message_id, tag, state, recovery, verdict, worker in rows:
+            yield task_id, Past(
                 number, message_id, tag, State(state),
                 RecoveryState(recovery) if recovery else None,
                 VerdictKind(verdict) if verdict else None,
