@@ -36,7 +36,7 @@ _COMPLETE = (
     "UPDATE crisper_recovery SET state = 'done', sent_at = ?, done_at = ?, version = version + 1"
     " WHERE task_id = ? AND number = ? AND version = ? AND state = 'decided'"
 )
-FORGET_MESSAGE = (
+_FORGET_MESSAGE = (
     "UPDATE crisper_attempt SET body = NULL, envelope = NULL"
     " WHERE task_id = ? AND number = ? AND state IN ('lost', 'revoked')"
 )
@@ -151,7 +151,7 @@ def _decide_each(
     )  # fmt: skip
     moved = [new for new, did in zip(decided, won, strict=True) if did]
     store.db.each(EVENT, [verdict_event(now, one) for one in moved])
-    store.db.each(FORGET_MESSAGE, [_place(one) for one in moved if together.is_over(one)])
+    store.db.each(_FORGET_MESSAGE, [_place(one) for one in moved if together.is_over(one)])
     return won
 
 

@@ -10,7 +10,7 @@ from crisper.core.gate import goes_on
 from crisper.core.model import Attempt, Claim, Recovery
 from crisper.core.states import HAVE_RECOVERIES, RecoveryState, VerdictKind
 from crisper.core.verdict import stopped_by
-from crisper.store.cases import FORGET_MESSAGE, verdict_event
+from crisper.store.cases import verdict_event
 from crisper.store.database import Row
 from crisper.store.rows import ATTEMPT, EVENT, among
 from crisper.store.sql.outcomes import Outcomes
@@ -27,7 +27,15 @@ UPDATE crisper_order SET number = ?, incarnation = ?
  WHERE task_id = ? AND number = ? AND done_at IS NULL"""
 
 #: Its recoveries led to an attempt: they are not looked at for what is still on its way.
-_FOLLOWED = "UPDATE crisper_recovery SET followed_at = ? WHERE task_id = ? AND number < ?"
+_FOLLOWED = """
+UPDATE crisper_recovery SET followed_at = ?
+ WHERE task_id {tasks} AND followed_at IS NULL AND number < (
+       SELECT max(a.number) FROM crisper_attempt a WHERE a.task_id = crisper_recovery.task_id)"""
+
+#: The new attempt keeps it.
+_FORGET_MESSAGE = """
+UPDATE crisper_attempt SET body = NULL, envelope = NULL
+ WHERE task_id {tasks} AND message_id {messages} AND state IN ('lost', 'revoked')"""
 
 
 class Known(NamedTuple):
@@ -74,14 +82,23 @@ class Grants(Outcomes):
         ready = [one for one in grants if self._overtakes(one.latest.recovery if one.latest else None)]
         done = self.db.each(_INSERT_ATTEMPT, [self._row(one.claim, one.number) for one in ready])
         opened = [one for one, inserted in zip(ready, done, strict=True) if inserted]
-        lost = [one.latest.attempt for one in opened if one.latest and one.forgets]
-        self.db.each(FORGET_MESSAGE, [(attempt.task_id, attempt.number) for attempt in lost])
-        back = [(self.now, one.claim.task_id, one.number) for one in opened if one.was_lost]
-        self.db.each(_FOLLOWED, back)
+        self._forget([one.claim for one in opened if one.forgets])
+        self._followed([one.claim.task_id for one in opened if one.was_lost])
         self._follow(opened)
         self._answer_granted([(one.claim, one.number) for one in opened])
         seqs = {one.claim.seq for one in opened}
         return [one.claim for one in grants if one.claim.seq not in seqs]
+
+    def _forget(self, claims: Sequence[Claim]) -> None:
+        if claims:
+            tasks, ids = among([claim.task_id for claim in claims])
+            messages, others = among([claim.message_id for claim in claims])
+            self.db.run(_FORGET_MESSAGE.format(tasks=tasks, messages=messages), *ids, *others)
+
+    def _followed(self, task_ids: Sequence[str]) -> None:
+        if task_ids:
+            tasks, ids = among(task_ids)
+            self.db.run(_FOLLOWED.format(tasks=tasks), self.now, *ids)
 
     def _follow(self, opened: Sequence[Grant]) -> None:
         """Whoever orders the earlier attempt to stop holds it meanwhile: one of us sees the other."""
