@@ -10,10 +10,11 @@ from contextlib import contextmanager
 
 import pytest
 
-from crisper.core.states import State
+from crisper.core.states import State, VerdictKind
+from crisper.core.verdict import Judgement, Verdict
 from crisper.engine.sweeper import Sweeper
 from tests.fleet import wait_for
-from tests.store.acting import PULSE, SqlRegistry, start
+from tests.store.acting import PULSE, SCOPE, SqlRegistry, start
 
 LEASE = 20.0
 #: Of what a sweep reads of the same workers and losses: the pages of an index that has grown.
@@ -113,6 +114,28 @@ def test_on_postgres_a_record_reads_its_own_row_however_many_are_open(postgres_r
     postgres_registry.close()
     after = wait_for("its reading is counted", lambda: (now := _stable(postgres_registry)) > before and now)
     assert after - before < 4 * records  # each reads the fence, and its own row
+
+
+def test_on_postgres_a_loss_reads_its_own_rows_however_many_are_lost(postgres_registry: SqlRegistry) -> None:
+    """From when it is closed until its task runs again, by plans that were made for the first few."""
+    store, few, many = postgres_registry.store, 5, 600
+    before = _stable(postgres_registry)
+    victim, heir = postgres_registry.joins(), postgres_registry.joins()
+    for n in range(many):
+        victim.runs(f"{victim.id}-{n}", f"{victim.id}-{n}")
+    victim.is_declared()
+    while store.close_lost(victim.id, by="test", limit=few).more:
+        pass
+    while cases := store.take_cases("courier", SCOPE, limit=few):
+        verdict = Verdict(VerdictKind.RESEND, "because", {})
+        decided = store.decide_all([Judgement(one.recovery, verdict, None) for one in cases], by="courier")
+        store.complete_all(decided, by="courier")
+        ids = [one.attempt.task_id for one in cases]
+        answers = heir.record(*(heir.wants(id, id, redelivered=True) for id in ids))
+        assert [answer.kind for answer in answers] == ["granted"] * len(ids)
+    postgres_registry.close()
+    after = wait_for("its reading is counted", lambda: (now := _stable(postgres_registry)) > before and now)
+    assert after - before < 40 * many
 
 
 @contextmanager

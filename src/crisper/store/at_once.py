@@ -8,9 +8,8 @@ It takes half of the recorder's CPU and two thirds of the server's (`python benc
 docs/performance.md); JSON is what both ends read fastest.
 
 Its plan is made once, most likely while the table is empty, and must stay right when a worker has thousands
-open. Two conditions that are always true see to that: the server takes the records for few (`BETWEEN`), and
-cannot tell that the state would allow it the index of what is open (`|| ''`), which it would read from end to
-end rather than look each record's attempt up by its task.
+open (`crisper.store.postgres`, PLANS). A condition that is always true (`BETWEEN`) has the server take the
+records for few, so that it begins with them.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ starts AS (
          started_at = now - s.age_ms
     FROM fence, json_to_recordset(%(starts)s) AS s
          (task_id text, claim bigint, pid bigint, pid_start bigint, age_ms bigint)
-   WHERE a.task_id = s.task_id AND incarnation = %(id)s AND seq = s.claim AND a.state || '' = 'claimed'
+   WHERE a.task_id = s.task_id AND incarnation = %(id)s AND seq = s.claim AND lower(a.state) = 'claimed'
      AND s.claim BETWEEN 0 AND {LARGEST_SEQ}),
 finishes AS (
   UPDATE crisper_attempt a
@@ -62,7 +61,7 @@ finishes AS (
          (task_id text, claim bigint, seq bigint, state text, reason text, runtime_ms bigint,
           pid bigint, age_ms bigint)
    WHERE a.task_id = f.task_id AND incarnation = %(id)s AND a.seq = f.claim
-     AND a.state || '' IN ('claimed', 'running') AND f.claim BETWEEN 0 AND {LARGEST_SEQ}
+     AND lower(a.state) IN ('claimed', 'running') AND f.claim BETWEEN 0 AND {LARGEST_SEQ}
 RETURNING a.closed_seq)
 SELECT now, (SELECT array_agg(seq) FROM claims), (SELECT array_agg(closed_seq) FROM finishes) FROM fence"""
 

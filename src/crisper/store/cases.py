@@ -50,10 +50,10 @@ def take(store: Parts, courier: str, scope: str, limit: int, again: bool) -> lis
         "   OR state IN ('pending', 'decided') AND (courier = ? OR EXISTS ("
         "      SELECT 1 FROM crisper_incarnation i"
         "       WHERE i.id = r.courier AND i.state <> 'alive')))"
-        f" ORDER BY created_at, task_id, number LIMIT ?{store.db.skip}",
+        f" ORDER BY created_at LIMIT ?{store.db.skip}",
         *(scope, now, courier if again else "", limit),
     )
-    seen = [as_recovery(row) for row in picked]
+    seen = sorted(map(as_recovery, picked), key=lambda one: (one.created_at, *_place(one)))
     due = now + CASE_MS
     if together.may(store, seen):
         together.take(store, seen, courier, due)

@@ -22,7 +22,10 @@ _GIVEN = (
     "json_to_recordset(?) AS g (task_id text, number integer, version integer, was text, state text,"
     " verdict text, reason text, evidence text, due_at bigint, done_at bigint, told text, over boolean)"
 )
-_OF_GIVEN = "r.task_id = g.task_id AND r.number = g.number AND r.version = g.version"
+_OF_GIVEN = (
+    "r.task_id = g.task_id AND r.number = g.number AND r.version = g.version"
+    f" AND g.number BETWEEN 0 AND {2**31 - 1}"  # so that the server begins with them
+)
 _TAKE = f"""
 UPDATE crisper_recovery r SET courier = ?, version = r.version + 1, due_at = ?
   FROM {_GIVEN} WHERE {_OF_GIVEN}"""
@@ -40,13 +43,13 @@ told AS (
 forgotten AS (
   UPDATE crisper_attempt a SET body = NULL, envelope = NULL
     FROM given g JOIN won USING (task_id, number)
-   WHERE g.over AND a.task_id = g.task_id AND a.number = g.number AND a.state IN ('lost', 'revoked'))
+   WHERE g.over AND a.task_id = g.task_id AND a.number = g.number AND lower(a.state) IN ('lost', 'revoked'))
 SELECT task_id, number FROM won"""
 _COMPLETE = f"""
 WITH given AS MATERIALIZED (SELECT * FROM {_GIVEN}),
 won AS (
   UPDATE crisper_recovery r SET state = 'done', sent_at = ?, done_at = ?, version = r.version + 1
-    FROM given g WHERE {_OF_GIVEN} AND r.state = 'decided'
+    FROM given g WHERE {_OF_GIVEN} AND lower(r.state) = 'decided'
   RETURNING r.task_id, r.number),
 told AS (
   INSERT INTO crisper_event (at, kind, task_id, number, incarnation, seq, actor, data)

@@ -35,7 +35,7 @@ UPDATE crisper_recovery SET followed_at = ?
 #: The new attempt keeps it.
 _FORGET_MESSAGE = """
 UPDATE crisper_attempt SET body = NULL, envelope = NULL
- WHERE task_id {tasks} AND message_id {messages} AND state IN ('lost', 'revoked')"""
+ WHERE task_id {tasks} AND message_id {messages} AND lower(state) IN ('lost', 'revoked')"""
 
 
 class Known(NamedTuple):

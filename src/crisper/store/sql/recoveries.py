@@ -23,7 +23,7 @@ _THESE = "task_id {tasks} AND incarnation = ? AND seq {seqs}"
 _LOSE = f"""
 UPDATE crisper_attempt
    SET state = 'lost', finished_at = ?, closed_seq = ?, counted = ?, reason = ?
- WHERE {_THESE} AND {IS_OPEN}"""
+ WHERE {_THESE} AND lower(state) IN ('claimed', 'running')"""
 
 
 #: Losses are counted since a person last recovered the task, up to this attempt:
@@ -38,7 +38,7 @@ SELECT a.task_id, a.number, a.message_id, a.name, i.scope, 'pending', 1, ?,
                  WHERE r.task_id = a.task_id AND r.verdict = 'recover'), 0)),
        ?, ?
   FROM crisper_attempt a JOIN crisper_incarnation i ON i.id = a.incarnation
- WHERE a.{_THESE} AND a.state = 'lost'
+ WHERE a.{_THESE} AND lower(a.state) = 'lost'
 ON CONFLICT DO NOTHING"""
 
 
@@ -46,7 +46,7 @@ ON CONFLICT DO NOTHING"""
 _LOST_EVENTS = f"""
 INSERT INTO crisper_event (at, kind, task_id, number, incarnation, seq, actor, data)
 SELECT ?, 'lost', task_id, number, incarnation, NULL, ?, ? FROM crisper_attempt
- WHERE {_THESE} AND state = 'lost'"""
+ WHERE {_THESE} AND lower(state) = 'lost'"""
 
 
 CLOSE_ORDER = "UPDATE crisper_order SET done_at = ? WHERE task_id = ? AND number = ? AND done_at IS NULL"
