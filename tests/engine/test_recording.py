@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from crisper.core.model import Answer, ChildLost, Claim, Fence, Finish, Published, Record
-from crisper.core.states import State
+from crisper.core.states import RecoveryState, State, VerdictKind
 from crisper.engine.circuit import Circuit
 from crisper.engine.folder import open_file
 from crisper.engine.journal import RESERVE, Journal
@@ -125,6 +125,41 @@ def test_while_the_registry_is_away_claims_are_let_run_and_are_attempts_when_it_
     assert scene.drain() == [(claim.seq, "granted", 1)]
     assert scene.registry.states("t") == [State.SUCCEEDED]
     assert scene.recording.journal.end == 0  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("lines_between", [0, BATCH + 1])
+def test_what_a_journal_gave_back_is_not_taken_for_the_delivery_that_a_later_loss_waits_for(
+    scene: Scene, lines_between: int
+) -> None:
+    claim = scene.actor.wants("t", "m")
+    scene.store.away = True
+    scene.says(claim)
+    scene.write()
+    scene.says(*(scene.actor.notes("note") for _ in range(lines_between)))
+    scene.says(finish(claim, 5000, State.RELEASED))
+    while scene.recording.writer.durable < 5000:
+        scene.write()
+    other = scene.registry.joins()
+    other.runs("t", "m")
+    other.is_lost()
+    waits = scene.registry.decided("t", VerdictKind.AWAIT_REDELIVERY)
+    scene.is_back()
+    assert scene.drain() == [(claim.seq, "overlap", 1)]
+    assert scene.registry.states("t") == [State.LOST]
+    assert scene.registry.recovery("t").state is waits.state
+    scene.registry.joins().claims("t", "m", redelivered=True)
+    assert scene.registry.states("t") == [State.LOST, State.CLAIMED]
+    assert scene.registry.recovery("t").state is RecoveryState.DONE
+
+
+def test_what_a_journal_gave_back_is_on_record_where_nothing_was_lost_since(scene: Scene) -> None:
+    claim = scene.actor.wants("t", "m")
+    scene.store.away = True
+    scene.says(claim, finish(claim, 50, State.RELEASED))
+    scene.write()
+    scene.is_back()
+    assert scene.drain() == [(claim.seq, "granted", 1)]
+    assert scene.registry.states("t") == [State.RELEASED]
 
 
 def test_without_a_journal_what_cannot_be_written_waits(scene: Scene) -> None:

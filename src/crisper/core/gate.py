@@ -92,9 +92,14 @@ def rule(latest: Latest | None, *, redelivered: bool, identified: bool, newer: b
     return Decision(Ruling.GRANT)
 
 
-def ruled_later(decision: Decision) -> Decision:
+def ruled_later(decision: Decision, latest: Latest | None, *, given_back: bool) -> Decision:
     """The gate's answer to a claim that was let run while the registry was away: it becomes an attempt
-    like any other, or it has a rival, and is no attempt."""
+    like any other, or it has a rival, and is no attempt.
+
+    One whose delivery was given back, meanwhile, is not what a loss waits for: that came later, and nobody
+    would bring the task back once this is taken for it."""
+    if given_back and latest and latest.state is State.LOST and latest.recovery is not RecoveryState.DONE:
+        return Decision(Ruling.OVERLAP, "its delivery was given back, and a later one is being recovered")
     if decision.ruling in (Ruling.GRANT, Ruling.REGRANT):
         return decision
     return Decision(Ruling.OVERLAP, decision.reason)

@@ -115,6 +115,8 @@ class Claim(NamedTuple):
     copy: bool = False  # its worker holds another delivery of it, on the same connection
     #: The incarnation that let it run while the registry was away, and wrote it into its journal.
     provisional: str = ""
+    #: And the same journal says that its delivery was given back.
+    given_back: bool = False
     age_ms: int = 0
 
 

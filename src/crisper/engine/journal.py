@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from crisper.core.model import ChildLost, Claim, Finish, Published
@@ -72,7 +72,7 @@ class Journal:
 
     def __init__(self, file: File, *, most_bytes: int, check: bool = True) -> None:
         self._file, self._most = file, most_bytes
-        self.damaged = 0  # places where what had been written could not be read back
+        self._damaged: set[int] = set()
         self._open_claims = 0
         self._end = self._find_end() if check else 0
         self._room = file.size()
@@ -127,19 +127,26 @@ class Journal:
             return  # it stays behind the end; whatever checks out of it is written again anyway
         self._room = self._file.size()
 
-    def lines(self, at: int = 0) -> Iterator[Found]:
-        """Lines from there to the end. A damaged place is counted and stepped over."""
+    @property
+    def damaged(self) -> int:
+        """Places where what had been written could not be read back."""
+        return len(self._damaged)
+
+    def lines(self, at: int = 0, *, of: Callable[[bytes], bool] = bool) -> Iterator[Found]:
+        """Lines from there to the end, or those `of` a kind. A damaged place is counted and stepped over."""
         while at < self._end:
             found = self._frame_at(at, self._end)
             if found is None:
-                self.damaged += 1
+                self._damaged.add(at)
                 at = self._next_frame(at + 1, self._end)
                 continue
-            data, at = found
+            began, (data, at) = at, found
+            if not of(data):
+                continue
             try:
                 line = from_bytes(data)
             except ValueError:
-                self.damaged += 1
+                self._damaged.add(began)
                 continue
             yield Found(line, at)
 
@@ -147,6 +154,7 @@ class Journal:
         """All of it is in the registry."""
         self._file.truncate(0)
         self._end = self._open_claims = self._room = 0
+        self._damaged = set()
 
     def remove(self) -> None:
         self._file.remove()

@@ -91,6 +91,11 @@ def is_outcome(data: bytes) -> bool:
     return starts_with(data, "finish") or starts_with(data, "child_lost")
 
 
+def gives_back(data: bytes) -> bool:
+    """Whether a line may say that a delivery was given back, without reading it."""
+    return starts_with(data, "finish") and b'"released"' in data
+
+
 def _record(kind: Any, fields: dict[str, Any], body: bytes) -> Record | Published:
     """Fields that this version does not know are left out: another wrote them."""
     known = {name: value for name, value in fields.items() if name in kind._fields}

@@ -23,8 +23,9 @@ from crisper.core.model import (
     Record,
     Start,
 )
+from crisper.core.states import State
 from crisper.engine.journal import Journal
-from crisper.engine.lines import Ended, Life, Told
+from crisper.engine.lines import Ended, Life, Told, gives_back
 from crisper.errors import Fenced
 from crisper.store.base import Store
 
@@ -50,6 +51,8 @@ class Replay:
         self._journal, self._at = journal, 0
         self._life: Life | None = None
         self._journaled: set[int] = set()  # claims whose outcome has not come yet
+        self._given_back: set[int] = set()  # claims whose deliveries are not this worker's any more
+        self._seen = 0  # so far was looked for those
 
     def close(self) -> None:
         """The journal is read to its end, and stays as it is."""
@@ -64,6 +67,7 @@ class Replay:
 
         Raises `RegistryUnreachable` and `Fenced`; nothing is forgotten then.
         """
+        self._look_ahead()
         life, journaled = self._life, set(self._journaled)
         mine: list[Record] = []
         late: dict[str, list[Record]] = {}
@@ -75,7 +79,7 @@ class Replay:
             if isinstance(line, Life):
                 life = line
             elif isinstance(line, Told) and life is not None:
-                told = _aged(line, life, clock)
+                told = self._aged(line, life, clock)
                 if isinstance(told, Published):
                     published.setdefault(life.grace_ms, []).append(told)
                 elif _is_of(told, life, fence, journaled):
@@ -95,16 +99,23 @@ class Replay:
         claims = {r.seq for r in mine if isinstance(r, Claim)}
         return [answer for answer in answers if answer.seq in claims]
 
+    def _look_ahead(self) -> None:
+        for found in self._journal.lines(self._seen, of=gives_back):
+            record = found.line.record if isinstance(found.line, Told) else None
+            if isinstance(record, Finish) and record.state is State.RELEASED:
+                self._given_back.add(record.claim_seq)
+        self._seen = self._journal.end
 
-def _aged(line: Told, life: Life, clock: Clock) -> Record | Published:
-    """Its age by the monotonic clock, if it is still the same boot; else by the host's own."""
-    same_boot = life.incarnation.get("boot_id") == clock.boot_id
-    age = clock.monotonic - line.at if same_boot else clock.wall - line.wall
-    record = line.record
-    if isinstance(record, Claim):
-        record = record._replace(provisional=str(life.incarnation["id"]))
-    aged: Record | Published = record._replace(age_ms=max(0, age))
-    return aged
+    def _aged(self, line: Told, life: Life, clock: Clock) -> Record | Published:
+        """Its age by the monotonic clock, if it is still the same boot; else by the host's own."""
+        same_boot = life.incarnation.get("boot_id") == clock.boot_id
+        age = clock.monotonic - line.at if same_boot else clock.wall - line.wall
+        record = line.record
+        if isinstance(record, Claim):
+            given_back = record.seq in self._given_back
+            record = record._replace(provisional=str(life.incarnation["id"]), given_back=given_back)
+        aged: Record | Published = record._replace(age_ms=max(0, age))
+        return aged
 
 
 def _is_of(record: Record, life: Life, fence: Fence, journaled: set[int]) -> bool:

@@ -43,13 +43,16 @@ class Claims(Outcomes, Incarnations):
         doubted = claim.redelivered and not claim.provisional and renewing is not None
         if latest is None and doubted and self._somebody_is_unheard(me, renewing or ()):
             return Answer(claim.seq, "parked", 0, DOUBTED)
+        facts = self._latest(latest, me, renewing or (), claim.age_ms) if latest else None
         decision = rule(
-            self._latest(latest, me, renewing or (), claim.age_ms) if latest else None,
+            facts,
             redelivered=claim.redelivered,
             identified=claim.identified,
             newer=latest is None or (claim.seq > latest.seq and not claim.copy),
         )
-        return self._carry_out(me, claim, ruled_later(decision) if claim.provisional else decision, latest)
+        if claim.provisional:
+            decision = ruled_later(decision, facts, given_back=claim.given_back)
+        return self._carry_out(me, claim, decision, latest)
 
     def _somebody_is_unheard(self, me: str, renewing: Collection[str]) -> bool:
         scope = self._workers[me].scope

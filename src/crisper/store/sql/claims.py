@@ -111,14 +111,15 @@ class Claims(Grants):
         if latest is None and self._is_doubted(claim):
             self._answer(claim.seq, "parked", 0, DOUBTED)
             return True
+        facts = self._latest(latest, claim.age_ms) if latest else None
         decision = rule(
-            self._latest(latest, claim.age_ms) if latest else None,
+            facts,
             redelivered=claim.redelivered,
             identified=claim.identified,
             newer=latest is None or (claim.seq > latest.attempt.seq and not claim.copy),
         )
         if claim.provisional:
-            decision = ruled_later(decision)
+            decision = ruled_later(decision, facts, given_back=claim.given_back)
         if decision.ruling is Ruling.GRANT:
             before = known[-1].attempt if known else None
             was_lost = any(one.recovery for one in known)
