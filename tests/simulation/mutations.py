@@ -196,6 +196,15 @@ def told_is_believed(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Pool, "is_nobody", lambda self, pid: True)
 
 
+def given_back_is_delivered(patch: pytest.MonkeyPatch) -> None:
+    """What a journal gave back ends the recovery that waits for a later delivery."""
+    ruled = gate.ruled_later
+    patch.setattr(
+        "crisper.store.memory.claims.ruled_later",
+        lambda decision, latest, *, given_back: ruled(decision, latest, given_back=False),
+    )
+
+
 class Mutation(NamedTuple):
     """A guard, how it is taken out, and who must notice: a law, or the simulator within so many seeds.
 
@@ -271,6 +280,7 @@ MUTATIONS = [
     Mutation("what has finished is refused", finished_runs_again),
     Mutation("the journal is replayed", journal_is_not_replayed_first),
     Mutation("the journal is on the disk before a task runs", journal_is_not_on_the_disk),
+    Mutation("a loss waits for what came after it", given_back_is_delivered, RARE, first=1_200_075_420),
     Mutation("the journal's checksum", no_checksum, law=a_flipped_bit),
     Mutation(
         "a redelivery waits while the registry is away",
