@@ -1,10 +1,12 @@
 """What a fleet costs one PostgreSQL: incarnations that speak the registry's protocol, and run nothing.
 
     python bench/fleet.py [--workers 1000] [--attempts 100000] [--seconds 30] [--lease 20] [--connections 8]
+                          [--told 0]
 
 They are enrolled, claim and start their attempts, and renew their leases every fifth of a lease, by the
 recorder's own store; one of them sweeps once a second. Several share a connection: a real worker has two of
-its own, which cost the server memory, and no CPU while they are idle. CPU is of the server's processes, as a
+its own, which cost the server memory, and no CPU while they are idle. With `--told` each heartbeat tells the
+memory of so many running attempts, as a prefork worker's does. CPU is of the server's processes, as a
 share of one core, once it has tidied up after the claims. On a PostgreSQL of its own with its defaults.
 """
 
@@ -64,12 +66,14 @@ class Hearts:
         every, count = self._options.lease / 5, len(self._workers)
         began = time.monotonic()
         beats = int(self._options.seconds / every * count)
+        told = {str(n): {"rss": 123_456_789, "unnoticed_ms": 0} for n in range(self._options.told)}
+        pulse = Pulse(1, 1, 0, {}, told or None)
         for beat in range(beats):
             due = began + beat * every / count
             self.late = max(self.late, time.monotonic() - due)
             time.sleep(max(0.0, due - time.monotonic()))
             at = time.perf_counter()
-            assert self._store.renew(self._workers[beat % count].fence, Pulse(1, 1, 0, {}))
+            assert self._store.renew(self._workers[beat % count].fence, pulse)
             self.took.append(time.perf_counter() - at)
 
 
@@ -82,6 +86,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--lease", type=float, default=20.0)
     parser.add_argument("--connections", type=int, default=8)
+    parser.add_argument("--told", type=int, default=0)
     options = parser.parse_args()
     with PrivatePostgres() as server:
         upgrade(server.url)

@@ -50,8 +50,8 @@ class Database(Protocol):
     lock: str
     skip: str
 
-    #: Whether one statement changes many rows that it is given as JSON, by `json_to_recordset`.
-    takes_json: bool
+    #: Whether one statement changes several tables, by `WITH`, and many rows that it is given as JSON.
+    combines: bool
 
     where: str  # the registry's URL without its password
 

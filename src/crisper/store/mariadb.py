@@ -33,7 +33,7 @@ class MariadbDatabase:
     share = " LOCK IN SHARE MODE"
     lock = " FOR UPDATE"
     skip = " FOR UPDATE SKIP LOCKED"
-    takes_json = False
+    combines = False
 
     def __init__(self, url: str, within: Within = contextlib.nullcontext, place: Place | None = None) -> None:
         address_of(url)  # says in a sentence if it will not do

@@ -39,7 +39,7 @@ class PostgresDatabase:
     lock = " FOR UPDATE"
     skip = " FOR UPDATE SKIP LOCKED"
     largest = None
-    takes_json = True
+    combines = True
 
     def __init__(
         self,

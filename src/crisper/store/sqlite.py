@@ -28,7 +28,7 @@ WAL_BYTES = 4 * 1024 * 1024
 
 class SqliteDatabase:
     share = lock = skip = ""
-    takes_json = False
+    combines = False
     largest = None
 
     def __init__(self, path: Path) -> None:

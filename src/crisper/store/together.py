@@ -59,7 +59,7 @@ SELECT task_id, number FROM won"""
 
 def may(store: Parts, seen: Sequence[Recovery]) -> bool:
     """Whether one statement does for all: it changes no row twice."""
-    return store.db.takes_json and 0 < len(seen) == len(set(map(_place, seen)))
+    return store.db.combines and 0 < len(seen) == len(set(map(_place, seen)))
 
 
 def take(store: Parts, seen: Sequence[Recovery], courier: str, due: int) -> None:

@@ -12,8 +12,17 @@ from crisper.store.rows import IS_OPEN, WORKER
 from crisper.store.sql.parts import Parts, verb
 
 _LEASES = f"SELECT {', '.join(Lease._fields)} FROM crisper_incarnation WHERE state = 'alive' AND NOT cleared"
-_TELL = "UPDATE crisper_running SET at = ?, told = ? WHERE incarnation = ?"
-_TELL_FIRST = "INSERT INTO crisper_running (at, told, incarnation) VALUES (?, ?, ?)"
+_RENEW = """
+UPDATE crisper_incarnation
+   SET counter = counter + 1, recorder_pid = ?, recorder_start = ?, pulse = ?, seen_at = {now}
+ WHERE id = ? AND generation = ? AND state = 'alive'"""
+_TELL = "UPDATE crisper_running SET at = {now}, told = ? WHERE incarnation = ?"
+_TELL_FIRST = "INSERT INTO crisper_running (at, told, incarnation) VALUES ({now}, ?, ?)"
+#: All three, where one statement can.
+_RENEW_AND_TELL = f"""
+WITH renewed AS ({_RENEW} RETURNING id, seen_at)
+INSERT INTO crisper_running (incarnation, at, told) SELECT id, seen_at, ? FROM renewed
+    ON CONFLICT (incarnation) DO UPDATE SET at = excluded.at, told = excluded.told"""
 
 
 class Incarnations(Parts):
@@ -53,21 +62,23 @@ class Incarnations(Parts):
 
     @verb
     def renew(self, fence: Fence, pulse: Pulse) -> bool:
-        with self.db.write() if pulse.running else self.db.single():
-            renewed = self.db.run(
-                "UPDATE crisper_incarnation SET counter = counter + 1, recorder_pid = ?,"
-                f" recorder_start = ?, pulse = ?, seen_at = {self.db.now()}"
-                " WHERE id = ? AND generation = ? AND state = 'alive'",
-                pulse.recorder_pid,
-                pulse.recorder_start,
-                as_json({"loop_age_ms": pulse.loop_age_ms, **pulse.detail}),
-                *fence,
-            )
-            if renewed and pulse.running:
-                told = self.now(), as_json(pulse.running), fence.incarnation
-                if not self.db.run(_TELL, *told):
-                    self.db.run(_TELL_FIRST, *told)
+        detail = as_json({"loop_age_ms": pulse.loop_age_ms, **pulse.detail})
+        renewal = (pulse.recorder_pid, pulse.recorder_start, detail, *fence)
+        if not pulse.running:
+            with self.db.single():
+                return bool(self._run(_RENEW, *renewal))
+        told = as_json(pulse.running)
+        if self.db.combines:
+            with self.db.single():
+                return bool(self._run(_RENEW_AND_TELL, *renewal, told))
+        with self.db.write():
+            renewed = self._run(_RENEW, *renewal)
+            if renewed and not self._run(_TELL, told, fence.incarnation):
+                self._run(_TELL_FIRST, told, fence.incarnation)
         return bool(renewed)
+
+    def _run(self, statement: str, *params: Any) -> int:
+        return self.db.run(statement.format(now=self.db.now()), *params)
 
     def alive(self) -> list[Worker]:
         with self.db.single():
