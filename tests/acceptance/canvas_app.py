@@ -38,6 +38,9 @@ def draw_on(app: Celery, folder: Path) -> None:
         app.task(bind=True, shared=False, name=NAME + function.__name__, **options)(function)
 
     def spend(name: str) -> None:
+        if name and not (folder / name).exists():
+            with (folder / "waiting").open("a") as file:
+                file.write(".")  # one body has come as far as it can
         while name and not (folder / name).exists():
             time.sleep(0.02)
 

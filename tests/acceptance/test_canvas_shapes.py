@@ -64,6 +64,11 @@ def running(fleet: Fleet) -> set[tuple[str, int]]:
     return {(str(id), int(number)) for id, number in rows}
 
 
+def begun_to_wait(fleet: Fleet) -> int:
+    waiting = fleet.folder / "waiting"
+    return waiting.stat().st_size if waiting.exists() else 0
+
+
 def remembered(fleet: Fleet) -> Counter[str]:
     return Counter(line.key for line in fleet.ends() if line.name == "remember")
 
@@ -159,7 +164,8 @@ def scene(fleet: Fleet) -> Scene:
         {name: canvas.apply_async(**errback) for name, canvas in broken.items()},
     )
     wait_for("a registry", lambda: is_recorded(fleet))
-    wait_for("every shape waits", lambda: len(running(fleet)) == fleet.open_attempts() == waiting, 40)
+    wait_for("every body waits", lambda: begun_to_wait(fleet) == waiting, 40)
+    wait_for("that is on record", lambda: len(running(fleet)) == fleet.open_attempts() == waiting, 40)
     lost = running(fleet)
     assert not any(result.ready() for result, _ in sent.whole.values())
     assert not any(result.ready() for result in sent.broken.values())
