@@ -11,6 +11,7 @@ import pytest
 
 from tests.acceptance.conftest import broker_urls
 from tests.acceptance.site import LEASE, QUICK, Site, site, under
+from tests.faults.connection import LATE_MOST
 from tests.faults.postgres import FaultyPostgres
 from tests.faults.proxy import FaultProxy
 from tests.left_out import needs
@@ -18,15 +19,31 @@ from tests.left_out import needs
 pytestmark = pytest.mark.timeout(120)
 
 
-@pytest.fixture(scope="module")
-def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """Two workers of two processes each."""
+@contextmanager
+def two_workers(
+    request: pytest.FixtureRequest, factory: pytest.TempPathFactory, lease: float
+) -> Iterator[Site]:
+    """Of two processes each."""
+    settings = {**broker_urls("redis", request), **QUICK, "lease": lease}
     with (
         needs("postgres"),
         FaultyPostgres() as postgres,
-        site(tmp_path_factory.mktemp("way"), postgres, **broker_urls("redis", request), **QUICK) as made,
+        site(factory.mktemp("way"), postgres, **settings) as made,
     ):
         made.workers()
+        yield made
+
+
+@pytest.fixture(scope="module")
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with two_workers(request, tmp_path_factory, LEASE) as made:
+        yield made
+
+
+@pytest.fixture
+def lossy_place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """What was lost last arrives after the fault; the lease outlasts that."""
+    with two_workers(request, tmp_path_factory, LOSSY_SECONDS + LATE_MOST + LEASE) as made:
         yield made
 
 
@@ -75,7 +92,6 @@ FAULTS: dict[str, tuple[Fault, float]] = {
     "latency of 1 s": (latency(1.0), LEASE + 2),
     "a black hole to the registry": (partial(faulty, up_hold=True), LEASE + 1),
     "a black hole from the registry": (partial(faulty, down_hold=True), LEASE + 1),
-    "30 % loss": (partial(faulty, up_loss=0.3, down_loss=0.3), LEASE + 1),
     "refused": (refused, LEASE + 1),
 }
 #: For `make slow`.
@@ -91,6 +107,7 @@ FURTHER: dict[str, tuple[Fault, float]] = {
 }
 #: Those by which no call hangs: tasks begin and end all along, by the journal's rules.
 TOLD_AT_ONCE = ("refused", "resets", "resets for a minute")
+LOSSY_SECONDS = LEASE + 1
 CASES = [*FAULTS, *(pytest.param(name, marks=pytest.mark.slow) for name in FURTHER)]
 
 
@@ -102,3 +119,9 @@ def test_a_bad_way_to_the_registry_costs_no_task_and_no_record(place: Site, faul
     assert not passed.harm
     if fault in TOLD_AT_ONCE:
         assert passed.ended_meanwhile > passed.meanwhile.tasks / 2
+
+
+@pytest.mark.timeout(240)
+def test_a_lossy_way_to_the_registry_costs_no_task_and_no_record(lossy_place: Site) -> None:
+    fault = faulty(lossy_place.to_registry, up_loss=0.3, down_loss=0.3)
+    assert not under(lossy_place, "30 % loss", fault, LOSSY_SECONDS).harm

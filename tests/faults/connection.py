@@ -14,8 +14,10 @@ from typing import Any
 
 from tests.faults.cuts import Cut, Speech
 
-#: A lost segment is sent again after this long, then after twice as long (Linux' least RTO, RFC 6298).
-RTO = 0.2
+#: A lost segment is sent again after this long, then after twice as long (Linux' least RTO, RFC 6298); it is
+#: lost so often at most, which takes the last figure.
+RTO, LOST_MOST = 0.2, 4
+LATE_MOST = RTO * (2**LOST_MOST - 1)
 CHUNK, CHUNKS_AHEAD = 65536, 64
 
 
@@ -37,7 +39,7 @@ class Direction:
         """How much later than at once this chunk arrives."""
         late = self.delay + random.uniform(-self.jitter, self.jitter)
         again = RTO
-        while self.loss and random.random() < self.loss:
+        while self.loss and again < RTO * 2**LOST_MOST and random.random() < self.loss:
             late, again = late + again, again * 2
         return max(0.0, late)
 
