@@ -11,7 +11,6 @@ import pytest
 
 from tests.acceptance.conftest import broker_urls
 from tests.acceptance.site import LEASE, QUICK, Site, site, under
-from tests.faults.connection import LATE_MOST
 from tests.faults.postgres import FaultyPostgres
 from tests.faults.proxy import FaultProxy
 from tests.left_out import needs
@@ -37,13 +36,6 @@ def two_workers(
 @pytest.fixture(scope="module")
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with two_workers(request, tmp_path_factory, LEASE) as made:
-        yield made
-
-
-@pytest.fixture
-def lossy_place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """What was lost last arrives after the fault; the lease outlasts that."""
-    with two_workers(request, tmp_path_factory, LOSSY_SECONDS + LATE_MOST + LEASE) as made:
         yield made
 
 
@@ -107,7 +99,6 @@ FURTHER: dict[str, tuple[Fault, float]] = {
 }
 #: Those by which no call hangs: tasks begin and end all along, by the journal's rules.
 TOLD_AT_ONCE = ("refused", "resets", "resets for a minute")
-LOSSY_SECONDS = LEASE + 1
 CASES = [*FAULTS, *(pytest.param(name, marks=pytest.mark.slow) for name in FURTHER)]
 
 
@@ -119,9 +110,3 @@ def test_a_bad_way_to_the_registry_costs_no_task_and_no_record(place: Site, faul
     assert not passed.harm
     if fault in TOLD_AT_ONCE:
         assert passed.ended_meanwhile > passed.meanwhile.tasks / 2
-
-
-@pytest.mark.timeout(240)
-def test_a_lossy_way_to_the_registry_costs_no_task_and_no_record(lossy_place: Site) -> None:
-    fault = faulty(lossy_place.to_registry, up_loss=0.3, down_loss=0.3)
-    assert not under(lossy_place, "30 % loss", fault, LOSSY_SECONDS).harm
