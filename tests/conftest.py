@@ -15,16 +15,22 @@ from crisper.store import migrate
 from tests import places
 from tests.left_out import needs, pytest_runtest_makereport, pytest_terminal_summary
 from tests.servers import PrivateMariaDB, PrivatePostgres, PrivateRabbitMQ, PrivateRedis
+from tests.underway import Underway
 
 __all__ = ["pytest_runtest_makereport", "pytest_terminal_summary"]
 
 
-def pytest_configure() -> None:
-    """SIGTERM ends a run as Ctrl-C does, so that no server and no folder is left behind."""
-    tests = os.getpid()
+def pytest_configure(config: pytest.Config) -> None:
+    """SIGTERM ends a run as Ctrl-C does: it leaves no server and no folder, and says what was underway."""
+    config.pluginmanager.register(Underway())
+    tests, ending = os.getpid(), False
 
     def end(number: int, _frame: FrameType | None) -> None:
+        nonlocal ending
         if os.getpid() == tests:
+            if ending:
+                return  # `timeout` and make send it once more to all that they started
+            ending = True
             raise KeyboardInterrupt
         signal.signal(number, signal.SIG_DFL)  # a fork of ours dies of the signal, as any process would
         os.kill(os.getpid(), number)

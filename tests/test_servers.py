@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import signal
 import subprocess
@@ -186,8 +187,15 @@ def test_leaving_a_server_leaves_no_process_and_no_folder(kind: type[PrivateServ
 INTERRUPTED = """
     import os, signal
     from pathlib import Path
+    import pytest
 
-    def test_interrupted(own_postgres, redis_url):
+    @pytest.fixture
+    def terminated_again(own_postgres):
+        yield
+        if signal.SIGNAL == signal.SIGTERM:  # `timeout` and make send it more than once
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def test_interrupted(own_postgres, redis_url, terminated_again):
         Path(os.environ["TOLD"]).write_text(f"{own_postgres.pid} {own_postgres.folder}")
         os.kill(os.getpid(), signal.SIGNAL)
         signal.pause()
@@ -195,10 +203,13 @@ INTERRUPTED = """
 
 
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
-def test_an_interrupted_run_leaves_no_process_and_no_folder(tmp_path: Path, number: str) -> None:
+def test_an_interrupted_run_leaves_no_process_and_no_folder_and_says_what_was_underway(
+    tmp_path: Path, number: str
+) -> None:
     done, told = run_pytest(tmp_path, INTERRUPTED.replace("SIGNAL", number))
     pid, folder = told.split()
     assert done.returncode == pytest.ExitCode.INTERRUPTED, done.stdout
+    assert re.search(r"underway for \d+ s: test_it.py::test_interrupted", done.stdout), done.stdout
     assert not is_alive(int(pid))
     assert not Path(folder).exists()
 
