@@ -43,6 +43,7 @@ class Message:
     def __init__(self, task: Task, retries: int) -> None:
         self.task, self.retries, self.id = task, retries, f"{task.id}/{retries}"
         self.vanished = False  # popped from Redis' list, and its reader died before it was in `unacked` (F7)
+        self.acknowledged_by: set[str] = set()  # names of lives; each time a delivery was destroyed
 
     @property
     def packed(self) -> Packed:
@@ -137,7 +138,10 @@ class Broker:
             return False
         if self.kind == "amqp" and self.unacked.get(delivery.tag) is not delivery:
             return False
-        return self.unacked.pop(delivery.tag, None) is not None
+        if self.unacked.pop(delivery.tag, None) is None:
+            return False
+        delivery.message.acknowledged_by.add(delivery.connection.name)
+        return True
 
     def requeue(self, delivery: Delivery) -> bool:
         """Its consumer gives it back. On Redis under the same tag."""

@@ -17,6 +17,7 @@ from crisper.core.states import (
     State,
     VerdictKind,
 )
+from crisper.engine.adoption import AFTERLIFE
 from crisper.testing.simulate import laws
 
 if TYPE_CHECKING:
@@ -131,26 +132,24 @@ def is_over(registry: Registry, message: Message) -> bool:
         return True
     recovery = registry.recovery_of(same[-1])
     if recovery is None:  # released: the broker has it again, unless it was one that ended late
-        late = any(_ended_late(registry, one) for one in same)
-        return same[-1].state not in OPEN and (message.vanished or late)
+        return same[-1].state not in OPEN and (message.vanished or _ended_late(registry, message))
     if recovery.state in WAITS_FOR_A_PERSON:
         return True
     if recovery.state is not RecoveryState.DONE:
         return False
-    return recovery.verdict not in BRINGS_BACK or message.vanished or _ended_late(registry, same[-1])
+    return recovery.verdict not in BRINGS_BACK or message.vanished or _ended_late(registry, message)
 
 
-def _ended_late(registry: Registry, attempt: Attempt) -> bool:
-    """Who ran it adopted what came back, and ended it: its own worker, which had not heard that it was
-    declared, or one that had let it run by its journal, beside it."""
-    events = [event for event in registry._events if event.task_id == attempt.task_id]
-    beside = {event.incarnation for event in events if event.kind == "overlap"}
-    return any(
-        event.kind == "late_finish"
-        and event.incarnation in {attempt.incarnation, *beside}
+def _ended_late(registry: Registry, message: Message) -> bool:
+    """Who ran it adopted what came back, ended it and acknowledged it: a worker that had not heard that it is
+    declared, wherever else it ran meanwhile, or one that had let it run by its journal."""
+    late = [
+        registry.truth[event.incarnation.lstrip(AFTERLIFE)].name
+        for event in registry._events
+        if event.incarnation and event.kind == "late_finish" and event.task_id == message.task.id
         and event.data.get("state") in CLOSED_FOR_GOOD
-        for event in events
-    )
+    ]  # fmt: skip
+    return any(name in message.acknowledged_by for name in late)
 
 
 def unfinished(site: Site) -> Iterator[str]:
