@@ -28,6 +28,8 @@ def test_what_is_old_and_over_is_forgotten_and_what_is_young_or_open_is_not(flee
         wait_for("it ended", lambda id=id: fleet.attempts(id) == [(1, "succeeded")])
     running = fleet.send("late", "running", "open").id
     wait_for("it runs", lambda: fleet.attempts(running) == [(1, "running")])
+    with fleet.store() as store:
+        assert [one.about["retention"] for one in store.alive()] == [[10, 90, 365]]
     with fleet.store() as store, store.db.write():
         for column in ("received_at", "finished_at"):
             store.db.run(

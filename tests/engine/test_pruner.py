@@ -7,7 +7,7 @@ from math import inf
 import pytest
 
 from crisper.core.states import State, VerdictKind
-from crisper.engine.pruner import BATCH, DAY_MS, PASS_SECONDS, Pruner, Retention
+from crisper.engine.pruner import BATCH, DAY_MS, PASS_SECONDS, RETENTION, Pruner, Retention
 from crisper.store.memory import MemoryStore
 from tests.store.acting import Actor
 
@@ -102,3 +102,33 @@ def test_nought_is_for_ever_and_the_lost_are_kept_as_long_as_the_others(
         (old == 0) == (days == inf)
         for old, days in zip(Retention.of(*set_to).old(BEGAN), kept_for, strict=True)
     )
+
+
+def asking(store: MemoryStore, days: float) -> None:
+    Actor(store, about={RETENTION: [days, 90, 365]})
+
+
+def test_what_a_living_worker_keeps_for_longer_is_kept_whoever_prunes() -> None:
+    store, pruner, times = made(days=30)
+    asking(store, 60)
+    times.pass_days(31)
+    assert pruner.tick(0) == 0
+    times.pass_days(30)
+    assert pruner.tick(PASS_SECONDS) == 1
+
+
+def test_a_worker_that_keeps_for_ever_keeps_everything() -> None:
+    store, pruner, times = made(days=30)
+    asking(store, 0)
+    times.pass_days(4000)
+    assert pruner.tick(0) == 0
+    assert len(store.attempts("t0")) == 1
+
+
+def test_who_knows_no_app_forgets_what_the_workers_say_and_nothing_where_none_lives() -> None:
+    store, _, times = made()
+    pruner = Pruner(store, None, wall=lambda: times.host / 1000)
+    times.pass_days(4000)
+    assert pruner.tick(0) == 0
+    asking(store, 30)
+    assert pruner.tick(PASS_SECONDS) == 1

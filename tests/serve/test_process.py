@@ -19,6 +19,8 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
+from crisper.core.states import State
+from crisper.engine.pruner import DAY_MS, RETENTION
 from crisper.faces.cli import cli
 from tests.faces.scene import Scene
 from tests.faces.test_doors import APP, a_held_task
@@ -129,6 +131,22 @@ def test_its_sweeper_is_elected_and_declares_what_is_silent(tmp_path: Path, scen
             until(lambda: client.get("/readyz").json()["sweeper"] == "leads")
             until(lambda: client.get("/api/v1/tasks/silent-task").json()["state"] == "recovering")
             assert client.get("/api/v1/status").json()["sweeper"]["leader"].startswith("serve:")
+
+
+def test_while_it_is_elected_it_forgets_what_workers_keep_no_longer(scene: Scene) -> None:
+    Actor(scene.store, about={RETENTION: [30, 90, 365]}).ends("old-task", "its message", State.SUCCEEDED)
+    with scene.store.db.write():
+        scene.store.db.run("DELETE FROM crisper_leader")
+        scene.store.db.run(
+            "UPDATE crisper_attempt SET received_at = received_at - ?, finished_at = finished_at - ?"
+            " WHERE task_id = 'old-task'",
+            *(40 * DAY_MS, 40 * DAY_MS),
+        )
+    with serving(scene.url, CRISPER_SWEEP_INTERVAL="0.1") as process:
+        base, link = process.wait_for(LINK).groups()
+        with httpx.Client(base_url=base) as client:
+            client.get(link)
+            until(lambda: client.get("/api/v1/tasks/old-task").status_code == 404)
 
 
 def test_with_no_sweep_it_declares_nothing(scene: Scene) -> None:

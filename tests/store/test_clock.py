@@ -7,6 +7,7 @@ import pytest
 from crisper.core.model import Published
 from crisper.core.states import VerdictKind
 from crisper.engine.clockwatch import STEP_MS, ClockWatch
+from crisper.errors import RegistryUnreachable
 from crisper.store.memory import MemoryStore
 from tests.store.acting import KEPT, SCOPE, Actor, MemoryRegistry, Registry, claim, start
 
@@ -144,6 +145,23 @@ def test_one_that_somebody_else_mended_is_left_alone() -> None:
     world.registry_ms += HOUR
     assert world.store.mend_clock(0, HOUR)
     assert world.watch.tick() == 0
+
+
+def test_a_step_that_could_not_be_mended_is_mended_at_the_next_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    world.watch.tick()
+    world.registry_ms += HOUR
+    with monkeypatch.context() as away:
+        away.setattr(world.store, "mend_clock", unreachable)
+        with pytest.raises(RegistryUnreachable):
+            world.watch.tick()
+    world.pass_by(1)
+    assert world.watch.tick() == HOUR
+    assert world.watch.tick() == 0
+
+
+def unreachable(mended: int, step: int) -> bool:
+    raise RegistryUnreachable("it is away")
 
 
 def test_a_look_after_a_time_of_not_watching_begins_anew() -> None:

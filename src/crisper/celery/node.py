@@ -15,6 +15,7 @@ from celery import Celery
 
 from crisper import __version__
 from crisper.core.model import Incarnation
+from crisper.engine.pruner import RETENTION
 from crisper.recorder.witness import boot_id, pid_namespace, process_start
 from crisper.settings import Settings
 
@@ -62,11 +63,11 @@ def new_incarnation(worker: Any, settings: Settings) -> Incarnation:
         pid_start=process[3],
         lease_ms=int(settings.lease * 1000),
         heartbeat_ms=int(settings.heartbeat_interval * 1000),
-        about=_about(worker),
+        about=_about(worker, settings),
     )
 
 
-def _about(worker: Any) -> dict[str, Any]:
+def _about(worker: Any, settings: Settings) -> dict[str, Any]:
     pool = worker.pool_cls
     return {
         "app": worker.app.main,
@@ -76,4 +77,5 @@ def _about(worker: Any) -> dict[str, Any]:
         "crisper": __version__,
         "celery": celery.__version__,
         "kombu": kombu.__version__,
+        RETENTION: list(settings.retention),
     }

@@ -20,9 +20,9 @@ from crisper.core.model import Pulse as Beating
 from crisper.core.states import Saw, State
 from crisper.engine.adoption import Adopter
 from crisper.engine.circuit import Circuit
-from crisper.engine.clockwatch import ClockWatch
+from crisper.engine.elected import Elected
 from crisper.engine.heartbeat import Beat, Heartbeat
-from crisper.engine.pruner import Pruner, Retention
+from crisper.engine.pruner import Retention
 from crisper.engine.sweeper import Sweeper
 from crisper.engine.window import forget_windows
 from crisper.errors import RegistryMoved, RegistryUnreachable
@@ -105,7 +105,6 @@ class PulseThread(threading.Thread):
             )
             for windows in ((True, False) if hello.get("moved") else (False,))
         ]
-        self._clock_watch = ClockWatch(store)
         window = hello["failover_window"] if hello["journal_dir"] else 0
         self._window = (Path(hello["journal_dir"]), window) if window else None
         self._sweeper = Sweeper(
@@ -113,10 +112,10 @@ class PulseThread(threading.Thread):
             fence.incarnation,
             lease=hello["lease"],
             host=Patient(self._adopters),
-            warn=lambda sentence: tell((wire.LOG, "warning", sentence)),
+            warn=self._warn,
             clock=time.monotonic,
         )
-        self._pruner = Pruner(store, Retention.of(*hello["retention"]))
+        self._elected = Elected(store, Retention.of(*hello["retention"]), warn=self._warn)
         self._asks = Asks(self._ask, tell)
         self._in_hand, self._handed_at = 0, 0.0
         self._unheard = False  # cases may have been given to us that we do not know of
@@ -200,7 +199,7 @@ class PulseThread(threading.Thread):
         self._circuit.trial_worked(began)
         if self._unreachable_since is not None:
             away = time.monotonic() - self._unreachable_since
-            self._tell((wire.LOG, "warning", f"the registry answers again after {away:.1f} s"))
+            self._warn(f"the registry answers again after {away:.1f} s")
             self._unreachable_since = None
         return True
 
@@ -222,7 +221,7 @@ class PulseThread(threading.Thread):
             while (now := time.monotonic()) < until:
                 adopted = adopter.tick(now)
                 if adopted is not None:
-                    self._tell((wire.LOG, "warning", adoption_told(adopted)))
+                    self._warn(adoption_told(adopted))
                 elif not adopter.is_busy:
                     break
             if adopter.is_busy:
@@ -231,26 +230,14 @@ class PulseThread(threading.Thread):
     def _sweep(self) -> None:
         now = time.monotonic()
         swept = self._sweeper.tick(now)
-        self._watch_clock(swept.leads)
-        if swept.leads:
-            self._guarded(self._prune)
+        self._guarded(lambda: self._elected.tick(now, leads=swept.leads))
         self.renewing = self._sweeper.renewing(now)
         for judged in swept.declared:
-            self._tell((wire.LOG, "warning", f"declared {judged.worker} lost: {judged.how}"))
+            self._warn(f"declared {judged.worker} lost: {judged.how}")
         # A courier that has not come back in that time has lost its cases to others anyway.
         overdue = now - self._handed_at > CASE_MS / 1000
         if self._wants_cases and (self._in_hand == 0 or overdue):
             self._hand_over()
-
-    def _prune(self) -> None:
-        self._pruner.tick(time.monotonic())
-
-    def _watch_clock(self, leads: bool) -> None:
-        if not leads:
-            self._clock_watch.forget()
-        elif step := self._clock_watch.tick():
-            sentence = f"the registry's clock was put {'forward' if step > 0 else 'back'} by {abs(step)} ms;"
-            self._tell((wire.LOG, "warning", f"{sentence} what waits by it waits on as it did"))
 
     def _pass_orders(self) -> None:
         """Told again with every sweep until their attempts are closed: the parent need not remember them."""
@@ -340,6 +327,9 @@ class PulseThread(threading.Thread):
         return self._store.declare_vanished(vanished, **told)
 
     # -- trouble --------------------------------------------------------------
+
+    def _warn(self, sentence: str) -> None:
+        self._tell((wire.LOG, "warning", sentence))
 
     def _guarded(self, step: Callable[[], None]) -> bool:
         """Our trouble is never the worker's: it is told, once with its cause, and tried again."""

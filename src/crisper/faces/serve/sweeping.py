@@ -9,6 +9,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from crisper.engine.elected import Elected
+from crisper.engine.pruner import Retention
 from crisper.engine.sweeper import Election, Sweeper, Swept
 from crisper.errors import CrisperError
 from crisper.faces.cli.acting import adopter_of
@@ -72,8 +74,8 @@ class Sweeping:
 
     def _sweep(self, store: SqlStore) -> None:
         """Until the registry fails: what was observed before that counts no more, so all begins anew."""
-        settings = self._registry.place.settings
-        adopter = adopter_of(self._registry.place, store)
+        place = self._registry.place
+        settings, adopter = place.settings, adopter_of(place, store)
         sweeper = Sweeper(
             store,
             self._me,
@@ -82,6 +84,8 @@ class Sweeping:
             warn=self._say,
             clock=time.monotonic,
         )
+        retention = Retention.of(*settings.retention) if place.app is not None else None
+        elected = Elected(store, retention, warn=self._say)
         self._moved_at = time.monotonic()
         try:
             more = False
@@ -89,7 +93,9 @@ class Sweeping:
                 if self._sweeps:
                     now = time.monotonic()
                     adopter.tick(now)
-                    more = self._tell(sweeper.tick(now))
+                    swept = sweeper.tick(now)
+                    more = self._tell(swept)
+                    elected.tick(now, leads=swept.leads)
                 self._watch(store)
                 totals.follow(store)
                 self._well()

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from crisper.core.model import Fence, Lease, Worker
 from crisper.engine.adoption import Adopter, Orphan
+from crisper.engine.elected import Elected
 from crisper.engine.heartbeat import Beat, Heartbeat
 from crisper.engine.journal import Journal
+from crisper.engine.pruner import Retention
 from crisper.engine.replay import Clock
 from crisper.engine.sweeper import Sweeper, Swept
 from crisper.errors import RegistryUnreachable
@@ -89,6 +91,17 @@ def swept(world: World, found: Swept) -> None:
         world.history.seen(f"a loss by {judged.how}")
 
 
+def elected(store: Any, thread: Thread, host: Host) -> Elected:
+    """What its sweeper does while it leads; nothing is old enough to be forgotten."""
+
+    def told(sentence: str) -> None:
+        world.history.seen("a step of the registry's clock that was mended")
+        world.history.tell(thread.name, "mends what waits", why=sentence)
+
+    world = host.world
+    return Elected(store, Retention.of(0, 0, 0), warn=told, clock=host.seconds)
+
+
 class PulseTurns:
     """One fence's heartbeat and sweeps."""
 
@@ -115,6 +128,7 @@ class PulseTurns:
             host=Patient(host, registry, self._adopter),
             clock=host.seconds,
         )
+        self._elected = elected(self._store, self.thread, host)
         self._stopped = False
         self._in_hand, self._handed_at = 0, 0
         self._unheard = False
@@ -177,7 +191,9 @@ class PulseTurns:
 
     def _sweep(self) -> None:
         now = self._recorder.host.seconds()
-        swept(self.world, self._sweeper.tick(now))
+        found = self._sweeper.tick(now)
+        swept(self.world, found)
+        self._elected.tick(now, leads=found.leads)
         self.renewing = self._sweeper.renewing(now)
         if self._in_hand == 0 or self.world.now - self._handed_at > CASE_MS:
             self._hand_over()

@@ -10,7 +10,7 @@ from crisper.testing.simulate.life import SCOPE, Site
 from crisper.testing.simulate.outside import SimulatedCourier, SlowDesk, View
 from crisper.testing.simulate.place import Host, Neighbours
 from crisper.testing.simulate.plan import SETTINGS
-from crisper.testing.simulate.pulse import CASES, INTERVAL_MS, FolderAdopter, Patient, swept
+from crisper.testing.simulate.pulse import CASES, INTERVAL_MS, FolderAdopter, Patient, elected, swept
 from crisper.testing.simulate.registry import Line
 from crisper.testing.simulate.world import Process, Thread
 
@@ -45,6 +45,7 @@ class Standing:
             host=Patient(self._host, site.registry, self._adopter()),
             clock=self._host.seconds,
         )
+        self._elected = elected(self._store, thread, self._host)
         desk = SlowDesk(self._world, thread, self._store, site.plan.pauses)
         view = View(self._world, site.broker, thread, site.plan.publish_trouble)
         self._courier = SimulatedCourier(site.app, SETTINGS, desk, view, name=self._name)
@@ -57,7 +58,10 @@ class Standing:
 
     def _turn(self) -> None:
         try:
-            swept(self._world, self._sweeper.tick(self._host.seconds()))
+            now = self._host.seconds()
+            found = self._sweeper.tick(now)
+            swept(self._world, found)
+            self._elected.tick(now, leads=found.leads)
             if self._carries:
                 self._courier.carry(self._store.take_cases(self._name, SCOPE, limit=CASES))
         except RegistryUnreachable:
