@@ -13,6 +13,10 @@ class Underway:
     def __init__(self) -> None:
         self._since: dict[str, float] = {}
         self._ended = 0
+        self._cut_short = False
+
+    def pytest_keyboard_interrupt(self) -> None:
+        self._cut_short = True
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         self._since[nodeid] = time.monotonic()
@@ -21,10 +25,8 @@ class Underway:
         self._since.pop(nodeid, None)
         self._ended += 1
 
-    def pytest_terminal_summary(
-        self, terminalreporter: pytest.TerminalReporter, exitstatus: pytest.ExitCode
-    ) -> None:
-        if exitstatus != pytest.ExitCode.INTERRUPTED:
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if not self._cut_short:
             return
         terminalreporter.section(f"cut short after {self._ended} tests", red=True)
         for nodeid, since in self._since.items():

@@ -301,6 +301,14 @@ def test_check_and_sql_exclude_each_other(run: Run, sqlite_url: str) -> None:
     assert_refused(run(sqlite_url, "migrate", "--check", "--sql"), 2, "exclude each other")
 
 
+def test_a_command_leaves_no_thread_behind(run: Run, scene: Scene) -> None:
+    before = set(threading.enumerate())
+    assert run(scene.url, "discard", scene.ids["held"], "--reason", "no need").exit_code == 0
+    for left in set(threading.enumerate()) - before:
+        left.join(5)
+        assert not left.is_alive(), left
+
+
 def test_ctrl_c_is_130(run: Run, sqlite_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from crisper.engine.survey import Survey
 

@@ -16,7 +16,7 @@ from crisper.store.database import Abortable
 
 
 class Watchdog:
-    """Watches the calls of any number of threads. Seconds throughout."""
+    """Watches the calls of any number of threads, until it is stopped. Seconds throughout."""
 
     def __init__(self, limit: float) -> None:
         self._limit = limit
@@ -43,6 +43,12 @@ class Watchdog:
 
     def stop(self) -> None:
         self._wake.set()
+
+    def __enter__(self) -> Watchdog:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.stop()
 
 
 @contextmanager

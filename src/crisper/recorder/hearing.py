@@ -94,6 +94,8 @@ class Hearing(Desk):
         return {KILLED_FOR: for_memory(run.memory, self._cgroup.limit() if self._cgroup else None)}
 
     def _start_of(self, pid: int) -> int:
-        """Of a pool process by what it said at its fork; of the parent itself by looking."""
+        """Of the parent as it was found, of a pool process by what it said at its fork; else by looking."""
+        if self._parent is not None and pid == self._parent.pid:
+            return self._parent.start or 0
         child = self._children.get(pid)
         return (child.start if child is not None else process_start(pid)) or 0

@@ -103,8 +103,10 @@ class Place:
 
         url = self.url()
         migrate.check(url)
-        within = Watchdog(CALL_SECONDS).call
-        with closing(open_store(url, application_name="crisper command line", within=within)) as store:
+        with (
+            Watchdog(CALL_SECONDS) as watchdog,
+            closing(open_store(url, application_name="crisper command line", within=watchdog.call)) as store,
+        ):
             yield store
 
 
