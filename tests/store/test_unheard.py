@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from crisper.core.model import Pulse
+import pytest
+
+from crisper.core.model import Claim, Pulse
 from crisper.core.states import State
-from tests.store.acting import SCOPE, Actor, Registry
+from crisper.store.sql.claims import Claims
+from tests.store.acting import SCOPE, Actor, Registry, SqlRegistry
 
 
 def asks(me: Actor, *renewing: str, **about: object) -> str:
@@ -50,6 +53,26 @@ def test_what_is_on_record_is_answered_by_its_record(registry: Registry) -> None
     me, unheard = registry.joins(), registry.joins()
     unheard.ends("t", "m", State.SUCCEEDED)
     assert asks(me) == "refused"
+
+
+def test_what_a_journal_brings_on_record_while_the_gate_looks_does_not_run_again(
+    served: SqlRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    me, other = served.joins(), Actor(served.another())
+    other.store.renew(other.fence, Pulse(1, 2, 3, {"journal": 4096}))
+    is_doubted, replayed = Claims._is_doubted, False
+
+    def replays_meanwhile(self: Claims, claim: Claim) -> bool:
+        nonlocal replayed
+        if not replayed:
+            replayed = True
+            other.ends("t", "m", State.SUCCEEDED)
+            other.store.renew(other.fence, Pulse(1, 2, 3, {}))
+        return is_doubted(self, claim)
+
+    monkeypatch.setattr(Claims, "_is_doubted", replays_meanwhile)
+    assert asks(me, other.id) == "refused"
+    assert served.states("t") == [State.SUCCEEDED]
 
 
 def test_who_has_not_looked_judges_nobody(registry: Registry) -> None:
