@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -38,6 +39,13 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGTERM, end)
     # A result that outlives its backend would wait for it, and keep the run from ending.
     AsyncResult.__del__ = lambda self: None
+
+
+@pytest.fixture
+def disk() -> Iterator[Path]:
+    """A folder that outlives a restart of the host, where the other temporary folders may be in memory."""
+    with tempfile.TemporaryDirectory(prefix="crisper-", dir="/var/tmp") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(scope="session")

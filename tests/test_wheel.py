@@ -70,9 +70,9 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_installed_from_the_wheel_an_app_is_examined_and_its_registry_made(
-    installed: Path, tmp_path: Path, own_redis: PrivateRedis
+    installed: Path, disk: Path, own_redis: PrivateRedis
 ) -> None:
-    environment = own_environment(tmp_path, own_redis.url)
+    environment = own_environment(disk, own_redis.url)
     environment["PATH"] = f"{installed}{os.pathsep}{environment['PATH']}"
 
     def run(*command: str, code: int = 0) -> str:

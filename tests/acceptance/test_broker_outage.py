@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,3 +86,24 @@ def test_a_broker_away_for_thirty_seconds_declares_nobody_and_loses_no_task_at_t
         two_workers(fleet)
         sent = outage(fleet, hung, server, 30, [])
         outage(fleet, stopped, server, 30, sent)
+
+
+def test_an_end_that_comes_on_record_after_a_new_connection_is_not_acknowledged_on_the_old_one(
+    tmp_path: Path,
+) -> None:
+    """On Redis kombu would ask a transport that is gone for its address, and end the worker over that."""
+    with needs("redis"), durable_redis() as redis, talkative(tmp_path, broker=redis.url, **QUICK) as fleet:
+        worker = fleet.worker("one", "-c", "2")
+        recorder = worker.recorder()
+        sent = [fleet.send("late", key, "open").id for key in range(2)]
+        wait_for("running", lambda: [fleet.attempts(id) for id in sent] == [[(1, "running")]] * 2)
+        os.kill(recorder, signal.SIGSTOP)
+        (fleet.folder / "open").touch()
+        wait_for("they ended", lambda: all(fleet.ends(id) for id in sent))
+        redis.stop()
+        redis.start()
+        wait_for("a new connection", lambda: worker.text().count("Connected to redis") == 2)
+        os.kill(recorder, signal.SIGCONT)
+        all_run_once(fleet, sent, 30)
+        assert worker.process.poll() is None
+        assert fleet.errors() == []

@@ -48,12 +48,11 @@ def project(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def places(project: Path, redis_url: str) -> dict[str, str]:
+def places(project: Path, redis_url: str, disk: Path) -> dict[str, str]:
     """A registry with a good history, and a Redis; both are the environment of the app."""
     registry_url = f"sqlite:///{project}/registry.db"
     good_history(registry_url)
-    journal = str(project / "journal")
-    return {"PROJ_REGISTRY": registry_url, "PROJ_JOURNAL": journal, "PROJ_BROKER": redis_url}
+    return {"PROJ_REGISTRY": registry_url, "PROJ_JOURNAL": str(disk / "journal"), "PROJ_BROKER": redis_url}
 
 
 def findings(result: subprocess.CompletedProcess[str]) -> dict[str, list[dict[str, Any]]]:
@@ -127,15 +126,15 @@ def small_postgres() -> Iterator[PrivatePostgres]:
 
 
 def test_of_a_bad_app_on_redis_it_finds_every_hazard(
-    project: Path, bad_redis: PrivateRedis, small_postgres: PrivatePostgres
+    project: Path, bad_redis: PrivateRedis, small_postgres: PrivatePostgres, disk: Path
 ) -> None:
     (project / "proj.py").write_text(BAD_ON_REDIS)
-    (project / "file").touch()
+    (disk / "file").touch()
     bad_history(small_postgres.url)
     places = {
         "PROJ_BROKER": bad_redis.url,
         "PROJ_REGISTRY": small_postgres.url,
-        "PROJ_JOURNAL": str(project / "file" / "journal"),
+        "PROJ_JOURNAL": str(disk / "file" / "journal"),
     }
     with worker(project, "plain", **places):
         before, keys = rows(small_postgres.url), set(redis.Redis.from_url(bad_redis.url).keys())

@@ -301,7 +301,7 @@ class RecordedRequest(Request):
         elif held.muted:
             self._crisper_forget_delivery()
         elif not held.finish_seq:
-            super().acknowledge()
+            self._crisper_acknowledge()
         else:
             self._crisper_when_durable(held, self._crisper_acknowledge)
 
@@ -326,10 +326,21 @@ class RecordedRequest(Request):
             answer()
 
     def _crisper_acknowledge(self) -> None:
-        super().acknowledge()
+        if not self._crisper_is_left_behind():
+            super().acknowledge()
 
     def _crisper_reject(self, requeue: bool) -> None:
-        super().reject(requeue=requeue)
+        if not self._crisper_is_left_behind():
+            super().reject(requeue=requeue)
+
+    def _crisper_is_left_behind(self) -> bool:
+        """Its connection to the broker is gone: the broker gives it again, and the gate knows what became of
+        it. On Redis kombu would ask a transport that is gone for its address: it would end the worker."""
+        held = self._crisper
+        if held is None or _deliveries is None or held.generation == _deliveries.generation:
+            return False
+        self.acknowledged = True
+        return True
 
     # -- fences ---------------------------------------------------------------
 

@@ -55,10 +55,11 @@ def worker_of(life: Any) -> Worker:
 def pauses(lives: Iterable[Any]) -> Iterator[Pause]:
     """One process has one life at a time: a next one says that it outlived the declaration by silence."""
     lives = sorted(lives, key=lambda life: life.started_at)
-    for at, life in enumerate(lives):
+    for life in lives:
         if life.state != WorkerState.LOST.value or _read(life.evidence).get("how") != "silence":
             continue
-        again = [one for one in lives[at + 1 :] if one.id[_PROCESS] == life.id[_PROCESS]]
+        others = [one for one in lives if one.id[_PROCESS] == life.id[_PROCESS] and one.id != life.id]
+        again = [one for one in others if one.started_at >= life.started_at]
         if again:
             silent = max(again[0].started_at - life.seen_at, life.lease_ms)  # it was observed for that long
             yield Pause(life.hostname, silent / 1000)

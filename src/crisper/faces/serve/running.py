@@ -79,15 +79,16 @@ def serve(place: Place, options: Options, say: Callable[[str], None]) -> None:
         if accounts is not None:
             say(f"listening at {_address(options, listening)}/")
         alerting = _alerting(registry, say)
-        sweeping.start()
-        if alerting is not None:
-            alerting.start()
-        try:
-            server.run(sockets=[listening])
-        finally:
+        with server.capture_signals():  # from the first thing that it does to the last
+            sweeping.start()
             if alerting is not None:
-                alerting.stop()
-            sweeping.stop()
+                alerting.start()
+            try:
+                server.run(sockets=[listening])
+            finally:
+                if alerting is not None:
+                    alerting.stop()
+                sweeping.stop()
     if server.interrupted:
         raise KeyboardInterrupt
 
