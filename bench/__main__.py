@@ -27,6 +27,7 @@ FIGURES = {
     "Healthy workers that are called otherwise": "healthy_hour.py --seconds 300",
     "Saying how far a task is": "progress.py",
     "A claim and an outcome on their way into the registry": "recording.py",
+    "What the recorder does": "recorder.py",
     "Publishing on record": "publishing.py",
     "Memory and connections": "memory.py",
     "SQLite with eight writers": "sqlite_contention.py",
