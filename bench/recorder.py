@@ -42,6 +42,7 @@ from crisper.store.migrate import upgrade
 from tests.servers import PrivatePostgres
 
 NODE = "bench@here"
+IDLE_SECONDS = 2.0
 
 
 class Worker:
@@ -61,7 +62,6 @@ class Worker:
             deliveries=SimpleNamespace(ready=True), _children=list,
         )  # fmt: skip
         self.link = known.link = Link(NODE, lambda: Recording._hello(known))  # type: ignore[arg-type]
-        self.claims: dict[int, str] = {}
         self.ended = 0
         self.link.start()
         while not self.link.generation:
@@ -163,24 +163,20 @@ def main() -> None:
 def measure(
     worker: Worker, recorder: int, server: list[int], options: argparse.Namespace
 ) -> tuple[float, float, float]:
+    """Microseconds of CPU per task, in the recorder and in the server, and how long all took."""
+
     def cpu() -> tuple[float, float]:
         return cpu_seconds(recorder), sum(map(cpu_seconds, server))
 
-    def of(call: Any) -> tuple[float, float]:
-        before = cpu()
-        call()
-        after = cpu()
-        return after[0] - before[0], after[1] - before[1]
-
-    seconds = 0.0
-
-    def run() -> None:
-        nonlocal seconds
-        seconds = worker.run(options.tasks, options.rate)
-
-    busy = of(run)
-    idle = of(lambda: time.sleep(2))
-    here, there = ((b - i / 2 * seconds) / options.tasks * 1e6 for b, i in zip(busy, idle, strict=True))
+    at_rest = cpu()
+    time.sleep(IDLE_SECONDS)
+    before = cpu()
+    seconds = worker.run(options.tasks, options.rate)
+    after = cpu()
+    here, there = (
+        (end - begin - (begin - rest) / IDLE_SECONDS * seconds) / options.tasks * 1e6
+        for rest, begin, end in zip(at_rest, before, after, strict=True)
+    )
     return here, there, seconds
 
 

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import stat
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from crisper.core.model import Published, Record, Start
+from crisper.engine.folder import open_file
+from crisper.engine.journal import Journal
+from crisper.engine.lines import Told
 from crisper.store.migrate import upgrade
 from tests.acceptance.conftest import broker_urls
 from tests.acceptance.unharmed import all_run_once
@@ -60,6 +65,25 @@ def away(server: PrivatePostgres) -> Iterator[None]:
 def journals(fleet: Fleet) -> list[Path]:
     """Those that hold something."""
     return [path for path in (fleet.folder / "journal").glob("*.journal") if path.stat().st_size]
+
+
+def records(fleet: Fleet) -> list[Record | Published]:
+    """What the journals hold, by copies of them: they are locked by who writes them."""
+    held: list[Record | Published] = []
+    for path in journals(fleet):
+        file = open_file(Path(shutil.copy(path, fleet.folder / "copy")))
+        assert file is not None
+        with closing(Journal(file, most_bytes=0)) as journal:
+            held += [found.line.record for found in journal.lines() if isinstance(found.line, Told)]
+    return held
+
+
+def started(fleet: Fleet) -> list[str]:
+    return [record.task_id for record in records(fleet) if isinstance(record, Start)]
+
+
+def of_publishes(fleet: Fleet) -> list[Published]:
+    return [record for record in records(fleet) if isinstance(record, Published)]
 
 
 def replayed(fleet: Fleet) -> None:
@@ -148,7 +172,7 @@ def test_what_a_worker_that_died_in_an_outage_left_is_adopted_by_another_on_its_
             wait_for("they end", lambda: {line.task_id for line in fleet.ends()} >= set(done))
             running = fleet.send("late", "running", "open").id
             wait_for("it runs", lambda: fleet.starts(running))
-            time.sleep(0.5)  # its start is in the journal 60 ms later
+            wait_for("its start is in the journal", lambda: running in started(fleet))
             recorder = worker.recorder()
             if not parent_only:
                 os.kill(recorder, signal.SIGSTOP)
@@ -271,9 +295,7 @@ def test_what_was_published_while_the_registry_was_away_is_on_record_though_its_
             )  # fmt: skip
             assert publisher.stdout is not None
             assert publisher.stdout.readline() == "published\n"
-            size = 0
-            while size != (size := sum(path.stat().st_size for path in journals(fleet))) or not size:
-                time.sleep(0.5)  # until nothing more comes
+            wait_for("all is in the journal", lambda: len(of_publishes(fleet)) == count, 30)
             if killed:
                 publisher.kill()
         if killed:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,7 +75,8 @@ def test_what_an_asynchronous_standby_never_received_is_written_again_after_the_
             between.reset()
             fail_over(place, standby)
             (after,) = fleet.rows(missing)[0]
-            time.sleep(0.5)
+            ended = len(fleet.ends())
+            wait_for("the stream goes on", lambda: len(fleet.ends()) > ended + 10)
         harm = harm_to(fleet, steady.sent)
         print(
             f"failover to a standby that lacks some: {before} attempts on record before, {after} right after;"
