@@ -21,7 +21,7 @@ from crisper.core.model import (
     Recovery,
     Start,
 )
-from crisper.core.states import CLOSED, OnLost, State, VerdictKind, WorkerState, may_decide
+from crisper.core.states import CLOSED, UNDER_WAY, OnLost, State, VerdictKind, WorkerState, may_decide
 from crisper.core.verdict import DEAD_LETTERED, Judgement, Verdict
 from crisper.store.at_once import LARGEST_BODY
 from tests.store.acting import KEPT, TOO_LARGE, claim, incarnation
@@ -44,6 +44,7 @@ class Machine(Beside):
         """Much must have happened before most verbs find something to do."""
         for task, state in zip(TASKS, past, strict=True):
             if state:
+                self.time_passes(1)
                 self.goes_as_far_as(state, task)
 
     def goes_as_far_as(self, state: str, task: str) -> None:
@@ -226,8 +227,18 @@ class Machine(Beside):
         courier=st.sampled_from(("c1", *WORKERS)), scope=scopes, again=st.booleans(), limit=st.integers(1, 9)
     )
     def take_cases(self, courier: str, scope: str, again: bool, limit: int) -> None:
+        limit = self.whole(limit, scope, courier if again else "")
         cases = self.both("take_cases", courier, scope, limit=limit, again=again)
         self.cases += [case.recovery for case in cases]
+
+    def whole(self, limit: int, scope: str, mine: str) -> int:
+        """So many or more that no losses of one moment are parted: which of those come first is open."""
+        free = [
+            one.created_at
+            for one in self.model.store._recoveries.values()
+            if one.state in UNDER_WAY and one.scope == scope and self.model.store._free(one, self.now, mine)
+        ]
+        return limit + sum(moment in sorted(free)[:limit] for moment in sorted(free)[limit:])
 
     @precondition(lambda self: self.model.store._recoveries)
     @rule(

@@ -387,6 +387,18 @@ def test_a_lost_attempts_message_moves_to_its_successor(registry: Registry) -> N
     assert (registry.body("t", 1), registry.body("t", 2)) == (None, KEPT.body)
 
 
+def test_no_message_of_another_task_is_forgotten_that_bears_the_same_name(registry: Registry) -> None:
+    """Headers are copied from task to task, ours too, where nobody names messages."""
+    other, me = registry.joins(), registry.joins()
+    for task, message in (("a", "m1"), ("a", "m2"), ("b", "m2")):
+        other.claims(task, message)
+    other.is_lost()
+    answers = me.record(*(me.wants(*one, redelivered=True) for one in (("a", "m1"), ("b", "m2"))))
+    assert [one.kind for one in answers] == ["granted", "granted"]
+    assert [registry.body("a", number) for number in (1, 2, 3)] == [None, KEPT.body, KEPT.body]
+    assert [registry.body("b", number) for number in (1, 2)] == [None, KEPT.body]
+
+
 def test_a_lost_attempts_message_stays_if_its_successors_is_not_kept(registry: Registry) -> None:
     other, me = registry.joins(), registry.joins()
     other.runs()

@@ -161,6 +161,13 @@ def test_what_vanishes_again_is_told_so_and_not_looked_for_any_more(registry: Re
     assert unclaimed(registry) == []
 
 
+def test_what_vanished_twice_is_kept_once_as_soon_as_it_runs(registry: Registry) -> None:
+    publishes(registry, published())
+    assert vanishes(registry) == vanishes(registry) == ["t"]
+    registry.joins().claims("t", "m-t")
+    assert [registry.body("t", number) for number in (1, 2, 3)] == [None, None, KEPT.body]
+
+
 @pytest.mark.parametrize("odd", ["\0", "\ud800", "x" * 5000])
 def test_odd_ids_are_claimed_as_they_are_published(registry: Registry, odd: str) -> None:
     publishes(registry, published(odd))

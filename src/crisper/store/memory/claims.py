@@ -122,7 +122,9 @@ class Claims(Outcomes, Incarnations):
         self._messages[claim.task_id, number] = message
         self._held[me][claim.seq] = (claim.task_id, number)
         if latest and latest.state in HAVE_RECOVERIES and message.body is not None:
-            self._messages.pop((latest.task_id, latest.number), None)
+            for one in known[:-1]:
+                if one.message_id == claim.message_id and one.state in HAVE_RECOVERIES:
+                    self._messages.pop((one.task_id, one.number), None)
         return number
 
     def _overtake(self, me: str, recovery: Recovery) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -32,10 +33,11 @@ UPDATE crisper_recovery SET followed_at = ?
  WHERE task_id {tasks} AND followed_at IS NULL AND number < (
        SELECT max(a.number) FROM crisper_attempt a WHERE a.task_id = crisper_recovery.task_id)"""
 
-#: The new attempt keeps it.
+#: The new attempt keeps it. Of each task its own: another's message may bear the same name.
 _FORGET_MESSAGE = """
 UPDATE crisper_attempt SET body = NULL, envelope = NULL
- WHERE task_id {tasks} AND message_id {messages} AND lower(state) IN ('lost', 'revoked')"""
+ WHERE task_id {tasks} AND (task_id, message_id) IN (VALUES {messages})
+   AND lower(state) IN ('lost', 'revoked')"""
 
 
 class Known(NamedTuple):
@@ -92,8 +94,10 @@ class Grants(Outcomes):
     def _forget(self, claims: Sequence[Claim]) -> None:
         if claims:
             tasks, ids = among([claim.task_id for claim in claims])
-            messages, others = among([claim.message_id for claim in claims])
-            self.db.run(_FORGET_MESSAGE.format(tasks=tasks, messages=messages), *ids, *others)
+            _, names = among([claim.message_id for claim in claims])
+            messages = ", ".join(["(?, ?)"] * len(ids))
+            pairs = itertools.chain.from_iterable(zip(ids, names, strict=True))
+            self.db.run(_FORGET_MESSAGE.format(tasks=tasks, messages=messages), *ids, *pairs)
 
     def _followed(self, task_ids: Sequence[str]) -> None:
         if task_ids:
