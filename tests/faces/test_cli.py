@@ -28,9 +28,9 @@ TASK_KEYS = [
     *("received_at", "started_at", "finished_at"),
 ]
 WORKER_KEYS = [
-    *("id", "hostname", "host", "pid", "state", "started_at", "seen_at", "ended_at", "open_attempts"),
-    *("queues", "pool", "concurrency", "version", "evidence"),
-    *("errors", "refused", "held", "journal_bytes", "loop_age_ms", "ails"),
+    *("id", "hostname", "host", "pid", "state", "started_at", "seen_at", "ended_at", "lease_ms"),
+    *("open_attempts", "queues", "pool", "concurrency", "version", "evidence"),
+    *("errors", "refused", "held", "journal_bytes", "loop_age_ms", "ails", "running", "leads"),
 ]
 
 
@@ -60,6 +60,14 @@ def test_status_has_the_documented_shape(run: Run, read_scene: Scene) -> None:
     }
     assert answer["workers"]["blind"] is None  # without an app there is no broker to ask
     assert TIME.fullmatch(answer["registry"]["now"])
+
+
+def test_status_says_of_a_leader_that_is_lost_that_nobody_leads(run: Run, scene: Scene) -> None:
+    leader = Actor(scene.store, hostname="celery@leads")
+    assert scene.store.campaign("sweeper", leader.id, scene.store.term("sweeper"))
+    assert "sweeper    celery@leads leads since" in run(scene.url, "status").stdout
+    leader.is_lost()
+    assert "sweeper    nobody leads; celery@leads, which did, is lost\n" in run(scene.url, "status").stdout
 
 
 def test_workers_have_the_documented_shape(run: Run, read_scene: Scene) -> None:

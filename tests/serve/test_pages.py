@@ -14,7 +14,7 @@ from urllib.parse import quote, urlencode
 import pytest
 from starlette.testclient import TestClient
 
-from crisper.core.model import Published
+from crisper.core.model import Published, Pulse
 from crisper.faces.serve import live
 from crisper.faces.serve.live import Live, Watch
 from crisper.store import migrate
@@ -79,6 +79,18 @@ def test_workers_say_on_what_evidence_one_was_lost(served: Served) -> None:
     text = said(look(served.browser(), "/workers"))
     assert "celery@one" in text
     assert "lost on this evidence:" in text
+
+
+def test_workers_tell_of_lease_slots_loop_version_and_who_leads(served: Served, scene: Scene) -> None:
+    assert scene.store.campaign("sweeper", scene.one.id, scene.store.term("sweeper"))
+    assert scene.store.renew(scene.one.fence, Pulse(0, 0, 312, {}))
+    rows = re.findall(r"<tr id=.*?</tr>", served.browser().get("/workers").text, re.S)
+    told = {row.split(maxsplit=1)[0]: row for row in (said(Dom(row)) for row in rows)}
+    about = "prefork celery, mail 0.1.0 100"
+    assert re.fullmatch(
+        rf"celery@one leads alive \d+s of 3600s 1 of 8, 1 claimed 0.312 s {about} \d+s -", told["celery@one"]
+    )
+    assert re.search(r"^celery@two lost - 0 of ", told["celery@two"])
 
 
 def test_tasks_are_filtered_by_their_address_and_page_on(served: Served, scene: Scene) -> None:

@@ -418,6 +418,13 @@ def test_a_repeated_claim_is_answered_as_it_was(registry: Registry) -> None:
     assert registry.states("t") == [State.CLAIMED]
 
 
+def test_a_claim_is_answered_alike_however_often_it_stands_in_a_batch(registry: Registry) -> None:
+    me = registry.joins()
+    answers = me.record(*[me.wants()] * 9)
+    assert [one.kind for one in answers] == ["granted"] * 9
+    assert registry.states("t") == [State.CLAIMED]
+
+
 def test_a_repeated_claim_is_granted_still_after_its_attempt_closed(registry: Registry) -> None:
     me = registry.joins()
     wanted = me.ends("t", "m", State.SUCCEEDED)

@@ -27,6 +27,7 @@ def of_worker(row: Any, now: int) -> dict[str, Any]:
         "started_at": iso(row.started_at),
         "seen_at": iso(row.seen_at),
         "ended_at": iso(row.ended_at),
+        "lease_ms": row.lease_ms,
         "open_attempts": row.open_attempts,
         "queues": about.get("queues") or [],
         "pool": about.get("pool"),

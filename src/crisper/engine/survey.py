@@ -17,6 +17,7 @@ from sqlalchemy import (
     Select,
     and_,
     bindparam,
+    case,
     func,
     or_,
     select,
@@ -139,23 +140,36 @@ class Survey:
         """Incarnations, the living first; those that ended over a day ago only if asked for `everything`."""
         with self.reading.snapshot() as connection:
             now = self.reading.now(connection)
-            open_attempts = (
-                select(attempt.c.incarnation, func.count().label("open"))
+            runs = case((attempt.c.state == State.RUNNING.value, 1), else_=0)
+            held = (
+                select(attempt.c.incarnation, func.count().label("open"), func.sum(runs).label("running"))
                 .where(is_open(attempt))
                 .group_by(attempt.c.incarnation)
                 .subquery()
             )
             alive = incarnation.c.state == WorkerState.ALIVE.value
+            elected = and_(leader.c.name == "sweeper", leader.c.holder == incarnation.c.id)
             question = (
-                select(*LIFE, func.coalesce(open_attempts.c.open, 0).label("open_attempts"))
-                .join(open_attempts, open_attempts.c.incarnation == incarnation.c.id, isouter=True)
+                select(
+                    *LIFE,
+                    func.coalesce(held.c.open, 0).label("open_attempts"),
+                    func.coalesce(held.c.running, 0).label("running"),
+                    and_(alive, leader.c.holder.is_not(None)).label("leads"),
+                )
+                .join(held, held.c.incarnation == incarnation.c.id, isouter=True)
+                .join(leader, elected, isouter=True)
                 .order_by(alive.desc(), incarnation.c.started_at.desc(), incarnation.c.id)
                 .limit(bounded(limit))
             )
             if not everything:
                 recent = incarnation.c.ended_at > now - DAY_MS
                 question = question.where(or_(alive, recent, incarnation.c.cleared.is_(False)))
-            return {"workers": [of_worker(row, now) for row in connection.execute(question)]}
+            return {
+                "workers": [
+                    {**of_worker(row, now), "running": int(row.running), "leads": bool(row.leads)}
+                    for row in connection.execute(question)
+                ]
+            }
 
     def living(self) -> set[str]:
         """Hostnames with a live incarnation, suspects included."""

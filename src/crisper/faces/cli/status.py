@@ -88,8 +88,10 @@ def _counts(counts: dict[str, int]) -> str:
 def _who_sweeps(sweeper: dict[str, Any]) -> str:
     if sweeper["leader"] is None:
         return "nobody leads yet"
-    since = (sweeper["since"] or "").replace("T", " ")[:19]
-    return f"{clean(sweeper['worker'] or sweeper['leader'])} leads since {since} UTC"
+    who, since = clean(sweeper["worker"] or sweeper["leader"]), sweeper["since"].replace("T", " ")[:19]
+    if sweeper["state"] in ("lost", "gone"):
+        return f"nobody leads; {who}, which did, is {sweeper['state']}"
+    return f"{who} leads since {since} UTC"
 
 
 def advice(answer: dict[str, Any], typed: str) -> list[str]:

@@ -63,7 +63,8 @@ class Watch:
 
 
 def _lives(answer: dict[str, Any]) -> list[Any]:
-    return [(one["id"], one["state"], one["open_attempts"], one["errors"]) for one in answer["workers"]]
+    shown = ("id", "state", "leads", "open_attempts", "running", "errors")
+    return [tuple(one[key] for key in shown) for one in answer["workers"]]
 
 
 class Live:

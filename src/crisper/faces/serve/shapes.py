@@ -41,6 +41,7 @@ _worker = thing(
     started_at=maybe(TIME),
     seen_at=maybe(TIME),
     ended_at=maybe(TIME),
+    lease_ms=COUNT,
     open_attempts=COUNT,
     queues=many(TEXT),
     pool=maybe(TEXT),
@@ -53,6 +54,8 @@ _worker = thing(
     journal_bytes=COUNT,
     loop_age_ms=maybe(COUNT),
     ails=many(ref("Ailment")),
+    running=COUNT,
+    leads={"type": "boolean"},
 )
 
 _status = thing(

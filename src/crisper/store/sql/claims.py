@@ -28,6 +28,9 @@ class Claims(Grants):
         earliest = {claim.task_id: claim for claim in reversed(claims)}
         may_be_first = [c for c in earliest.values() if not c.redelivered and c.seq not in tried]
         opened = self._open_first(sorted(may_be_first, key=lambda c: c.task_id))
+        for claim in claims:
+            if claim.seq in opened:
+                self._answer(claim.seq, "granted", 1)
         first = len(self.answers)
         left = sorted((c for c in claims if c.seq not in opened), key=lambda c: c.task_id)
         refused = self._refused_before([c.seq for c in left])
@@ -79,22 +82,23 @@ class Claims(Grants):
 
     def _claim_known(self, claims: Sequence[Claim]) -> None:
         """Their tasks may be on record: ask the gate, and again if its facts moved under the answer."""
-        rulings: Counter[int] = Counter()
+        moved: Counter[int] = Counter()
         while claims:
             known = self._known({claim.task_id for claim in claims})
             grants: list[Grant] = []
+            later: list[Claim] = []
             again: list[Claim] = []
             for claim in claims:
                 seen = known.pop(claim.task_id, None)
                 if seen is None:  # another claim of this task may change what was read
-                    again.append(claim)
-                elif rulings[claim.seq] == RULINGS:
+                    later.append(claim)
+                elif moved[claim.seq] == RULINGS:
                     self._answer(claim.seq, "parked", 0, "its registry rows keep moving")
-                else:
-                    rulings[claim.seq] += 1
-                    if not self._ruled(claim, seen, grants):
-                        again.append(claim)
-            claims = sorted([*again, *self._open(grants)], key=lambda c: c.task_id)
+                elif not self._ruled(claim, seen, grants):
+                    again.append(claim)
+            again += self._open(grants)
+            moved.update(claim.seq for claim in again)
+            claims = sorted([*later, *again], key=lambda c: c.task_id)
 
     def _ruled(self, claim: Claim, known: list[Known], grants: list[Grant]) -> bool:
         """Answer it, or add it to the grants; False if what it was decided on has moved."""

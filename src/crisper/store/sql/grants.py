@@ -74,10 +74,7 @@ class Grants(Outcomes):
     def _open_first(self, claims: Sequence[Claim]) -> set[int]:
         """Those that are their task's first; a task that is on record already is left alone."""
         done = self.db.each(_INSERT_ATTEMPT, [self._row(claim, 1) for claim in claims])
-        opened = [claim for claim, inserted in zip(claims, done, strict=True) if inserted]
-        for claim in opened:
-            self._answer(claim.seq, "granted", 1)
-        return {claim.seq for claim in opened}
+        return {claim.seq for claim, inserted in zip(claims, done, strict=True) if inserted}
 
     def _open(self, grants: Sequence[Grant]) -> list[Claim]:
         """Claims that are to be ruled upon again, because what they were granted on has moved."""
