@@ -187,10 +187,38 @@ def test_many_are_looked_at_first_and_then_done_as_they_were_shown(
         page.get_by_label("Reason").fill("cancelled")  # from now on it stands as they saw it
         later = waits_for_a_person(scene, VerdictKind.HOLD, "shop.many")
         assert scene.store.discard(ids[0], by="bob@desk", reason="somebody was faster")
-        page.get_by_role("button", name="Close for good: 2 tasks").click()
+        button = page.get_by_role("button", name="Close for good: 2 tasks")
+        page.get_by_label("Type 2 to confirm").fill("3")
+        button.click()  # the browser asks for the right number
+        assert state_of(scene, ids[1]) == "held"
+        page.get_by_label("Type 2 to confirm").fill("2")
+        button.click()
         expect(page.locator("form.act output")).to_contain_text("1 of 2: is closed for good")
         expect(page.locator("form.act output")).to_contain_text("look at it again")
     assert [state_of(scene, id) for id in (*ids, later)] == ["done", "done", "held"]
+
+
+def test_many_pages_of_one_browser_all_answer_and_all_are_told(
+    browser: Browser, site: Open, scene: Scene
+) -> None:
+    """A browser has six connections to a site; who listens for changes keeps one of them."""
+    with closing(site.signed_in(browser)) as context:
+        pages = [context.new_page() for _ in range(9)]
+        for page in pages:
+            page.set_default_timeout(10_000)
+            page.goto("/tasks?name=shop.late")
+            expect(page.locator("#tasks")).to_contain_text("No such task")
+        pages[0].close()  # it was the one that listens
+        waits_for_a_person(scene, VerdictKind.HOLD, "shop.late")
+        for page in pages[1:]:
+            expect(page.locator("#tasks")).to_contain_text("shop.late")
+
+
+def test_ages_grow_though_nothing_happens(browser: Browser, site: Open, scene: Scene) -> None:
+    with site.page(browser, "/workers") as page:
+        row = page.locator("#workers tr", has_text="celery@one").first
+        before = row.locator("td[data-label=lease]").inner_text()
+        expect(row.locator("td[data-label=lease]")).not_to_have_text(before, timeout=20_000)
 
 
 # -- for everybody -----------------------------------------------------------

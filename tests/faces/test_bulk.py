@@ -263,6 +263,15 @@ def test_what_had_begun_is_warned_of_before_it_runs_again(run: Run, scene: Scene
         assert run(scene.url, verb, "--all", *filters).stderr == ""
 
 
+def test_one_that_had_begun_is_warned_of_as_many_are(run: Run, scene: Scene) -> None:
+    [id] = held_ones(scene, 1)
+    warned = f"crisper: {id}: it had begun: what a body has done already, it does again.\n"
+    for more in (["--dry-run"], []):
+        assert run(scene.url, "recover", id, *more).stderr == warned
+    assert "what its body has done" in run(scene.url, "stop", scene.ids["running"], "--dry-run").stderr
+    assert run(scene.url, "discard", scene.ids["held"], "--dry-run").stderr == ""
+
+
 def test_what_was_acknowledged_early_and_may_have_begun_is_warned_of(run: Run, scene: Scene) -> None:
     ids = held_ones(scene, 2)
     with scene.store.db.write():

@@ -77,7 +77,12 @@ NOT_ASKED = [ignored_auth]
 #: Why what the description allows may be refused: what it cannot say.
 WORDS_ONLY = (
     *("no cursor of ours", "is no time", "takes tasks that are", "every task there is", "between 1m and 31d"),
-    *("stands there twice", "address is too long"),
+    *(
+        "stands there twice",
+        "address is too long",
+        "to be sure that so many are meant",
+        "an operator may search",
+    ),
 )
 CONFIG = {
     "request-timeout": 30,  # a machine that does other things besides is no finding

@@ -93,6 +93,15 @@ def test_workers_tell_of_lease_slots_loop_version_and_who_leads(served: Served, 
     assert re.search(r"^celery@two lost - 0 of ", told["celery@two"])
 
 
+def test_who_decides_about_a_task_that_had_begun_is_told_what_that_means(
+    served: Served, scene: Scene
+) -> None:
+    told = said(look(served.browser(), f"/task?id={scene.ids['held']}"))
+    assert "To know before: it had begun: what a body has done already, it does again." in told
+    told = said(look(served.browser(), f"/task?id={scene.ids['running']}"))
+    assert "To know before: it is running: what its body has done already is not undone." in told
+
+
 def test_tasks_are_filtered_by_their_address_and_page_on(served: Served, scene: Scene) -> None:
     browser = served.browser()
     dom = look(browser, "/tasks?state=held&state=quarantined&name=shop.*&limit=2")

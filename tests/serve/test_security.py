@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import sys
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from crisper.faces.serve.access import Needs, Role
 from crisper.faces.serve.doors import Door
 from crisper.faces.serve.names import Names
-from tests.faces.scene import Scene
+from tests.faces.scene import PREVIEWS, Scene
 from tests.serve.conftest import PASSWORD, Served
 
 #: What nobody needs to show who they are for; any other door is closed to strangers.
@@ -76,6 +77,23 @@ def test_a_viewer_looks_and_does_nothing(served_elsewhere: Served) -> None:
             elif method == "GET" and door.needs is not Needs.NOTHING and path != "/live":  # it does not end
                 assert ask(client, method, path) not in (401, 403), path
     assert {place for place, door in doors.items() if door.needs is Needs.OPERATOR} == OPERATORS
+
+
+def test_a_viewer_sees_nothing_of_what_tasks_were_called_with(served_elsewhere: Served, scene: Scene) -> None:
+    """Of the scene: `[42, "x"]` and `{"currency": "EUR"}`; and what a task keeps for itself."""
+    scene.one.saves(scene.one.runs("kept", "m", **PREVIEWS), '{"seen": "CANARY"}')
+    secrets = re.compile(r"currency|EUR|CANARY")
+    ids = [*scene.ids.values(), "kept"]
+    places = [f"/task?id={id}" for id in ids] + [f"/api/v1/tasks/{id}" for id in ids]
+    for client in (served_elsewhere.signed_in("vic"), served_elsewhere.program("vic")):
+        for path in places:
+            assert not secrets.search(client.get(path).text), path
+        for path in ("/tasks", "/many", "/api/v1/tasks", "/api/v1/selection"):
+            assert ask(client, "GET", f"{path}?argument=EUR") == 403, path
+        assert 'name="argument"' not in client.get("/tasks").text
+    ann = served_elsewhere.signed_in("ann")
+    assert sum(bool(secrets.search(ann.get(path).text)) for path in places) > 2
+    assert ask(ann, "GET", "/tasks?argument=EUR") == 200
 
 
 def test_who_asks_by_another_method_is_told_which_there_are(served: Served) -> None:

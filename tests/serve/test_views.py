@@ -154,7 +154,9 @@ def test_what_a_page_shows_of_many_is_what_is_done(served: Served, scene: Scene)
     assert tasks == [{"task_id": scene.ids["quarantined"], "attempt": 1, "state": "quarantined"}]
     told = browser.get("/api/v1/selection?verb=recover&state=quarantined").json()
     assert (told["tasks"], told["matching"]) == (tasks, 1)
-    answer = browser.post(str(form["data-post"]), json={"tasks": tasks, "reason": "the disk is fixed"})
+    answer = browser.post(
+        str(form["data-post"]), json={"tasks": tasks, "confirm": 1, "reason": "the disk is fixed"}
+    )
     assert answer.status_code == 200, answer.text
     assert answer.json()["said"] == "1 of 1: decided; a live worker of its app sends it"
     assert "the disk is fixed" in json.dumps(by_command(scene, "show", scene.ids["quarantined"]))
@@ -162,7 +164,7 @@ def test_what_a_page_shows_of_many_is_what_is_done(served: Served, scene: Scene)
 
 def test_of_many_what_has_moved_is_left_and_the_rest_is_done(served: Served, scene: Scene) -> None:
     seen = [{"task_id": scene.ids[name], "attempt": 1, "state": "held"} for name in ("held", "quarantined")]
-    answer = served.browser().post("/api/v1/discard", json={"tasks": seen})
+    answer = served.browser().post("/api/v1/discard", json={"tasks": seen, "confirm": 2})
     assert answer.status_code == 207
     assert [one["outcome"] for one in answer.json()["tasks"]] == ["done", "moved"]
     assert by_command(scene, "show", scene.ids["quarantined"])["state"] == "quarantined"
@@ -190,14 +192,19 @@ SEEN = {"task_id": "t", "attempt": 1, "state": "held"}
 @pytest.mark.parametrize(
     "told",
     [
-        *({}, {"tasks": []}, {"tasks": {}}, {"tasks": [1]}, {"tasks": [SEEN, SEEN]}),
+        *({}, {"tasks": [], "confirm": 0}, {"tasks": {}}, {"tasks": [1]}),
+        {"tasks": [SEEN, SEEN], "confirm": 2},
         *(
-            {"tasks": [{**SEEN, "attempt": "1"}]},
-            {"tasks": [{**SEEN, "x": 1}]},
-            {"tasks": [SEEN], "all": True},
+            {"tasks": [{**SEEN, "attempt": "1"}], "confirm": 1},
+            {"tasks": [{**SEEN, "x": 1}], "confirm": 1},
+            {"tasks": [SEEN], "confirm": 1, "all": True},
         ),
-        *({"tasks": [{**SEEN, "state": ["held"]}]}, {"tasks": [SEEN], "reason": "x" * 1001}),
-        {"tasks": [{**SEEN, "task_id": f"t{n}"} for n in range(MANY + 1)]},
+        *({"tasks": [SEEN], "confirm": many} for many in (0, 2, True, "1", None)),
+        *(
+            {"tasks": [{**SEEN, "state": ["held"]}], "confirm": 1},
+            {"tasks": [SEEN], "confirm": 1, "reason": "x" * 1001},
+        ),
+        {"tasks": [{**SEEN, "task_id": f"t{n}"} for n in range(MANY + 1)], "confirm": MANY + 1},
     ],
 )
 def test_of_many_nonsense_is_400(served: Served, told: dict[str, Any]) -> None:
@@ -207,7 +214,9 @@ def test_of_many_nonsense_is_400(served: Served, told: dict[str, Any]) -> None:
 
 def test_many_at_once_weigh_more_than_one(served: Served) -> None:
     browser = served.browser()
-    answers = [browser.post("/api/v1/discard", json={"tasks": [SEEN]}).status_code for _ in range(7)]
+    answers = [
+        browser.post("/api/v1/discard", json={"tasks": [SEEN], "confirm": 1}).status_code for _ in range(7)
+    ]
     assert answers == [207] * 6 + [429]
 
 

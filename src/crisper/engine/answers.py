@@ -90,6 +90,13 @@ def of_published(row: Any) -> dict[str, Any]:
     }
 
 
+def has_begun(row: Any) -> tuple[bool, bool]:
+    """Whether the attempt's body ran; else whether it may have: acknowledged early and handed to the pool,
+    and nobody saw it running."""
+    begun = row.started_at is not None or bool(row.counted)
+    return begun, not begun and not row.acks_late and bool(row.dispatched)
+
+
 def of_task(row: Any) -> dict[str, Any]:
     return {
         "task_id": row.task_id,

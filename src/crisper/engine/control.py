@@ -137,6 +137,20 @@ _BEFORE_IT_BEGINS = (
 )
 
 
+def to_know(verb: str, standing: dict[str, Any]) -> str:
+    """What a person should know before they do it; empty: nothing."""
+    if verb == "recover" and standing["begun"]:
+        return f"it had begun: {_AGAIN}"
+    if verb == "recover" and standing["may_have_begun"]:
+        return f"it was acknowledged early and may have begun: {_AGAIN}"
+    if verb == "stop" and standing["attempt_state"] == State.RUNNING:
+        return "it is running: what its body has done already is not undone"
+    return ""
+
+
+_AGAIN = "what a body has done already, it does again"
+
+
 def would(
     survey: Survey, task_ids: Iterable[str], may: Callable[[dict[str, Any]], Answer], *, only: States = None
 ) -> list[Done]:

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Connection, func, select
 
 from crisper.core.states import WAITS_FOR_A_PERSON
 from crisper.engine.ages import by_their_age
-from crisper.engine.answers import of_task
+from crisper.engine.answers import has_begun, of_task
 from crisper.engine.filters import Filters, conditions
 from crisper.engine.narrowing import apart, is_undone
 from crisper.engine.reading import Reading
@@ -110,6 +110,4 @@ def _how_many(wanted: list[ColumnElement[bool]], most: int | None = None) -> Any
 
 def _selected(row: Any) -> Selected:
     task = of_task(row)
-    begun = row.started_at is not None or bool(row.counted)
-    early = not row.acks_late and bool(row.dispatched)
-    return Selected(task["task_id"], task["name"], task["state"], begun, early and not begun, task["attempt"])
+    return Selected(task["task_id"], task["name"], task["state"], *has_begun(row), task["attempt"])

@@ -36,6 +36,7 @@ from crisper.core.states import (
 from crisper.core.text import storable
 from crisper.engine.ages import by_their_age
 from crisper.engine.answers import (
+    has_begun,
     iso,
     of_checkpoint,
     of_published,
@@ -245,6 +246,7 @@ class Survey:
                 recovery.c.reason.label("recovery_reason"),
                 incarnation.c.state.label("worker_state"),
                 incarnation.c.about,
+                *(attempt.c.acks_late, attempt.c.dispatched, attempt.c.counted),
             )
             .join(incarnation, incarnation.c.id == attempt.c.incarnation, isouter=True)
             .where(is_task(attempt.c.task_id, task_id))
@@ -253,9 +255,12 @@ class Survey:
             row = connection.execute(question).first()
         if row is None:
             return None
+        begun, may_have_begun = has_begun(row)
         return {
             **of_task(row),
             "attempt_state": row.state,
+            "begun": begun,
+            "may_have_begun": may_have_begun,
             "recovery": row.recovery_state,
             "verdict": row.verdict,
             "reason": row.recovery_reason,

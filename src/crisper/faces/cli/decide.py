@@ -18,7 +18,7 @@ from crisper.faces.cli.filtering import filters_of
 from crisper.faces.cli.output import json_option
 from crisper.faces.cli.place import Place
 from crisper.faces.cli.show import whole_id
-from crisper.faces.cli.text import plural
+from crisper.faces.cli.text import clean, plural
 
 if TYPE_CHECKING:
     from crisper.engine.control import Done
@@ -147,6 +147,10 @@ def _decide(
 
         if chosen is None:
             ids = [whole_id(survey, given) for given in task_ids]
+            for id in ids:
+                standing = survey.standing(id)
+                if standing and may(standing)[0] == "done" and (warning := control.to_know(verb, standing)):
+                    click.echo(f"crisper: {clean(id, most=60)}: {warning}.", err=True)
             if len(ids) > 1 and not dry_run:
                 _make_sure(verb, len(ids), yes)
             done += do(ids)

@@ -13,7 +13,7 @@ from crisper.engine.filters import LIMIT_MOST
 from crisper.engine.trail import Wanted, following
 from crisper.errors import TaskNotFound
 from crisper.faces.serve import asked, parameters
-from crisper.faces.serve.access import Needs, Who
+from crisper.faces.serve.access import Needs, Role, Who
 from crisper.faces.serve.doors import Door
 from crisper.faces.serve.pace import Pace
 from crisper.faces.serve.registry import VERBS, Registry, signature
@@ -65,7 +65,7 @@ class Api:
 
     def task(self, request: Request) -> JSONResponse:
         asked.only(request, ())
-        return JSONResponse(story(self._registry, request.path_params["task_id"]))
+        return JSONResponse(story(self._registry, request.path_params["task_id"], who(request)))
 
     def _door_to(self, verb: str) -> Door:
         async def decide(request: Request) -> JSONResponse:
@@ -90,11 +90,23 @@ def who(request: Request) -> Who:
     return found
 
 
-def story(registry: Registry, task_id: str) -> dict[str, Any]:
-    """What is on record of a task, or of its message, if nobody has claimed it. Raises `TaskNotFound`."""
+#: Stands in the place of what only an operator sees.
+HIDDEN = {"__hidden__": "only an operator sees this"}
+
+
+def story(registry: Registry, task_id: str, reader: Who) -> dict[str, Any]:
+    """What is on record of a task, or of its message, if nobody has claimed it. Raises `TaskNotFound`.
+
+    A viewer does not see what it was called with, nor what it keeps for itself.
+    """
     told = registry.survey.task(task_id) or registry.survey.published(task_id)
     if told is None:
         raise TaskNotFound("no task of that id is on record")
+    if reader.role >= Role.OPERATOR:
+        return told
+    told |= {"args_preview": HIDDEN, "kwargs_preview": HIDDEN}
+    if told.get("checkpoint"):
+        told["checkpoint"] |= {"preview": HIDDEN}
     return told
 
 

@@ -12,6 +12,7 @@ from crisper.core.states import Saw
 from crisper.engine.filters import LIMIT_MOST, LONGEST_ARGUMENT, TASK_STATES, Filters
 from crisper.engine.moments import Moment, age_ms, moment
 from crisper.errors import BadQuestion
+from crisper.faces.serve.access import Role
 from crisper.faces.serve.saying import Answered
 
 LARGEST_BODY = 16 * 1024
@@ -60,6 +61,8 @@ def flag(request: Request, name: str) -> bool:
 
 
 def filters(request: Request) -> Filters:
+    if request.query_params.get("argument") and request.state.who.role < Role.OPERATOR:
+        raise Answered(403, "not_allowed", "Only an operator may search what tasks were called with.")
     states = tuple(state for state in request.query_params.getlist("state") if state)
     if len(states) > len(TASK_STATES):
         raise BadQuestion("there are not so many states")
@@ -101,16 +104,18 @@ class Decisions:
     """What a person decided about many, on what they saw of each."""
 
     def __init__(self, told: dict[str, Any]) -> None:
-        _nothing_else(told, ("tasks", "reason"))
+        _nothing_else(told, ("tasks", "confirm", "reason"))
         tasks = told.get("tasks")
         if not isinstance(tasks, list) or not 1 <= len(tasks) <= MANY:
             raise BadQuestion(f"say which tasks, 1 to {MANY} of them, each as you saw it: {_EXAMPLE}")
         self.seen, self.reason = [_seen(task) for task in tasks], _reason(told)
         if len({one.task_id for one in self.seen}) < len(self.seen):
             raise BadQuestion("a task stands there twice")
+        if told.get("confirm") != len(self.seen) or isinstance(told["confirm"], bool):
+            raise BadQuestion(f'to be sure that so many are meant, say how many: "confirm": {len(tasks)}')
 
 
-_EXAMPLE = '{"tasks": [{"task_id": "…", "attempt": 1, "state": "quarantined"}], "reason": "…"}'
+_EXAMPLE = '{"tasks": [{"task_id": "…", "attempt": 1, "state": "quarantined"}], "confirm": 1, "reason": "…"}'
 
 
 def _seen(told: Any) -> Seen:

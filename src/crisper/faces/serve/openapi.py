@@ -8,7 +8,7 @@ from crisper import __version__
 from crisper.faces.serve.access import Needs
 from crisper.faces.serve.asked import LARGEST_NUMBER, LONGEST, LONGEST_REASON, MANY
 from crisper.faces.serve.doors import Door
-from crisper.faces.serve.parameters import PARAMETERS, Parameter
+from crisper.faces.serve.parameters import PARAMETERS, Parameter, names
 from crisper.faces.serve.schema import TEXT, Schema, ref
 from crisper.faces.serve.shapes import SHAPES, TASK_STATE
 
@@ -100,6 +100,8 @@ def _responses(door: Door) -> dict[str, Any]:
     responses |= _decided(door) if door.needs is Needs.OPERATOR else {"200": _answer(door)}
     if _of_one(door) and door.method == "GET":
         responses["404"] = _said("No such task is on record.", "Error")
+    if "argument" in names(door.path):
+        responses["403"] = _said("A viewer asks for an argument.", "Error")
     return dict(sorted(responses.items()))
 
 
@@ -178,8 +180,14 @@ _ONE = _sent("task_id", "attempt", "state", task_id={**TEXT, "maxLength": LONGES
 _ASKED: dict[str, Schema] = {
     "Decision": _sent("attempt", "state", **_SAW, reason=_REASON),
     "Decisions": _sent(
-        "tasks",
+        *("tasks", "confirm"),
         tasks={"type": "array", "minItems": 1, "maxItems": MANY, "items": _ONE},
+        confirm={
+            "type": "integer",
+            "minimum": 1,
+            "maximum": MANY,
+            "description": "How many tasks these are.",
+        },
         reason=_REASON,
     ),
     "Anything": {"description": "It is not read; but it says that no form sent it."},

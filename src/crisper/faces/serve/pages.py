@@ -150,7 +150,7 @@ class Pages:
         asked.only(request, ("id",))
         id = request.query_params.get("id", "")
         with self._registry.reading.snapshot():
-            shown = answers.story(self._registry, id)
+            shown = answers.story(self._registry, id, answers.who(request))
             standing = self._survey.standing(id)
         attempts = shown.get("attempts")
         saw = {"attempt": attempts[-1]["number"], "state": shown["state"]} if attempts else None
@@ -176,6 +176,7 @@ class Pages:
             "title": title,
             "about": about,
             "why_not": None if outcome is Outcome.DONE else why,
+            "to_know": control.to_know(verb, standing),
             "url": f"/api/v1/{verb}/{quote(id, safe='', errors='surrogatepass')}",
             "line": f"{self._typed} {verb} {clean(shlex.quote(id), most=800)}",
         }

@@ -48,15 +48,46 @@
     }, Math.random() * 1000);
   };
 
-  function listen(url) {
+  // A browser has six connections to a site, all its pages together, and each stream keeps one of them. So one
+  // page listens, and tells the others; where there are no locks (http from elsewhere), those that are seen listen.
+  const others = new BroadcastChannel("crisper-live");
+  others.addEventListener("message", soon);
+
+  function listen(url, ended) {
     const source = new EventSource(url);
-    source.addEventListener("changed", soon);
+    source.addEventListener("changed", () => { soon(); others.postMessage("changed"); });
     source.addEventListener("error", () => {
       const over = source.readyState === EventSource.CLOSED;
       say(over ? "Live updates have ended: load the page again." : "Live updates are interrupted, and go on by themselves.");
+      if (over) ended();
     });
-    addEventListener("pagehide", () => source.close());
+    return source;
   }
+
+  function takeTurns(url) {
+    navigator.locks.request("crisper-live", () => new Promise((ended) => {
+      const source = listen(url, ended);
+      addEventListener("pagehide", () => { source.close(); ended(); }, { once: true });
+    }));
+    addEventListener("pageshow", (event) => event.persisted && takeTurns(url), { once: true });
+  }
+
+  function whileSeen(url) {
+    let source = null;
+    const look = () => {
+      if (source) source.close();
+      source = document.hidden ? null : listen(url, () => {});
+    };
+    document.addEventListener("visibilitychange", look);
+    addEventListener("pagehide", () => source && source.close());
+    look();
+  }
+
+  // Ages grow though nothing happens.
+  const REFRESH_MS = 10000;
+  const refresh = () => {
+    if (!document.hidden && getSelection().isCollapsed) reload().catch(() => {});
+  };
 
   function told(form) {
     const body = Object.fromEntries(new FormData(form).entries());
@@ -64,7 +95,10 @@
       body.attempt = Number(form.dataset.attempt);
       body.state = form.dataset.state;
     }
-    if (form.dataset.tasks) body.tasks = JSON.parse(form.dataset.tasks);
+    if (form.dataset.tasks) {
+      body.tasks = JSON.parse(form.dataset.tasks);
+      body.confirm = Number(body.confirm);
+    }
     return body;
   }
 
@@ -109,5 +143,9 @@
   });
 
   const from = document.body.dataset.liveFrom;
-  if (from && document.querySelector("[data-live]")) listen(from);
+  if (from && document.querySelector("[data-live]")) {
+    (navigator.locks ? takeTurns : whileSeen)(from);
+    soon(); // what changed since the page was drawn nobody has told it
+    setInterval(refresh, REFRESH_MS);
+  }
 })();
