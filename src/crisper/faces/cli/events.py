@@ -30,7 +30,7 @@ _ID_MOST = 20
 KINDS = (
     *("lost", "vanished", "verdict", "recovered", "recovery_delayed", "refused", "adopted"),
     *("overlap", "late_finish", "stop", "worker_enrolled", "worker_gone", "worker_lost"),
-    *("brake", "clock_mended", "pruned"),
+    *("wedged", "silent", "stalled", "went_on", "brake", "clock_mended", "pruned"),
 )
 
 
