@@ -14,6 +14,7 @@ from crisper.store.base import Old
 from crisper.store.open import open_store
 from tests.faces.scene import Scene
 from tests.serve.conftest import Served
+from tests.store.acting import TOO_LARGE
 
 LINE = re.compile(r'(crisper_\w+)(?:\{(\w+)="((?:[^"\\\n]|\\[\\"n])*)"\})? (\d+(?:\.\d+)?)')
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -55,6 +56,12 @@ def test_gauges_say_what_status_says(served: Served) -> None:
     assert found["crisper_registry_up", ""] == 1
     under_way = status["sweeper"]["recoveries_under_way"]
     assert found["crisper_recoveries_under_way", ""] == under_way > 0
+
+
+def test_what_could_not_be_sent_again_is_counted(served: Served, scene: Scene) -> None:
+    assert scraped(served)["crisper_attempts_unkept", ""] == 0
+    scene.one.runs("large", "m", message=TOO_LARGE)
+    assert scraped(served)["crisper_attempts_unkept", ""] == 1
 
 
 def test_every_metric_is_scraped(served: Served, scene: Scene) -> None:

@@ -64,7 +64,8 @@ def roles(postgres_server: str) -> Iterator[Roles]:
 
 
 def refused(url: str, statement: str) -> None:
-    with Roles.connected(url) as connection, pytest.raises(ProgrammingError, match=r"permission denied|must be owner"):
+    denied = r"permission denied|must be owner"
+    with Roles.connected(url) as connection, pytest.raises(ProgrammingError, match=denied):
         connection.execute(text(statement))
 
 

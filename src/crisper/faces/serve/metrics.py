@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from starlette.requests import Request
 from starlette.responses import Response
 
 from crisper import __version__
+from crisper.engine.narrowing import is_open
 from crisper.errors import RegistryError
 from crisper.faces.serve import asked
 from crisper.faces.serve.access import Needs
@@ -17,7 +18,7 @@ from crisper.faces.serve.doors import Door
 from crisper.faces.serve.registry import Registry
 from crisper.faces.serve.sweeping import Sweeping
 from crisper.store import totals
-from crisper.store.schema import registry
+from crisper.store.schema import attempt, registry
 from crisper.store.totals import Totals
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -58,6 +59,12 @@ METRICS = (
     ),
     Metric("crisper_messages_unclaimed", "gauge", None, "tracked messages that nobody has claimed yet"),
     Metric("crisper_attempts_open", "gauge", "state", "open attempts: claimed, running"),
+    Metric(
+        "crisper_attempts_unkept",
+        "gauge",
+        None,
+        "open attempts whose message is not kept, most often for its size: lost, they cannot be sent again",
+    ),
     Metric("crisper_tasks_waiting", "gauge", "state", "tasks that wait for a person: quarantined, held"),
     Metric("crisper_recoveries_under_way", "gauge", None, "recoveries that are pending, decided or waiting"),
     Metric(
@@ -69,6 +76,7 @@ METRICS = (
 #: Kinds of events that alerts ask for: an increase is seen only of what was there before.
 FROM_ZERO = ("worker_lost", "lost", "vanished", "overlap", "brake")
 
+_UNKEPT = select(func.count()).where(is_open(attempt), attempt.c.why_not_kept.is_not(None))
 _TOTALS = select(registry.c.value).where(registry.c.key == totals.KEY)
 
 Samples = dict[str, Mapping[str, float]]
@@ -93,11 +101,12 @@ class Metrics:
             with self._registry.reading.snapshot() as connection:
                 status = self._registry.survey.status()
                 counted = totals.of(connection.execute(_TOTALS).scalar())
+                unkept = connection.execute(_UNKEPT).scalar_one()
         except RegistryError:
             return Response("".join(_lines(samples)), media_type=CONTENT_TYPE)
         silent = self._sweeping.silent_seconds if self._sweeping is not None else 0.0
         samples |= {"crisper_registry_up": {"": 1}, "crisper_sweeper_silent_seconds": {"": round(silent, 1)}}
-        samples |= samples_of(status, counted)
+        samples |= samples_of(status, counted) | {"crisper_attempts_unkept": {"": unkept}}
         return Response("".join(_lines(samples)), media_type=CONTENT_TYPE)
 
 
