@@ -131,6 +131,13 @@ def test_show_tells_of_a_task_that_was_published_and_waits(run: Run, scene: Scen
 # -- for people --------------------------------------------------------------
 
 
+def test_a_password_on_the_command_line_is_warned_of(run: Run) -> None:
+    told = run("postgresql://ann:hunter2@127.0.0.1:1/none", "status").stderr
+    assert "others on this host can read the password" in told
+    assert "hunter2" not in told
+    assert "password" not in run("postgresql://ann@127.0.0.1:1/none", "status").stderr
+
+
 @pytest.mark.parametrize("command", ["status", "workers", "tasks"])
 def test_what_people_see_fits_a_terminal(run: Run, read_scene: Scene, command: str) -> None:
     result = run(read_scene.url, command)

@@ -202,6 +202,13 @@ def test_beyond_loopback_it_refuses_without_accounts(sqlite_url: str, host: str)
     assert "--accounts" in result.output
 
 
+def test_a_file_of_accounts_with_nobody_in_it_is_refused(sqlite_url: str, tmp_path: Path) -> None:
+    (tmp_path / "accounts").write_text("# nobody yet\n")
+    words = ["--registry", sqlite_url, "serve", "--accounts", str(tmp_path / "accounts")]
+    result = CliRunner().invoke(cli, [*words, "--host", "0.0.0.0"])
+    assert (result.exit_code, "--add-account" in result.output) == (2, True)
+
+
 def test_a_port_that_is_taken_is_said(sqlite_url: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import re
 from typing import Any
 
 import click
@@ -123,6 +124,9 @@ def _say(sentence: str) -> None:
     click.echo(f"crisper: {clean(sentence, most=2000)}", err=True)
 
 
+_PASSWORD = re.compile(r"://[^/@:]*:[^/@]+@")
+
+
 @click.group(
     name="crisper",
     cls=Commands,
@@ -154,6 +158,8 @@ def cli(
     Exit codes: 0 ok, 1 problems found, 2 usage, 69 registry or broker
     unreachable, 75 refused for safety, 130 interrupted.
     """
+    if registry is not None and _PASSWORD.search(registry):
+        _say("others on this host can read the password in --registry: set CRISPER_REGISTRY_URL instead")
     door = ctx.obj  # Celery's CLIContext, if we came in by its door
     ctx.obj = Place(
         app_name=app,

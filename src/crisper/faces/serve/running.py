@@ -64,7 +64,12 @@ class _Server(uvicorn.Server):
 def serve(place: Place, options: Options, say: Callable[[str], None]) -> None:
     """Returns after SIGTERM. Raises `Refused` or another `CrisperError` before anything is served."""
     names = Names(options.host, options.allow_hosts)
-    accounts = Accounts(read(options.accounts)) if options.accounts else None
+    known = read(options.accounts) if options.accounts else None
+    if known == {}:
+        raise SettingsError(
+            f"nobody could sign in: {options.accounts} names no account; add one with --add-account NAME"
+        )
+    accounts = Accounts(known) if known else None
     if accounts is None and not names.loopback:
         raise Refused(
             f"{options.host} can be reached from elsewhere, and without accounts anybody could act there:"
@@ -78,6 +83,11 @@ def serve(place: Place, options: Options, say: Callable[[str], None]) -> None:
         server = _Server(_config(options, site), site.ending)
         if accounts is not None:
             say(f"listening at {_address(options, listening)}/")
+            if not names.loopback and options.certificate is None:
+                say(
+                    "passwords come here in clear: serve HTTPS with --certificate and --key, or let only"
+                    " a proxy that does reach this address"
+                )
         alerting = _alerting(registry, say)
         with server.capture_signals():  # from the first thing that it does to the last
             sweeping.start()
