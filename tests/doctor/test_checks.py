@@ -20,6 +20,7 @@ from tests.doctor.facts import (
     GiB,
     plain,
     seen,
+    was_cut_short,
     with_app,
     with_broker,
     with_journal,
@@ -52,6 +53,9 @@ BAD: dict[str, list[tuple[Facts, set[str]]]] = {
     ],
     "early-acks": [
         (with_task(seen(60.0), acks_late=False), LONG),
+        (with_task(was_cut_short(60.0), acks_late=False), LONG),
+        (with_task(was_cut_short(60.0), acks_late=False, time_limit=30.0), LONG),
+        (with_task(was_cut_short(1.0), acks_late=False, time_limit=60.0), LONG),
         (with_task(with_registry(longest={}), acks_late=False, time_limit=60.0), LONG),
         (
             with_task(with_settings(seen(60.0), enabled=False), acks_late=False, on_lost="fail"),
@@ -129,6 +133,7 @@ BAD: dict[str, list[tuple[Facts, set[str]]]] = {
     "prefetch": [
         (with_app(seen(60.0), prefetch_multiplier=4), LONG),
         (with_app(seen(60.0), prefetch_multiplier=0), LONG),
+        (with_app(was_cut_short(60.0), prefetch_multiplier=4), LONG),
     ],
     "lease-short": [
         (with_settings(heartbeat_interval=2.0, lease=7.4, sweep_interval=0.5), {"leases-differ"})
@@ -138,6 +143,7 @@ BAD: dict[str, list[tuple[Facts, set[str]]]] = {
     "clock": [(with_registry(offset=5.1), set()), (with_registry(offset=-5.1), set())],
     "grace": [
         (seen(30.1), set()),
+        (was_cut_short(30.1), set()),
         (with_app(replace(seen(30.1), host=replace(HEALTHY.host, grace=None)), soft_shutdown=0.0), set()),
         (with_app(soft_shutdown=30.1), set()),
     ],
@@ -176,6 +182,7 @@ GOOD: dict[str, list[Facts]] = {
     "no-record": [HEALTHY],
     "early-acks": [
         with_task(seen(59.9), acks_late=False),
+        with_task(was_cut_short(59.9), acks_late=False),
         with_task(seen(60.0), acks_late=True),
         with_task(seen(60.0), acks_late=False, on_lost="fail"),  # somebody has said what a loss means
         with_task(seen(1.0), acks_late=False, time_limit=3600.0),  # its history says that it is short
@@ -331,6 +338,12 @@ def test_the_worst_comes_first() -> None:
     levels = [finding.level for finding in examine(facts)]
     assert levels == sorted(levels, key=["error", "warning", "ok"].index)
     assert levels[:3] == ["error", "warning", "warning"]
+
+
+def test_what_was_cut_short_is_told_as_that() -> None:
+    facts = with_task(was_cut_short(240.0), acks_late=False)
+    [why] = [finding.why for finding in examine(facts) if finding.id == "early-acks"]
+    assert why.startswith("proj.add was cut short after 4 min.")
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,7 @@ class Registry:
     version: tuple[int, ...] = ()
     offset: float | None = None  # of its clock to this host's, in seconds, less what the way may explain
     longest: dict[str, float] = field(default_factory=dict)  # seconds that an attempt took or is taking
+    cut_short: dict[str, float] = field(default_factory=dict)  # that one had run when it was lost or stopped
     countdowns: dict[str, float] = field(default_factory=dict)  # seconds from receipt to ETA
     chord_members: frozenset[str] = frozenset()
     received: int = 0  # messages of the last day, of those looked at
@@ -200,11 +201,17 @@ class Facts:
         return f"{len(self.blind)} {keep} no record"
 
     def takes(self, task: Task) -> tuple[float, str] | None:
-        """How long it takes, and by what we know: its history, else its own time limit."""
+        """How long it takes, and by what we know: its history, else its own time limit.
+
+        An attempt that was cut short took at least so long: it never speaks for a shorter task.
+        """
         seen = self.registry.longest.get(task.name) if self.registry is not None else None
-        if seen is not None:
-            return seen, "took"
-        return None if task.time_limit is None else (task.time_limit, "may take")
+        cut = self.registry.cut_short.get(task.name) if self.registry is not None else None
+        limit = None if task.time_limit is None else (task.time_limit, "may take")
+        known = limit if seen is None else (seen, "took")
+        if cut is not None and (known is None or cut > known[0]):
+            return cut, "was cut short after"
+        return known
 
     def may_be_held(self, task: Task) -> tuple[float, str] | None:
         """The longest that a worker may hold its message once it runs."""

@@ -13,7 +13,7 @@ from crisper.engine.doctor import messages, server
 from crisper.engine.doctor.facts import NotKept, Registry
 from crisper.engine.doctor.lives import lives_of, pauses, worker_of
 from crisper.engine.reading import Reading
-from crisper.store.schema import attempt
+from crisper.store.schema import attempt, incarnation
 
 DAY_MS, MINUTE_MS = 86_400_000, 60_000
 #: The newest attempts that durations and publishers are told by.
@@ -39,6 +39,7 @@ def ask(url: str) -> Registry:
             version=server.version(connection, reading.dialect),
             offset=None if reading.dialect == "sqlite" else offset,
             longest=_longest(connection, recent, now),
+            cut_short=_cut_short(connection, recent),
             countdowns=messages.countdowns(opened),
             chord_members=frozenset(name for name, message, _ in opened if messages.in_chord(message)),
             received=received,
@@ -65,7 +66,8 @@ def _clock(reading: Reading, connection: Connection) -> tuple[int, float]:
 def _recent() -> Any:
     columns = (
         *(attempt.c.name, attempt.c.state, attempt.c.runtime_ms, attempt.c.started_at),
-        *(attempt.c.received_at, attempt.c.message_id, attempt.c.message_size, attempt.c.why_not_kept),
+        *(attempt.c.finished_at, attempt.c.incarnation, attempt.c.received_at),
+        *(attempt.c.message_id, attempt.c.message_size, attempt.c.why_not_kept),
     )
     return select(*columns).order_by(attempt.c.received_at.desc()).limit(NEWEST).subquery()
 
@@ -73,9 +75,26 @@ def _recent() -> Any:
 def _longest(connection: Connection, recent: Any, now: int) -> dict[str, float]:
     running = and_(recent.c.state == State.RUNNING.value, recent.c.started_at.is_not(None))
     took = case((running, now - recent.c.started_at), else_=recent.c.runtime_ms)
-    longest = func.max(took).label("longest")
-    question = select(recent.c.name, longest).where(took.is_not(None)).group_by(recent.c.name)
-    return {name: max(0, int(ms)) / 1000 for name, ms in connection.execute(question)}
+    return _most(connection, recent, took, took.is_not(None))
+
+
+def _cut_short(connection: Connection, recent: Any) -> dict[str, float]:
+    """Of attempts whose process told no duration. A loss ends when its worker was last seen, for it may be
+    declared days later."""
+    seen = (
+        select(case((incarnation.c.seen_at < recent.c.finished_at, incarnation.c.seen_at)))
+        .where(incarnation.c.id == recent.c.incarnation, recent.c.state == State.LOST.value)
+        .scalar_subquery()
+    )
+    ran = func.coalesce(seen, recent.c.finished_at) - recent.c.started_at
+    ended = and_(recent.c.runtime_ms.is_(None), recent.c.finished_at.is_not(None))
+    return _most(connection, recent, ran, and_(ended, recent.c.started_at.is_not(None)))
+
+
+def _most(connection: Connection, recent: Any, ms: Any, where: Any) -> dict[str, float]:
+    """By name, in seconds."""
+    question = select(recent.c.name, func.max(ms)).where(where).group_by(recent.c.name)
+    return {name: max(0, int(most)) / 1000 for name, most in connection.execute(question)}
 
 
 def _publishers(connection: Connection, recent: Any, now: int) -> tuple[int, int]:
