@@ -12,6 +12,7 @@ from crisper.engine.doctor.catalogue import CHECKS, SOURCES, examine
 from crisper.engine.doctor.facts import Address, Connections, Facts, NotKept, Pause, ToBe, Trouble
 from crisper.engine.doctor.finding import Level
 from crisper.engine.doctor.fleet import CELERY, PYTHON
+from crisper.engine.doctor.resending import DEFAULT
 from crisper.engine.doctor.words import version
 from tests.doctor.facts import (
     HEALTHY,
@@ -84,6 +85,12 @@ BAD: dict[str, list[tuple[Facts, set[str]]]] = {
         (with_registry(not_kept=(NotKept(7, 20 * 2**20, "20 MiB > 16 MiB"),)), set()),
         (with_registry(not_kept=(NotKept(1, 9, "its headers cannot be kept: a set"),)), set()),
         (with_registry(not_kept=(NotKept(1, 9, "9.0 MiB > 8.0 MiB, the registry server's packet"),)), set()),
+    ],
+    "keeps-nothing": [(with_settings(max_message_bytes=0), set())],
+    "keeps-little": [
+        (with_settings(max_message_bytes=1), set()),
+        (with_settings(max_message_bytes=1023), set()),
+        (with_settings(with_registry(largest_kept=2001), max_message_bytes=2000), set()),
     ],
     "broker-unsupported": [(with_broker(kind="SQS", supported=False), set())],
     "broker-version": [
@@ -159,7 +166,11 @@ BAD: dict[str, list[tuple[Facts, set[str]]]] = {
             set(),
         ),
     ],
-    "retention-for-ever": [(with_settings(retention_days=0.0), set())],
+    "retention-for-ever": [
+        (with_settings(retention_days=0.0), set()),
+        (with_settings(retention_lost_days=0.0), set()),
+        (with_settings(retention_audit_days=0.0), set()),
+    ],
     "retention-short": [
         (
             with_broker(with_settings(retention_days=1.0), visibility_timeout=86_400.0),
@@ -203,6 +214,11 @@ GOOD: dict[str, list[Facts]] = {
         ),
     ],
     "not-resendable": [HEALTHY],
+    "keeps-nothing": [HEALTHY, with_settings(max_message_bytes=1)],
+    "keeps-little": [
+        with_settings(max_message_bytes=1024),
+        with_settings(with_registry(largest_kept=2000), max_message_bytes=2000),
+    ],
     "broker-unsupported": [HEALTHY, ON_RABBITMQ],
     "broker-version": [with_broker(version=(7, 0)), with_broker(ON_RABBITMQ, version=(3, 10))],
     "visibility-timeout": [
@@ -275,7 +291,10 @@ GOOD: dict[str, list[Facts]] = {
         HEALTHY,
         with_registry(database="sqlite", workers=(WORKER, replace(WORKER, host="another-container"))),
     ],
-    "retention-for-ever": [HEALTHY],
+    "retention-for-ever": [
+        HEALTHY,
+        with_settings(retention_days=1.0, retention_lost_days=1.0, retention_audit_days=1.0),
+    ],
     "retention-short": [HEALTHY, with_broker(with_settings(retention_days=1.0), visibility_timeout=86_399.0)],
     "pickle": [HEALTHY, with_app(accepts=("json", "yaml", "msgpack"))],
     "pickled-results": [HEALTHY],
@@ -325,12 +344,54 @@ def test_nothing_is_said_without_evidence() -> None:
     assert found == {
         "no-record",
         "versions",
+        "keeps-nothing",
+        "keeps-little",
         "lease-short",
         "retention-for-ever",
         "pickle",
         "pickled-results",
     }
     assert hazards(bare) == set()
+
+
+def fixes(facts: Facts, *ids: str) -> list[str]:
+    return [finding.fix for finding in examine(facts) if finding.id in ids and finding.level is not Level.OK]
+
+
+@pytest.mark.parametrize(
+    ("facts", "most"),
+    [
+        (with_settings(max_message_bytes=0), 16_777_216),
+        (with_settings(max_message_bytes=1023), 16_777_216),
+        (with_settings(with_registry(largest_kept=2001), max_message_bytes=2000), 2048),
+    ],
+)
+def test_what_is_to_be_kept_is_cured_by_one_line(facts: Facts, most: int) -> None:
+    assert fixes(facts, "keeps-nothing", "keeps-little") == [f"app.conf.crisper_max_message_bytes = {most}"]
+
+
+def test_the_cure_for_what_keeps_too_little_is_the_default() -> None:
+    assert HEALTHY.settings.max_message_bytes == DEFAULT
+
+
+def test_where_nothing_can_be_kept_one_cure_is_told_and_no_other() -> None:
+    refused = with_registry(not_kept=(NotKept(7, 90, "90 bytes > 0 bytes"),))
+    told = set(fixes(with_settings(refused, max_message_bytes=0), "keeps-nothing", "not-resendable"))
+    assert told == {"app.conf.crisper_max_message_bytes = 16777216"}
+
+
+def test_each_retention_that_is_for_ever_has_a_line_of_its_own() -> None:
+    facts = with_settings(retention_days=0.0, retention_lost_days=0.0, retention_audit_days=0.0)
+    assert fixes(facts, "retention-for-ever") == [
+        "app.conf.crisper_retention_days = 30, or crisper prune from cron",
+        "app.conf.crisper_retention_lost_days = 90, or crisper prune from cron",
+        "app.conf.crisper_retention_audit_days = 365, or crisper prune from cron",
+    ]
+
+
+def test_what_was_lost_is_kept_for_ever_where_all_is() -> None:
+    facts = with_settings(retention_days=0.0, retention_lost_days=90.0)
+    assert len(fixes(facts, "retention-for-ever")) == 1
 
 
 def test_the_worst_comes_first() -> None:

@@ -127,6 +127,7 @@ class Registry:
     received: int = 0  # messages of the last day, of those looked at
     unnamed: int = 0  # of these, from publishers without Crisper
     not_kept: tuple[NotKept, ...] = ()
+    largest_kept: int = 0  # bytes, of the last week's messages
     workers: tuple[Worker, ...] = ()
     just_ended: frozenset[str] = frozenset()  # hostnames of workers that ended in the last minute
     pauses: tuple[Pause, ...] = ()

@@ -72,12 +72,24 @@ def sqlite_shared(facts: Facts) -> Sequence[Said] | None:
     return [Said("several machines share a SQLite registry", why, fix)]
 
 
+#: By setting: its default, the title of a hazard, and what is kept.
+_RETENTIONS = {
+    "retention_days": (30, "nothing is ever forgotten", "every attempt stays"),
+    "retention_lost_days": (90, "what was lost is never forgotten", "every task that was ever lost stays"),
+    "retention_audit_days": (365, "events are never forgotten", "every event stays"),
+}
+
+
 def retention_for_ever(facts: Facts) -> Sequence[Said]:
-    if facts.settings.retention_days:
-        return []
-    why = "crisper_retention_days is 0: every attempt stays on record, and the registry grows without end."
-    title = "nothing is ever forgotten"
-    return [Said(title, why, "app.conf.crisper_retention_days = 30, or crisper prune from cron")]
+    return [
+        Said(
+            title,
+            f"crisper_{setting} is 0: {what} on record, and the registry grows without end.",
+            f"app.conf.crisper_{setting} = {days}, or crisper prune from cron",
+        )
+        for setting, (days, title, what) in _RETENTIONS.items()
+        if not getattr(facts.settings, setting)
+    ]
 
 
 def retention_short(facts: Facts) -> Sequence[Said] | None:
@@ -119,7 +131,8 @@ CHECKS = (
     ),
     Check(
         "retention-for-ever", Level.WARNING,
-        "`crisper_retention_days` is 0", "`crisper_retention_days = 30`", retention_for_ever,
+        "`crisper_retention_days`, `crisper_retention_lost_days` or `crisper_retention_audit_days` is 0",
+        "30, 90 and 365 of them, or `crisper prune` from cron", retention_for_ever,
     ),
     Check(
         "retention-short", Level.ERROR,

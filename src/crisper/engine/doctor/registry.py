@@ -11,7 +11,7 @@ from sqlalchemy import Connection, and_, case, func, select
 from crisper.core.states import State, WorkerState
 from crisper.engine.doctor import messages, server
 from crisper.engine.doctor.facts import NotKept, Registry
-from crisper.engine.doctor.lives import lives_of, pauses, worker_of
+from crisper.engine.doctor.lives import WEEK_MS, lives_of, pauses, worker_of
 from crisper.engine.reading import Reading
 from crisper.store.schema import attempt, incarnation
 
@@ -45,6 +45,7 @@ def ask(url: str) -> Registry:
             received=received,
             unnamed=unnamed,
             not_kept=_not_kept(connection, recent, now),
+            largest_kept=_largest_kept(connection, recent, now),
             workers=workers,
             just_ended=frozenset(
                 life.hostname for life in lives if life.ended_at and life.ended_at > now - MINUTE_MS
@@ -108,7 +109,7 @@ def _not_kept(connection: Connection, recent: Any, now: int) -> tuple[NotKept, .
     """Of the last week, by what they have too much of, so that three sentences tell of thousands."""
     question = (
         select(recent.c.why_not_kept, func.count().label("count"), func.max(recent.c.message_size))
-        .where(recent.c.why_not_kept.is_not(None), recent.c.received_at > now - 7 * DAY_MS)
+        .where(recent.c.why_not_kept.is_not(None), recent.c.received_at > now - WEEK_MS)
         .group_by(recent.c.why_not_kept)
     )
     groups: dict[str, NotKept] = {}
@@ -118,3 +119,10 @@ def _not_kept(connection: Connection, recent: Any, now: int) -> tuple[NotKept, .
         told = reason if largest >= so_far.largest else so_far.reason
         groups[kind] = NotKept(so_far.count + count, max(largest, so_far.largest), told)
     return tuple(sorted(groups.values(), key=lambda group: -group.count)[:3])
+
+
+def _largest_kept(connection: Connection, recent: Any, now: int) -> int:
+    question = select(func.max(recent.c.message_size)).where(
+        recent.c.why_not_kept.is_(None), recent.c.received_at > now - WEEK_MS
+    )
+    return int(connection.execute(question).scalar() or 0)
