@@ -11,9 +11,10 @@ import pytest
 from crisper.engine.doctor.catalogue import CHECKS, SOURCES, examine
 from crisper.engine.doctor.facts import Address, Connections, Facts, NotKept, Pause, ToBe, Trouble
 from crisper.engine.doctor.finding import Level
-from crisper.engine.doctor.fleet import CELERY, PYTHON
+from crisper.engine.doctor.fleet import CELERY, OF_SERVE, PYTHON
 from crisper.engine.doctor.resending import DEFAULT
 from crisper.engine.doctor.words import version
+from crisper.faces.serve.web import AT_ONCE
 from tests.doctor.facts import (
     HEALTHY,
     ON_RABBITMQ,
@@ -135,8 +136,8 @@ BAD: dict[str, list[tuple[Facts, set[str]]]] = {
         (with_registry(workers=(replace(WORKER, celery="5.4.1"),)), set()),
     ],
     "versions-mixed": [(with_registry(workers=(WORKER, replace(WORKER, crisper="0.2.0"))), set())],
-    "connections": [(with_registry(connections=Connections(97, 93)), set())],
-    "connections-deploy": [(with_registry(connections=Connections(97, 91)), set())],
+    "connections": [(with_registry(connections=Connections(97, 83)), set())],
+    "connections-deploy": [(with_registry(connections=Connections(97, 81)), set())],
     "prefetch": [
         (with_app(seen(60.0), prefetch_multiplier=4), LONG),
         (with_app(seen(60.0), prefetch_multiplier=0), LONG),
@@ -262,8 +263,8 @@ GOOD: dict[str, list[Facts]] = {
         with_registry(workers=(replace(WORKER, celery=None),)),
     ],
     "versions-mixed": [HEALTHY, with_registry(workers=(WORKER, WORKER))],
-    "connections": [with_registry(connections=Connections(97, 92))],
-    "connections-deploy": [with_registry(connections=Connections(97, 90))],
+    "connections": [with_registry(connections=Connections(97, 82))],
+    "connections-deploy": [with_registry(connections=Connections(97, 80))],
     "prefetch": [
         with_app(prefetch_multiplier=4),
         seen(3600.0),
@@ -427,6 +428,11 @@ def test_what_was_cut_short_is_told_as_that() -> None:
 )
 def test_what_is_held_for_too_long_is_cured_by_why_it_is_held(facts: Facts, cure: str) -> None:
     assert [finding.fix for finding in examine(facts) if finding.id == "consumer-timeout"] == [cure]
+
+
+def test_serve_is_reckoned_with_a_connection_for_each_question_at_once_and_each_thread() -> None:
+    sweeper, alerts, decision = 1, 1, 1
+    assert AT_ONCE + sweeper + alerts + decision == OF_SERVE
 
 
 def test_the_versions_are_those_that_an_installation_asks_for() -> None:
