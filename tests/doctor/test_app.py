@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
 from typing import Any
 
@@ -125,6 +126,11 @@ def test_every_broker_of_several_is_looked_at_and_a_certificate_is_as_good_as_a_
     assert [address.host for address in told(several).addresses] == ["one", "two", "three"]
     certified = an_app(broker_url="rediss://one/0", broker_use_ssl={"ssl_certfile": "/c.pem"})
     assert told(certified).addresses == ()
+
+
+def test_the_library_is_told_where_the_registry_is_a_file_of_it() -> None:
+    assert told(an_app()).sqlite == sqlite3.sqlite_version_info[:2]
+    assert ask(an_app(), Settings(registry_url="postgresql://me:pw@db/crisper")).sqlite == ()
 
 
 @pytest.mark.parametrize(

@@ -167,6 +167,7 @@ BAD: dict[str, list[tuple[Facts, set[str]]]] = {
             set(),
         ),
     ],
+    "sqlite-version": [(with_app(sqlite=(3, 34)), set())],
     "retention-for-ever": [
         (with_settings(retention_days=0.0), set()),
         (with_settings(retention_lost_days=0.0), set()),
@@ -292,6 +293,7 @@ GOOD: dict[str, list[Facts]] = {
         HEALTHY,
         with_registry(database="sqlite", workers=(WORKER, replace(WORKER, host="another-container"))),
     ],
+    "sqlite-version": [with_app(sqlite=(3, 35)), with_app(sqlite=(4, 0))],
     "retention-for-ever": [
         HEALTHY,
         with_settings(retention_days=1.0, retention_lost_days=1.0, retention_audit_days=1.0),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import platform
+import sqlite3
 import types
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -19,6 +20,7 @@ from celery.backends.redis import RedisBackend
 from crisper.celery.install import check_task
 from crisper.engine.doctor.facts import Address, App, Task
 from crisper.settings import Settings
+from crisper.store.open import is_sqlite
 
 #: Whose URLs name a server with accounts.
 _SERVERS = (
@@ -58,6 +60,7 @@ def ask(app: Celery, settings: Settings) -> App:
         addresses=tuple(_addresses(app)),
         celery=_numbers(celery.__version__),
         python=_numbers(platform.python_version()),
+        sqlite=sqlite3.sqlite_version_info[:_VERSION] if is_sqlite(settings.registry_url) else (),
     )
 
 

@@ -54,6 +54,7 @@ class App:
     addresses: tuple[Address, ...] = ()
     celery: tuple[int, ...] = (5, 5)
     python: tuple[int, ...] = (3, 11)
+    sqlite: tuple[int, ...] = ()  # Python's library, if the registry is a file of it
 
 
 @dataclass(frozen=True, slots=True)

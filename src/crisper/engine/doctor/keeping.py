@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from crisper.engine.doctor.facts import Facts, Journal
 from crisper.engine.doctor.finding import Check, Level, Said
-from crisper.engine.doctor.words import named, size, span
+from crisper.engine.doctor.words import named, size, span, version
+from crisper.store.sqlite import OLDEST
 
 #: Filesystems that end with the container, or with the host.
 EPHEMERAL = frozenset({"tmpfs", "ramfs", "overlay", "aufs"})
@@ -72,6 +73,16 @@ def sqlite_shared(facts: Facts) -> Sequence[Said] | None:
     return [Said("several machines share a SQLite registry", why, fix)]
 
 
+def sqlite_version(facts: Facts) -> Sequence[Said] | None:
+    if not facts.app.sqlite:
+        return None
+    if facts.app.sqlite >= OLDEST:
+        return []
+    why = f"Crisper needs SQLite {version(OLDEST)} or newer: no worker with this Python can open the file."
+    fix = 'a Python with a newer SQLite, or app.conf.crisper_registry_url = "postgresql://…"'
+    return [Said(f"this Python has SQLite {version(facts.app.sqlite)}", why, fix)]
+
+
 #: By setting: its default, the title of a hazard, and what is kept.
 _RETENTIONS = {
     "retention_days": (30, "nothing is ever forgotten", "every attempt stays"),
@@ -128,6 +139,11 @@ CHECKS = (
         "sqlite-shared", Level.ERROR,
         "workers of several machines are alive in one SQLite registry", "PostgreSQL or MariaDB",
         sqlite_shared,
+    ),
+    Check(
+        "sqlite-version", Level.ERROR,
+        "the registry is a SQLite file, and Python's own SQLite is older than 3.35",
+        "a Python with a newer one; PostgreSQL or MariaDB", sqlite_version,
     ),
     Check(
         "retention-for-ever", Level.WARNING,
