@@ -128,6 +128,12 @@ def test_every_broker_of_several_is_looked_at_and_a_certificate_is_as_good_as_a_
     assert told(certified).addresses == ()
 
 
+def test_options_of_the_broker_beside_the_visibility_timeout_are_noticed() -> None:
+    assert told(an_app()).options_beside is False
+    assert told(an_app(broker_transport_options={"visibility_timeout": 3})).options_beside is False
+    assert told(an_app(broker_transport_options={"master_name": "main"})).options_beside is True
+
+
 def test_the_library_is_told_where_the_registry_is_a_file_of_it() -> None:
     assert told(an_app()).sqlite == sqlite3.sqlite_version_info[:2]
     assert ask(an_app(), Settings(registry_url="postgresql://me:pw@db/crisper")).sqlite == ()

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from celery import Celery
+from kombu import Queue
 
 from crisper.engine.doctor.catalogue import CHECKS, SOURCES, examine
 from crisper.engine.doctor.facts import Address, Connections, Facts, NotKept, Pause, ToBe, Trouble
@@ -31,6 +33,7 @@ from tests.doctor.facts import (
     with_settings,
     with_task,
 )
+from tests.doctor.test_app import an_app
 
 
 def hazards(facts: Facts) -> set[str]:
@@ -435,6 +438,51 @@ def test_what_is_held_for_too_long_is_cured_by_why_it_is_held(facts: Facts, cure
 def test_serve_is_reckoned_with_a_connection_for_each_question_at_once_and_each_thread() -> None:
     sweeper, alerts, decision = 1, 1, 1
     assert AT_ONCE + sweeper + alerts + decision == OF_SERVE
+
+
+def pasted(line: str, app: Celery) -> None:
+    exec(line, {"app": app})
+
+
+@pytest.mark.parametrize(
+    "facts", [with_broker(visibility_timeout=19.9), with_broker(visibility_timeout=21_601.0)]
+)
+def test_a_line_that_cures_the_broker_s_options_keeps_the_others_and_prints_none(facts: Facts) -> None:
+    others = {"master_name": "main", "sentinel_kwargs": {"password": "a secret"}}
+    app = an_app(broker_transport_options={"visibility_timeout": 3, **others})
+    ids = "visibility-timeout-short", "visibility-timeout-long"
+    [line] = fixes(with_app(facts, options_beside=True), *ids)
+    assert "secret" not in line
+    pasted(line, app)
+    assert app.conf.broker_transport_options == {**others, "visibility_timeout": 3600}
+
+
+def test_where_there_are_no_other_options_the_line_is_plain() -> None:
+    assert fixes(with_broker(visibility_timeout=19.9), "visibility-timeout-short") == [
+        'app.conf.broker_transport_options = {"visibility_timeout": 3600}'
+    ]
+
+
+@pytest.mark.parametrize(
+    ("accepted", "kept"),
+    [
+        (("json", "pickle", "msgpack"), '["json", "msgpack"]'),
+        (("application/x-python-serialize", "yaml"), '["yaml"]'),
+        (("pickle",), '["json"]'),
+    ],
+)
+def test_a_line_that_refuses_pickle_keeps_what_else_is_accepted(accepted: tuple[str, ...], kept: str) -> None:
+    assert fixes(with_app(accepts=accepted), "pickle") == [f"app.conf.accept_content = {kept}"]
+    line = f"app.conf.result_accept_content = {kept}"
+    assert fixes(with_app(accepts_results=accepted), "pickled-results") == [line]
+
+
+def test_a_line_that_cures_a_queue_keeps_its_other_arguments() -> None:
+    declared = {"x-queue-type": "quorum", "x-delivery-limit": 20, "x-single-active-consumer": True}
+    cured = with_queue(dead_letter_exchange=None, dead_letter_is_there=None, arguments=declared)
+    [line] = fixes(cured, "dead-letters")
+    queue = eval(line, {"Queue": Queue})
+    assert queue.queue_arguments == {**declared, "x-dead-letter-exchange": "dead"}
 
 
 def test_the_versions_are_those_that_an_installation_asks_for() -> None:

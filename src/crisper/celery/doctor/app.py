@@ -53,6 +53,7 @@ def ask(app: Celery, settings: Settings) -> App:
         disables_prefetch=bool(conf.get("worker_disable_prefetch")),
         detects_quorum_queues=bool(conf.get("worker_detect_quorum_queues", True)),
         soft_shutdown=_seconds(conf.get("worker_soft_shutdown_timeout")) or 0.0,
+        options_beside=bool(set(conf.broker_transport_options or ()) - {"visibility_timeout"}),
         accepts=accepts,
         accepts_results=tuple(conf.result_accept_content or accepts),
         no_chords=_no_chords(backend),

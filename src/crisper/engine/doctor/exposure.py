@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from crisper.engine.doctor.facts import Address, Facts
 from crisper.engine.doctor.finding import Check, Level, Said
+from crisper.engine.doctor.words import literal
 
 _PICKLE = frozenset({"pickle", "application/x-python-serialize"})
 
@@ -14,7 +15,12 @@ def pickle(facts: Facts) -> Sequence[Said]:
     if _PICKLE.isdisjoint(facts.app.accepts):
         return []
     why = "accept_content holds pickle: whoever can publish a message can run any code in every worker."
-    return [Said("pickled messages are accepted from anyone", why, 'app.conf.accept_content = ["json"]')]
+    fix = f"app.conf.accept_content = {_but_pickle(facts.app.accepts)}"
+    return [Said("pickled messages are accepted from anyone", why, fix)]
+
+
+def _but_pickle(accepted: Sequence[str]) -> str:
+    return literal([one for one in accepted if one not in _PICKLE] or ["json"])
 
 
 def pickled_results(facts: Facts) -> Sequence[Said]:
@@ -24,7 +30,7 @@ def pickled_results(facts: Facts) -> Sequence[Said]:
         "result_accept_content holds pickle: whoever can write to the result backend can run any code where"
         " results are read, in workers too."
     )
-    fix = 'app.conf.result_accept_content = ["json"]'
+    fix = f"app.conf.result_accept_content = {_but_pickle(facts.app.accepts_results)}"
     return [Said("pickled results are accepted from anyone", why, fix)]
 
 
@@ -52,10 +58,10 @@ def no_password(facts: Facts) -> Sequence[Said] | None:
 
 
 CHECKS = (
-    Check("pickle", Level.ERROR, "`accept_content` holds pickle", '`accept_content = ["json"]`', pickle),
+    Check("pickle", Level.ERROR, "`accept_content` holds pickle", "`accept_content` without it", pickle),
     Check(
         "pickled-results", Level.ERROR,
-        "`result_accept_content` holds pickle", '`result_accept_content = ["json"]`', pickled_results,
+        "`result_accept_content` holds pickle", "`result_accept_content` without it", pickled_results,
     ),
     Check(
         "no-password", Level.ERROR,

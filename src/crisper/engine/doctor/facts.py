@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from crisper.settings import Settings
 
@@ -47,6 +49,7 @@ class App:
     disables_prefetch: bool = False
     detects_quorum_queues: bool = True
     soft_shutdown: float = 0.0  # seconds
+    options_beside: bool = False  # whether the broker has transport options but the visibility timeout
     accepts: tuple[str, ...] = ("json",)
     accepts_results: tuple[str, ...] = ("json",)
     no_chords: str | None = None  # why the result backend takes no chord at all
@@ -69,6 +72,7 @@ class Queue:
     dead_letter_is_there: bool | None = None
     consumer_timeout: float = 1800.0  # seconds
     timeout_is_assumed: bool = True  # RabbitMQ's default: the server's own file cannot be read
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # as the app declares them
 
 
 @dataclass(frozen=True, slots=True)
