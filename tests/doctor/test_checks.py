@@ -190,6 +190,7 @@ BAD: dict[str, list[tuple[Facts, set[str]]]] = {
     "no-password": [
         (with_app(addresses=(Address("broker_url", "redis.example", False, False),)), set()),
         (with_app(addresses=(Address("broker_url", "rabbit.example", False, True, is_guest=True),)), set()),
+        (with_app(addresses=(Address("crisper_registry_url", "db.example", False, False),)), set()),
     ],
 }
 
@@ -455,6 +456,22 @@ def test_a_line_that_cures_the_broker_s_options_keeps_the_others_and_prints_none
     assert "secret" not in line
     pasted(line, app)
     assert app.conf.broker_transport_options == {**others, "visibility_timeout": 3600}
+
+
+@pytest.mark.parametrize(
+    ("setting", "what"),
+    [
+        ("result_backend", "read and delete messages or results."),
+        ("crisper_registry_url", "have tasks run with any arguments."),
+        ("crisper_rabbitmq_management_url", "close connections."),
+    ],
+)
+def test_what_an_open_address_allows_is_told_by_what_it_leads_to(setting: str, what: str) -> None:
+    facts = with_app(addresses=(Address(setting, "a.example", False, False),))
+    [found] = [finding for finding in examine(facts) if finding.id == "no-password"]
+    assert found.why.startswith(f"{setting} leads to a.example without a password")
+    assert found.why.endswith(what)
+    assert found.fix.startswith(f"app.conf.{setting} = ")
 
 
 def test_where_there_are_no_other_options_the_line_is_plain() -> None:

@@ -8,6 +8,11 @@ from crisper.engine.doctor.facts import Address, Facts
 from crisper.engine.doctor.finding import Check, Level, Said
 from crisper.engine.doctor.words import literal
 
+#: Whoever reaches it.
+_CAN = {
+    "crisper_registry_url": "read every message on record, forget it, and have tasks run with any arguments",
+    "crisper_rabbitmq_management_url": "publish, read and delete messages, and close connections",
+}
 _PICKLE = frozenset({"pickle", "application/x-python-serialize"})
 
 
@@ -47,11 +52,8 @@ def no_password(facts: Facts) -> Sequence[Said] | None:
         if address.has_password and not address.is_guest:
             continue
         how = "with RabbitMQ's well-known guest account" if address.is_guest else "without a password"
-        why = (
-            f"{address.setting} leads to {address.host} {how}: whoever reaches it can publish, read"
-            " and delete"
-            " messages or results."
-        )
+        can = _CAN.get(address.setting, "publish, read and delete messages or results")
+        why = f"{address.setting} leads to {address.host} {how}: whoever reaches it can {can}."
         fix = f'app.conf.{address.setting} = "…://user:password@{address.host}/…"'
         said.append(Said(_title(address), why, fix))
     return said
@@ -65,9 +67,8 @@ CHECKS = (
     ),
     Check(
         "no-password", Level.ERROR,
-        "`broker_url`, or a Redis or RabbitMQ `result_backend`, leads to another host without a"
-        " password or as"
-        " `guest`",
+        "`broker_url`, a Redis or RabbitMQ `result_backend`, `crisper_registry_url` or"
+        " `crisper_rabbitmq_management_url` leads to another host without a password or as `guest`",
         "an account with a password", no_password,
     ),
 )  # fmt: skip
