@@ -85,6 +85,11 @@ def seen(seconds: float, facts: Facts = HEALTHY) -> Facts:
     return with_registry(facts, longest={"proj.add": seconds})
 
 
+def was_cut_short(seconds: float, facts: Facts = HEALTHY) -> Facts:
+    """Its task had run for so long when it was lost, and was never seen to end."""
+    return with_registry(facts, longest={}, cut_short={"proj.add": seconds})
+
+
 def plain(facts: Facts = HEALTHY) -> Facts:
     """With a worker beside it that keeps no record."""
     return with_broker(facts, nodes=("celery@one", "celery@plain"))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import celery
@@ -125,6 +127,97 @@ def test_every_broker_of_several_is_looked_at_and_a_certificate_is_as_good_as_a_
     assert [address.host for address in told(several).addresses] == ["one", "two", "three"]
     certified = an_app(broker_url="rediss://one/0", broker_use_ssl={"ssl_certfile": "/c.pem"})
     assert told(certified).addresses == ()
+
+
+REGISTRY = "crisper_registry_url"
+PASSWORDS_ELSEWHERE = ("PGPASSWORD", "PGPASSFILE", "PGSERVICE", "PGSSLCERT")
+
+
+def addresses_of(**settings: Any) -> tuple[Address, ...]:
+    app = an_app()
+    load(app)
+    return ask(app, Settings(**{"registry_url": "sqlite:////r.db", **settings})).addresses
+
+
+@pytest.fixture
+def no_passwords_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The home folder."""
+    for name in PASSWORDS_ELSEWHERE:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.usefixtures("no_passwords_elsewhere")
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("postgresql://me@db.example/crisper", Address(REGISTRY, "db.example", False, False)),
+        ("postgresql+psycopg://me:pw@db.example/crisper", Address(REGISTRY, "db.example", False, True)),
+        ("postgresql://me@db.example/crisper?password=pw", Address(REGISTRY, "db.example", False, True)),
+        ("postgresql://me@127.0.0.1/crisper", Address(REGISTRY, "127.0.0.1", True, False)),
+        ("postgresql://me@/crisper?host=db.example", Address(REGISTRY, "db.example", False, False)),
+        ("postgresql://me@localhost:1,db.example:2/x", Address(REGISTRY, "db.example", False, False)),
+        ("mariadb://me@db.example/crisper", Address(REGISTRY, "db.example", False, False)),
+        ("mysql+pymysql://me:pw@db.example/crisper", Address(REGISTRY, "db.example", False, True)),
+        ("postgresql:///crisper", None),
+        ("postgresql://me@%2Frun%2Fpostgresql/crisper", None),
+        ("postgresql://me@/crisper?host=/run/postgresql", None),
+        ("postgresql://me@db.example/crisper?sslcert=/c.pem", None),
+        ("postgresql://me@db.example/crisper?passfile=/p", None),
+        ("mariadb://me@db.example/crisper?ssl_cert=/c.pem", None),
+        ("mariadb://me@db.example/crisper?unix_socket=/run/m.sock", None),
+        ("sqlite:////r.db", None),
+    ],
+)
+def test_whether_the_registry_asks_for_a_password_is_read_too(url: str, address: Address | None) -> None:
+    assert addresses_of(registry_url=url) == ((address,) if address else ())
+
+
+@pytest.mark.parametrize("name", PASSWORDS_ELSEWHERE)
+def test_a_password_of_postgresql_may_stand_in_the_environment(
+    name: str, no_passwords_elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "something")
+    assert addresses_of(registry_url="postgresql://me@db.example/crisper") == ()
+    assert len(addresses_of(registry_url="mariadb://me@db.example/crisper")) == 1
+
+
+@pytest.mark.parametrize("name", [".pgpass", ".postgresql/postgresql.crt"])
+def test_a_password_of_postgresql_may_stand_in_the_user_s_files(
+    name: str, no_passwords_elsewhere: Path
+) -> None:
+    (no_passwords_elsewhere / ".postgresql").mkdir()
+    (no_passwords_elsewhere / name).touch()
+    assert addresses_of(registry_url="postgresql://me@db.example/crisper") == ()
+
+
+@pytest.mark.parametrize(
+    ("url", "loopback", "has_password", "is_guest"),
+    [
+        ("http://rabbit.example:15672", False, True, True),
+        ("http://guest:guest@rabbit.example:15672", False, True, True),
+        ("https://me:pw@rabbit.example", False, True, False),
+        ("http://guest:guest@localhost:15672", True, True, True),
+    ],
+)
+def test_whether_the_management_api_asks_for_a_password_is_read_too(
+    url: str, loopback: bool, has_password: bool, is_guest: bool
+) -> None:
+    host = "localhost" if loopback else "rabbit.example"
+    address = Address("crisper_rabbitmq_management_url", host, loopback, has_password, is_guest)
+    assert addresses_of(rabbitmq_management_url=url) == (address,)
+
+
+def test_options_of_the_broker_beside_the_visibility_timeout_are_noticed() -> None:
+    assert told(an_app()).options_beside is False
+    assert told(an_app(broker_transport_options={"visibility_timeout": 3})).options_beside is False
+    assert told(an_app(broker_transport_options={"master_name": "main"})).options_beside is True
+
+
+def test_the_library_is_told_where_the_registry_is_a_file_of_it() -> None:
+    assert told(an_app()).sqlite == sqlite3.sqlite_version_info[:2]
+    assert ask(an_app(), Settings(registry_url="postgresql://me:pw@db/crisper")).sqlite == ()
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from celery import Celery
+from kombu import Queue
 
 from crisper.engine.doctor.catalogue import CHECKS, SOURCES, examine
 from crisper.engine.doctor.facts import Address, Connections, Facts, NotKept, Pause, ToBe, Trouble
 from crisper.engine.doctor.finding import Level
-from crisper.engine.doctor.fleet import CELERY, PYTHON
+from crisper.engine.doctor.fleet import CELERY, OF_SERVE, PYTHON
+from crisper.engine.doctor.resending import DEFAULT
 from crisper.engine.doctor.words import version
+from crisper.faces.serve.web import AT_ONCE
 from tests.doctor.facts import (
     HEALTHY,
     ON_RABBITMQ,
@@ -20,6 +24,7 @@ from tests.doctor.facts import (
     GiB,
     plain,
     seen,
+    was_cut_short,
     with_app,
     with_broker,
     with_journal,
@@ -28,6 +33,7 @@ from tests.doctor.facts import (
     with_settings,
     with_task,
 )
+from tests.doctor.test_app import an_app
 
 
 def hazards(facts: Facts) -> set[str]:
@@ -52,6 +58,9 @@ BAD: dict[str, list[tuple[Facts, set[str]]]] = {
     ],
     "early-acks": [
         (with_task(seen(60.0), acks_late=False), LONG),
+        (with_task(was_cut_short(60.0), acks_late=False), LONG),
+        (with_task(was_cut_short(60.0), acks_late=False, time_limit=30.0), LONG),
+        (with_task(was_cut_short(1.0), acks_late=False, time_limit=60.0), LONG),
         (with_task(with_registry(longest={}), acks_late=False, time_limit=60.0), LONG),
         (
             with_task(with_settings(seen(60.0), enabled=False), acks_late=False, on_lost="fail"),
@@ -80,6 +89,12 @@ BAD: dict[str, list[tuple[Facts, set[str]]]] = {
         (with_registry(not_kept=(NotKept(7, 20 * 2**20, "20 MiB > 16 MiB"),)), set()),
         (with_registry(not_kept=(NotKept(1, 9, "its headers cannot be kept: a set"),)), set()),
         (with_registry(not_kept=(NotKept(1, 9, "9.0 MiB > 8.0 MiB, the registry server's packet"),)), set()),
+    ],
+    "keeps-nothing": [(with_settings(max_message_bytes=0), set())],
+    "keeps-little": [
+        (with_settings(max_message_bytes=1), set()),
+        (with_settings(max_message_bytes=1023), set()),
+        (with_settings(with_registry(largest_kept=2001), max_message_bytes=2000), set()),
     ],
     "broker-unsupported": [(with_broker(kind="SQS", supported=False), set())],
     "broker-version": [
@@ -124,11 +139,12 @@ BAD: dict[str, list[tuple[Facts, set[str]]]] = {
         (with_registry(workers=(replace(WORKER, celery="5.4.1"),)), set()),
     ],
     "versions-mixed": [(with_registry(workers=(WORKER, replace(WORKER, crisper="0.2.0"))), set())],
-    "connections": [(with_registry(connections=Connections(97, 93)), set())],
-    "connections-deploy": [(with_registry(connections=Connections(97, 91)), set())],
+    "connections": [(with_registry(connections=Connections(97, 83)), set())],
+    "connections-deploy": [(with_registry(connections=Connections(97, 81)), set())],
     "prefetch": [
         (with_app(seen(60.0), prefetch_multiplier=4), LONG),
         (with_app(seen(60.0), prefetch_multiplier=0), LONG),
+        (with_app(was_cut_short(60.0), prefetch_multiplier=4), LONG),
     ],
     "lease-short": [
         (with_settings(heartbeat_interval=2.0, lease=7.4, sweep_interval=0.5), {"leases-differ"})
@@ -138,6 +154,7 @@ BAD: dict[str, list[tuple[Facts, set[str]]]] = {
     "clock": [(with_registry(offset=5.1), set()), (with_registry(offset=-5.1), set())],
     "grace": [
         (seen(30.1), set()),
+        (was_cut_short(30.1), set()),
         (with_app(replace(seen(30.1), host=replace(HEALTHY.host, grace=None)), soft_shutdown=0.0), set()),
         (with_app(soft_shutdown=30.1), set()),
     ],
@@ -153,7 +170,12 @@ BAD: dict[str, list[tuple[Facts, set[str]]]] = {
             set(),
         ),
     ],
-    "retention-for-ever": [(with_settings(retention_days=0.0), set())],
+    "sqlite-version": [(with_app(sqlite=(3, 34)), set())],
+    "retention-for-ever": [
+        (with_settings(retention_days=0.0), set()),
+        (with_settings(retention_lost_days=0.0), set()),
+        (with_settings(retention_audit_days=0.0), set()),
+    ],
     "retention-short": [
         (
             with_broker(with_settings(retention_days=1.0), visibility_timeout=86_400.0),
@@ -168,6 +190,7 @@ BAD: dict[str, list[tuple[Facts, set[str]]]] = {
     "no-password": [
         (with_app(addresses=(Address("broker_url", "redis.example", False, False),)), set()),
         (with_app(addresses=(Address("broker_url", "rabbit.example", False, True, is_guest=True),)), set()),
+        (with_app(addresses=(Address("crisper_registry_url", "db.example", False, False),)), set()),
     ],
 }
 
@@ -176,6 +199,7 @@ GOOD: dict[str, list[Facts]] = {
     "no-record": [HEALTHY],
     "early-acks": [
         with_task(seen(59.9), acks_late=False),
+        with_task(was_cut_short(59.9), acks_late=False),
         with_task(seen(60.0), acks_late=True),
         with_task(seen(60.0), acks_late=False, on_lost="fail"),  # somebody has said what a loss means
         with_task(seen(1.0), acks_late=False, time_limit=3600.0),  # its history says that it is short
@@ -196,6 +220,11 @@ GOOD: dict[str, list[Facts]] = {
         ),
     ],
     "not-resendable": [HEALTHY],
+    "keeps-nothing": [HEALTHY, with_settings(max_message_bytes=1)],
+    "keeps-little": [
+        with_settings(max_message_bytes=1024),
+        with_settings(with_registry(largest_kept=2000), max_message_bytes=2000),
+    ],
     "broker-unsupported": [HEALTHY, ON_RABBITMQ],
     "broker-version": [with_broker(version=(7, 0)), with_broker(ON_RABBITMQ, version=(3, 10))],
     "visibility-timeout": [
@@ -239,8 +268,8 @@ GOOD: dict[str, list[Facts]] = {
         with_registry(workers=(replace(WORKER, celery=None),)),
     ],
     "versions-mixed": [HEALTHY, with_registry(workers=(WORKER, WORKER))],
-    "connections": [with_registry(connections=Connections(97, 92))],
-    "connections-deploy": [with_registry(connections=Connections(97, 90))],
+    "connections": [with_registry(connections=Connections(97, 82))],
+    "connections-deploy": [with_registry(connections=Connections(97, 80))],
     "prefetch": [
         with_app(prefetch_multiplier=4),
         seen(3600.0),
@@ -268,7 +297,11 @@ GOOD: dict[str, list[Facts]] = {
         HEALTHY,
         with_registry(database="sqlite", workers=(WORKER, replace(WORKER, host="another-container"))),
     ],
-    "retention-for-ever": [HEALTHY],
+    "sqlite-version": [with_app(sqlite=(3, 35)), with_app(sqlite=(4, 0))],
+    "retention-for-ever": [
+        HEALTHY,
+        with_settings(retention_days=1.0, retention_lost_days=1.0, retention_audit_days=1.0),
+    ],
     "retention-short": [HEALTHY, with_broker(with_settings(retention_days=1.0), visibility_timeout=86_399.0)],
     "pickle": [HEALTHY, with_app(accepts=("json", "yaml", "msgpack"))],
     "pickled-results": [HEALTHY],
@@ -318,6 +351,8 @@ def test_nothing_is_said_without_evidence() -> None:
     assert found == {
         "no-record",
         "versions",
+        "keeps-nothing",
+        "keeps-little",
         "lease-short",
         "retention-for-ever",
         "pickle",
@@ -326,11 +361,57 @@ def test_nothing_is_said_without_evidence() -> None:
     assert hazards(bare) == set()
 
 
+def fixes(facts: Facts, *ids: str) -> list[str]:
+    return [finding.fix for finding in examine(facts) if finding.id in ids and finding.level is not Level.OK]
+
+
+@pytest.mark.parametrize(
+    ("facts", "most"),
+    [
+        (with_settings(max_message_bytes=0), 16_777_216),
+        (with_settings(max_message_bytes=1023), 16_777_216),
+        (with_settings(with_registry(largest_kept=2001), max_message_bytes=2000), 2048),
+    ],
+)
+def test_what_is_to_be_kept_is_cured_by_one_line(facts: Facts, most: int) -> None:
+    assert fixes(facts, "keeps-nothing", "keeps-little") == [f"app.conf.crisper_max_message_bytes = {most}"]
+
+
+def test_the_cure_for_what_keeps_too_little_is_the_default() -> None:
+    assert HEALTHY.settings.max_message_bytes == DEFAULT
+
+
+def test_where_nothing_can_be_kept_one_cure_is_told_and_no_other() -> None:
+    refused = with_registry(not_kept=(NotKept(7, 90, "90 bytes > 0 bytes"),))
+    told = set(fixes(with_settings(refused, max_message_bytes=0), "keeps-nothing", "not-resendable"))
+    assert told == {"app.conf.crisper_max_message_bytes = 16777216"}
+
+
+def test_each_retention_that_is_for_ever_has_a_line_of_its_own() -> None:
+    facts = with_settings(retention_days=0.0, retention_lost_days=0.0, retention_audit_days=0.0)
+    assert fixes(facts, "retention-for-ever") == [
+        "app.conf.crisper_retention_days = 30, or crisper prune from cron",
+        "app.conf.crisper_retention_lost_days = 90, or crisper prune from cron",
+        "app.conf.crisper_retention_audit_days = 365, or crisper prune from cron",
+    ]
+
+
+def test_what_was_lost_is_kept_for_ever_where_all_is() -> None:
+    facts = with_settings(retention_days=0.0, retention_lost_days=90.0)
+    assert len(fixes(facts, "retention-for-ever")) == 1
+
+
 def test_the_worst_comes_first() -> None:
     facts = with_app(with_settings(retention_days=0.0), accepts=("pickle",), celery=(5, 4))
     levels = [finding.level for finding in examine(facts)]
     assert levels == sorted(levels, key=["error", "warning", "ok"].index)
     assert levels[:3] == ["error", "warning", "warning"]
+
+
+def test_what_was_cut_short_is_told_as_that() -> None:
+    facts = with_task(was_cut_short(240.0), acks_late=False)
+    [why] = [finding.why for finding in examine(facts) if finding.id == "early-acks"]
+    assert why.startswith("proj.add was cut short after 4 min.")
 
 
 @pytest.mark.parametrize(
@@ -353,6 +434,72 @@ def test_the_worst_comes_first() -> None:
 )
 def test_what_is_held_for_too_long_is_cured_by_why_it_is_held(facts: Facts, cure: str) -> None:
     assert [finding.fix for finding in examine(facts) if finding.id == "consumer-timeout"] == [cure]
+
+
+def test_serve_is_reckoned_with_a_connection_for_each_question_at_once_and_each_thread() -> None:
+    sweeper, alerts, decision = 1, 1, 1
+    assert AT_ONCE + sweeper + alerts + decision == OF_SERVE
+
+
+def pasted(line: str, app: Celery) -> None:
+    exec(line, {"app": app})
+
+
+@pytest.mark.parametrize(
+    "facts", [with_broker(visibility_timeout=19.9), with_broker(visibility_timeout=21_601.0)]
+)
+def test_a_line_that_cures_the_broker_s_options_keeps_the_others_and_prints_none(facts: Facts) -> None:
+    others = {"master_name": "main", "sentinel_kwargs": {"password": "a secret"}}
+    app = an_app(broker_transport_options={"visibility_timeout": 3, **others})
+    ids = "visibility-timeout-short", "visibility-timeout-long"
+    [line] = fixes(with_app(facts, options_beside=True), *ids)
+    assert "secret" not in line
+    pasted(line, app)
+    assert app.conf.broker_transport_options == {**others, "visibility_timeout": 3600}
+
+
+@pytest.mark.parametrize(
+    ("setting", "what"),
+    [
+        ("result_backend", "read and delete messages or results."),
+        ("crisper_registry_url", "have tasks run with any arguments."),
+        ("crisper_rabbitmq_management_url", "close connections."),
+    ],
+)
+def test_what_an_open_address_allows_is_told_by_what_it_leads_to(setting: str, what: str) -> None:
+    facts = with_app(addresses=(Address(setting, "a.example", False, False),))
+    [found] = [finding for finding in examine(facts) if finding.id == "no-password"]
+    assert found.why.startswith(f"{setting} leads to a.example without a password")
+    assert found.why.endswith(what)
+    assert found.fix.startswith(f"app.conf.{setting} = ")
+
+
+def test_where_there_are_no_other_options_the_line_is_plain() -> None:
+    assert fixes(with_broker(visibility_timeout=19.9), "visibility-timeout-short") == [
+        'app.conf.broker_transport_options = {"visibility_timeout": 3600}'
+    ]
+
+
+@pytest.mark.parametrize(
+    ("accepted", "kept"),
+    [
+        (("json", "pickle", "msgpack"), '["json", "msgpack"]'),
+        (("application/x-python-serialize", "yaml"), '["yaml"]'),
+        (("pickle",), '["json"]'),
+    ],
+)
+def test_a_line_that_refuses_pickle_keeps_what_else_is_accepted(accepted: tuple[str, ...], kept: str) -> None:
+    assert fixes(with_app(accepts=accepted), "pickle") == [f"app.conf.accept_content = {kept}"]
+    line = f"app.conf.result_accept_content = {kept}"
+    assert fixes(with_app(accepts_results=accepted), "pickled-results") == [line]
+
+
+def test_a_line_that_cures_a_queue_keeps_its_other_arguments() -> None:
+    declared = {"x-queue-type": "quorum", "x-delivery-limit": 20, "x-single-active-consumer": True}
+    cured = with_queue(dead_letter_exchange=None, dead_letter_is_there=None, arguments=declared)
+    [line] = fixes(cured, "dead-letters")
+    queue = eval(line, {"Queue": Queue})
+    assert queue.queue_arguments == {**declared, "x-dead-letter-exchange": "dead"}
 
 
 def test_the_versions_are_those_that_an_installation_asks_for() -> None:

@@ -15,12 +15,15 @@ from typing import Any
 import pytest
 import redis
 
+from crisper.core.states import State
 from crisper.engine.doctor import registry
 from crisper.engine.doctor.catalogue import CHECKS, examine
 from crisper.faces.cli.doctor import show
 from crisper.faces.cli.output import console
 from crisper.faces.cli.place import Place
+from crisper.store import migrate
 from crisper.store.open import open_store
+from crisper.store.sql import SqlStore
 from tests.doctor.facts import QUICK, seen, with_app, with_registry
 from tests.faces.doctored import (
     BAD_ON_RABBITMQ,
@@ -38,6 +41,7 @@ from tests.faces.test_cli import assert_plain
 from tests.left_out import needs
 from tests.schema import set_revision
 from tests.servers import PrivatePostgres, PrivateRedis
+from tests.store.acting import Actor
 
 
 @pytest.fixture
@@ -219,6 +223,7 @@ def test_every_registry_tells_the_same(any_registry: str) -> None:
     assert told.chord_members == {"proj.add"}
     assert (told.received, told.unnamed) == (4, 1)
     assert [(one.count, one.largest) for one in told.not_kept] == [(1, 99_999_999)]
+    assert 11 < told.largest_kept < 1000
     assert {w.hostname: w.crisper for w in told.workers} == {
         "celery@one": "0.1.0",
         "celery@two": "0.0.9",
@@ -231,6 +236,46 @@ def test_every_registry_tells_the_same(any_registry: str) -> None:
         assert told.connections.others >= 0
         assert told.connections.most > 50
     assert (told.connections is None) is (told.database == "sqlite")
+
+
+def begun_before(store: SqlStore, task_id: str, seconds: float) -> None:
+    with store.db.write():
+        earlier = "UPDATE crisper_attempt SET started_at = started_at - ? WHERE task_id = ?"
+        assert store.db.run(earlier, int(seconds * 1000), task_id) == 1
+
+
+def test_a_task_that_was_lost_or_stopped_still_tells_how_long_it_ran(any_registry: str) -> None:
+    migrate.upgrade(any_registry)
+    with closing(open_store(any_registry)) as store:
+        one = Actor(store)
+        begun = one.runs("killed", "m1", name="proj.killed")
+        begun_before(store, "killed", 240)
+        one.loses_child(begun)
+        begun = one.runs("stopped", "m2", name="proj.stopped")
+        begun_before(store, "stopped", 300)
+        one.finishes(begun, State.REVOKED)
+        one.claims("waiting", "m3", name="proj.waiting")
+        one.finishes(one.runs("done", "m4", name="proj.done"), State.SUCCEEDED, runtime_ms=9000)
+        one.is_lost()
+    told = registry.ask(any_registry)
+    assert told.cut_short == {
+        "proj.killed": pytest.approx(240, abs=5),
+        "proj.stopped": pytest.approx(300, abs=5),
+    }
+    assert told.longest == {"proj.done": 9.0}
+
+
+def test_how_long_nobody_saw_a_death_is_not_how_long_the_task_ran(any_registry: str) -> None:
+    migrate.upgrade(any_registry)
+    with closing(open_store(any_registry)) as store:
+        one = Actor(store)
+        one.runs("killed", "m1", name="proj.killed")
+        begun_before(store, "killed", 86_400)
+        with store.db.write():  # its host died a minute after that, and the whole fleet with it
+            seen = "UPDATE crisper_incarnation SET seen_at = seen_at - ?"
+            store.db.run(seen, 86_340_000)
+        one.is_lost()
+    assert registry.ask(any_registry).cut_short == {"proj.killed": pytest.approx(60, abs=5)}
 
 
 @pytest.mark.parametrize(("step", "told"), [(60.0, True), (-60.0, True), (2.0, False)])

@@ -22,7 +22,7 @@ from alembic.runtime.migration import MigrationContext
 from crisper.errors import RegistryUnreachable, RegistryUnusable, SchemaMissing, SchemaOutdated
 from crisper.store import version
 from crisper.store.open import driver_url, is_mariadb, is_sqlite, open_store, redacted, sqlite_path
-from crisper.store.sqlite import trouble
+from crisper.store.sqlite import check_library, trouble
 
 #: The key of PostgreSQL's advisory lock: any number, as long as every Crisper takes the same.
 LOCK_KEY = 0x43524953504552
@@ -151,6 +151,7 @@ def _locked_sqlite(url: str) -> Iterator[sa.Connection]:
     fails at once where two processes do it.
     """
     path = sqlite_path(url)
+    check_library(path)
     try:
         _make_private(path)
         with open(os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "rb+") as lock:

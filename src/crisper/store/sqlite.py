@@ -22,6 +22,8 @@ from crisper.store.sql import SqlStore
 TURN_SECONDS = 5.0
 BUSY_SECONDS = 0.01
 PAUSE_SECONDS = 0.0005, 0.004
+#: The oldest library that knows RETURNING.
+OLDEST = 3, 35
 #: What a long snapshot made the WAL grow to is given back to the disk, down to where it is written anew.
 WAL_BYTES = 4 * 1024 * 1024
 
@@ -110,7 +112,9 @@ def connect(path: Path) -> sqlite3.Connection:
     """A connection in autocommit mode: transactions are begun by hand.
 
     The file must exist: only `store.migrate` makes one, for its owner alone.
+    Raises `RegistryUnreachable`, and `RegistryUnusable` for a library that is too old.
     """
+    check_library(path)
     try:
         connection = sqlite3.connect(
             f"{path.absolute().as_uri()}?mode=rw",
@@ -127,6 +131,21 @@ def connect(path: Path) -> sqlite3.Connection:
     except sqlite3.Error as exc:
         raise trouble(path, exc) from exc
     return connection
+
+
+def check_library(path: Path) -> None:
+    """Raises `RegistryUnusable` where Python's SQLite is too old."""
+    found = sqlite3.sqlite_version_info[:2]
+    if found < OLDEST:
+        raise RegistryUnusable(
+            f"the registry {path} cannot be used: this Python has SQLite {_words(found)}, Crisper needs"
+            f" {_words(OLDEST)} or newer. Use a Python that has a newer one, or set crisper_registry_url to"
+            " postgresql://… or mariadb://…"
+        )
+
+
+def _words(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
 
 
 _WAITING_MENDS_NOT = {

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import platform
+import sqlite3
 import types
 from collections.abc import Iterator, Mapping
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import celery
 from celery import Celery, canvas
@@ -16,24 +15,12 @@ from celery.app.task import Task as CeleryTask
 from celery.backends.base import DisabledBackend
 from celery.backends.redis import RedisBackend
 
+from crisper.celery.doctor import addresses
 from crisper.celery.install import check_task
-from crisper.engine.doctor.facts import Address, App, Task
+from crisper.engine.doctor.facts import App, Task
 from crisper.settings import Settings
+from crisper.store.open import is_sqlite
 
-#: Whose URLs name a server with accounts.
-_SERVERS = (
-    "redis",
-    "rediss",
-    "valkey",
-    "valkeys",
-    "sentinel",
-    "amqp",
-    "amqps",
-    "pyamqp",
-    "librabbitmq",
-    "rpc",
-)
-_RABBITMQ = ("amqp", "amqps", "pyamqp", "librabbitmq")
 _VERSION = 2
 
 
@@ -51,13 +38,15 @@ def ask(app: Celery, settings: Settings) -> App:
         disables_prefetch=bool(conf.get("worker_disable_prefetch")),
         detects_quorum_queues=bool(conf.get("worker_detect_quorum_queues", True)),
         soft_shutdown=_seconds(conf.get("worker_soft_shutdown_timeout")) or 0.0,
+        options_beside=bool(set(conf.broker_transport_options or ()) - {"visibility_timeout"}),
         accepts=accepts,
         accepts_results=tuple(conf.result_accept_content or accepts),
         no_chords=_no_chords(backend),
         backend_counts_ignored=backend is None or isinstance(backend, RedisBackend),
-        addresses=tuple(_addresses(app)),
+        addresses=tuple(addresses.ask(app, settings)),
         celery=_numbers(celery.__version__),
         python=_numbers(platform.python_version()),
+        sqlite=sqlite3.sqlite_version_info[:_VERSION] if is_sqlite(settings.registry_url) else (),
     )
 
 
@@ -144,52 +133,3 @@ def _name_of(one: Any) -> str | None:
         if isinstance(one, CeleryTask):
             return str(one.name)
     return None
-
-
-# -- addresses ---------------------------------------------------------------
-
-
-def _addresses(app: Celery) -> Iterator[Address]:
-    """Certificates say who we are as well as a password does."""
-    if not _has_certificate(app.conf.broker_use_ssl):
-        seen = set()
-        for setting in ("broker_url", "broker_read_url", "broker_write_url"):
-            for url in _urls(getattr(app.conf, setting)):
-                if url not in seen and (address := _address(setting, url)):
-                    seen.add(url)
-                    yield address
-    if not _has_certificate(app.conf.get("redis_backend_use_ssl")):
-        for url in _urls(app.conf.result_backend):
-            if address := _address("result_backend", url):
-                yield address
-
-
-def _urls(value: Any) -> list[str]:
-    """Several brokers are a list, or parted by semicolons."""
-    many = value if isinstance(value, (list, tuple)) else str(value or "").split(";")
-    return [str(url) for url in many if url]
-
-
-def _address(setting: str, url: str) -> Address | None:
-    try:
-        parts = urlsplit(url)
-        scheme, host = parts.scheme.partition("+")[0], parts.hostname or ""
-    except ValueError:
-        return None
-    if scheme not in _SERVERS or "+socket" in parts.scheme or not host or "ssl_certfile=" in parts.query:
-        return None
-    password = unquote(parts.password or "")
-    is_guest = scheme in _RABBITMQ and (parts.username or "guest", password or "guest") == ("guest", "guest")
-    return Address(setting, host, _is_loopback(host), bool(password) or is_guest, is_guest)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
-
-
-def _has_certificate(options: Any) -> bool:
-    keys = ("certfile", "ssl_certfile")
-    return isinstance(options, Mapping) and any(options.get(key) for key in keys)

@@ -103,6 +103,7 @@ def _queue(
         dead_letter_is_there=None if not exchange else _is_there(connection, exchange),
         consumer_timeout=rules.consumer_timeout,
         timeout_is_assumed=rules.consumer_timeout == CONSUMER_TIMEOUT,
+        arguments=declared,
     )
 
 

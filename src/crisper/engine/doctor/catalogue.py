@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from crisper.engine.doctor import brokers, exposure, fleet, keeping, losses, rabbitmq, redis, timing
+from crisper.engine.doctor import (
+    brokers,
+    exposure,
+    fleet,
+    keeping,
+    losses,
+    rabbitmq,
+    redis,
+    resending,
+    timing,
+)
 from crisper.engine.doctor.facts import Facts
 from crisper.engine.doctor.finding import Check, Finding, Level, Said
 
@@ -69,6 +79,7 @@ CHECKS: tuple[Check, ...] = (
     *SOURCES,
     UNMADE,
     *losses.CHECKS,
+    *resending.CHECKS,
     *brokers.CHECKS,
     *redis.CHECKS,
     *rabbitmq.CHECKS,

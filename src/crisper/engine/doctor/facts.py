@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from crisper.settings import Settings
 
@@ -47,6 +49,7 @@ class App:
     disables_prefetch: bool = False
     detects_quorum_queues: bool = True
     soft_shutdown: float = 0.0  # seconds
+    options_beside: bool = False  # whether the broker has transport options but the visibility timeout
     accepts: tuple[str, ...] = ("json",)
     accepts_results: tuple[str, ...] = ("json",)
     no_chords: str | None = None  # why the result backend takes no chord at all
@@ -54,6 +57,7 @@ class App:
     addresses: tuple[Address, ...] = ()
     celery: tuple[int, ...] = (5, 5)
     python: tuple[int, ...] = (3, 11)
+    sqlite: tuple[int, ...] = ()  # Python's library, if the registry is a file of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,7 @@ class Queue:
     dead_letter_is_there: bool | None = None
     consumer_timeout: float = 1800.0  # seconds
     timeout_is_assumed: bool = True  # RabbitMQ's default: the server's own file cannot be read
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # as the app declares them
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +126,13 @@ class Registry:
     version: tuple[int, ...] = ()
     offset: float | None = None  # of its clock to this host's, in seconds, less what the way may explain
     longest: dict[str, float] = field(default_factory=dict)  # seconds that an attempt took or is taking
+    cut_short: dict[str, float] = field(default_factory=dict)  # that one had run when it was lost or stopped
     countdowns: dict[str, float] = field(default_factory=dict)  # seconds from receipt to ETA
     chord_members: frozenset[str] = frozenset()
     received: int = 0  # messages of the last day, of those looked at
     unnamed: int = 0  # of these, from publishers without Crisper
     not_kept: tuple[NotKept, ...] = ()
+    largest_kept: int = 0  # bytes, of the last week's messages
     workers: tuple[Worker, ...] = ()
     just_ended: frozenset[str] = frozenset()  # hostnames of workers that ended in the last minute
     pauses: tuple[Pause, ...] = ()
@@ -200,11 +207,17 @@ class Facts:
         return f"{len(self.blind)} {keep} no record"
 
     def takes(self, task: Task) -> tuple[float, str] | None:
-        """How long it takes, and by what we know: its history, else its own time limit."""
+        """How long it takes, and by what we know: its history, else its own time limit.
+
+        An attempt that was cut short took at least so long: it never speaks for a shorter task.
+        """
         seen = self.registry.longest.get(task.name) if self.registry is not None else None
-        if seen is not None:
-            return seen, "took"
-        return None if task.time_limit is None else (task.time_limit, "may take")
+        cut = self.registry.cut_short.get(task.name) if self.registry is not None else None
+        limit = None if task.time_limit is None else (task.time_limit, "may take")
+        known = limit if seen is None else (seen, "took")
+        if cut is not None and (known is None or cut > known[0]):
+            return cut, "was cut short after"
+        return known
 
     def may_be_held(self, task: Task) -> tuple[float, str] | None:
         """The longest that a worker may hold its message once it runs."""

@@ -9,8 +9,10 @@ from crisper.engine.doctor.facts import Facts
 from crisper.engine.doctor.finding import Check, Level, Said
 from crisper.engine.doctor.words import named, plural, tasks, version
 
-#: Each worker's recorder has two; a person's command, `crisper serve` and one to spare.
-OF_A_WORKER, BESIDE_THEM = 2, 3
+#: Connections. A worker's recorder has two; `crisper serve` one for each question at once
+#: (`crisper.faces.serve.web`), one for its sweeper, its alerts and a decision each; a person's command two.
+OF_A_WORKER, OF_SERVE, OF_A_PERSON = 2, 8 + 3, 2
+BESIDE_THEM = OF_SERVE + OF_A_PERSON
 
 CELERY = (5, 5), (5, 8)  # from, and before
 PYTHON = (3, 11), (3, 15)
@@ -111,8 +113,9 @@ def connections(facts: Facts) -> Sequence[Said] | None:
     if need + others <= most:
         return []
     why = (
-        f"{plural(workers, 'worker')} x {OF_A_WORKER} + {BESIDE_THEM} for people and serve are {need}; others"
-        f" have {others} of the {most} that the server gives. A worker that gets none works by its journal."
+        f"{plural(workers, 'worker')} x {OF_A_WORKER} + {OF_SERVE} for serve + {OF_A_PERSON} for people are"
+        f" {need}; others have {others} of the {most} that the server gives. A worker that gets none works by"
+        " its journal."
     )
     return [Said("the registry has too few connections", why, f"max_connections = {_enough(need + others)}")]
 
@@ -181,7 +184,8 @@ CHECKS = (
     ),
     Check(
         "connections", Level.ERROR,
-        "live workers x 2 + 3 and what others have are more than the registry's server gives",
+        "live workers x 2 + 13 (`crisper serve` has up to 11, a person's command 2) and what others have are"
+        " more than the registry's server gives",
         "`max_connections`", connections,
     ),
     Check(

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from crisper.engine.doctor.facts import Facts, Journal
 from crisper.engine.doctor.finding import Check, Level, Said
-from crisper.engine.doctor.words import named, size, span
+from crisper.engine.doctor.words import named, size, span, version
+from crisper.store.sqlite import OLDEST
 
 #: Filesystems that end with the container, or with the host.
 EPHEMERAL = frozenset({"tmpfs", "ramfs", "overlay", "aufs"})
@@ -72,12 +73,34 @@ def sqlite_shared(facts: Facts) -> Sequence[Said] | None:
     return [Said("several machines share a SQLite registry", why, fix)]
 
 
-def retention_for_ever(facts: Facts) -> Sequence[Said]:
-    if facts.settings.retention_days:
+def sqlite_version(facts: Facts) -> Sequence[Said] | None:
+    if not facts.app.sqlite:
+        return None
+    if facts.app.sqlite >= OLDEST:
         return []
-    why = "crisper_retention_days is 0: every attempt stays on record, and the registry grows without end."
-    title = "nothing is ever forgotten"
-    return [Said(title, why, "app.conf.crisper_retention_days = 30, or crisper prune from cron")]
+    why = f"Crisper needs SQLite {version(OLDEST)} or newer: no worker with this Python can open the file."
+    fix = 'a Python with a newer SQLite, or app.conf.crisper_registry_url = "postgresql://…"'
+    return [Said(f"this Python has SQLite {version(facts.app.sqlite)}", why, fix)]
+
+
+#: By setting: its default, the title of a hazard, and what is kept.
+_RETENTIONS = {
+    "retention_days": (30, "nothing is ever forgotten", "every attempt stays"),
+    "retention_lost_days": (90, "what was lost is never forgotten", "every task that was ever lost stays"),
+    "retention_audit_days": (365, "events are never forgotten", "every event stays"),
+}
+
+
+def retention_for_ever(facts: Facts) -> Sequence[Said]:
+    return [
+        Said(
+            title,
+            f"crisper_{setting} is 0: {what} on record, and the registry grows without end.",
+            f"app.conf.crisper_{setting} = {days}, or crisper prune from cron",
+        )
+        for setting, (days, title, what) in _RETENTIONS.items()
+        if not getattr(facts.settings, setting)
+    ]
 
 
 def retention_short(facts: Facts) -> Sequence[Said] | None:
@@ -118,8 +141,14 @@ CHECKS = (
         sqlite_shared,
     ),
     Check(
+        "sqlite-version", Level.ERROR,
+        "the registry is a SQLite file, and Python's own SQLite is older than 3.35",
+        "a Python with a newer one; PostgreSQL or MariaDB", sqlite_version,
+    ),
+    Check(
         "retention-for-ever", Level.WARNING,
-        "`crisper_retention_days` is 0", "`crisper_retention_days = 30`", retention_for_ever,
+        "`crisper_retention_days`, `crisper_retention_lost_days` or `crisper_retention_audit_days` is 0",
+        "30, 90 and 365 of them, or `crisper prune` from cron", retention_for_ever,
     ),
     Check(
         "retention-short", Level.ERROR,

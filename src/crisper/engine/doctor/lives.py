@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -55,10 +56,13 @@ def worker_of(life: Any) -> Worker:
 def pauses(lives: Iterable[Any]) -> Iterator[Pause]:
     """One process has one life at a time: a next one says that it outlived the declaration by silence."""
     lives = sorted(lives, key=lambda life: life.started_at)
+    of_process: dict[str, list[Any]] = defaultdict(list)
+    for life in lives:
+        of_process[life.id[_PROCESS]].append(life)
     for life in lives:
         if life.state != WorkerState.LOST.value or _read(life.evidence).get("how") != "silence":
             continue
-        others = [one for one in lives if one.id[_PROCESS] == life.id[_PROCESS] and one.id != life.id]
+        others = [one for one in of_process[life.id[_PROCESS]] if one.id != life.id]
         again = [one for one in others if one.started_at >= life.started_at]
         if again:
             silent = max(again[0].started_at - life.seen_at, life.lease_ms)  # it was observed for that long

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from crisper.engine.doctor.facts import Facts, NotKept
+from crisper.engine.doctor.facts import Facts
 from crisper.engine.doctor.finding import Check, Level, Said
-from crisper.engine.doctor.words import named, plural, tasks
+from crisper.engine.doctor.words import named, tasks
 
 #: A budget beyond this limits nothing that anybody would wait for.
 MANY_LOSSES = 100
@@ -86,34 +86,6 @@ def ignored_results(facts: Facts) -> Sequence[Said] | None:
     return [Said("a chord waits for results that are ignored", why, fix)]
 
 
-def not_resendable(facts: Facts) -> Sequence[Said] | None:
-    if facts.registry is None or (not facts.registry.longest.keys() and not facts.registry.not_kept):
-        return None
-    return [
-        Said(
-            f"{plural(one.count, 'message')} of the last week could not be sent again",
-            f"they are not kept: {one.reason}. One that is lost cannot be brought back.",
-            _keep(one),
-        )
-        for one in facts.registry.not_kept
-    ]
-
-
-def _keep(one: NotKept) -> str:
-    if "packet" in one.reason:
-        return "max_allowed_packet of the registry's server above twice the largest message"
-    if " > " not in one.reason:
-        return "publish with headers that JSON can hold"
-    return _limit(one.largest)
-
-
-def _limit(largest: int) -> str:
-    most = 512 * 2**20
-    if largest > most:
-        return "publish what is large by reference: Crisper keeps 512 MiB at most"
-    return f"app.conf.crisper_max_message_bytes = {min(most, 1 << (largest - 1).bit_length())}"
-
-
 CHECKS = (
     Check(
         "no-record",
@@ -145,12 +117,5 @@ CHECKS = (
         " a backend that counts stored results (all but Redis)",
         "`result_backend`, `ignore_result=False`",
         ignored_results,
-    ),
-    Check(
-        "not-resendable",
-        Level.WARNING,
-        "messages that are not kept, because they are too large or have headers that JSON cannot hold",
-        "`crisper_max_message_bytes`; on MariaDB `max_allowed_packet`",
-        not_resendable,
     ),
 )  # fmt: skip

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from crisper.engine.doctor.facts import FOR_ITS_ETA, WAITING, Broker, Facts, Queue
 from crisper.engine.doctor.finding import Check, Level, Said
-from crisper.engine.doctor.words import named, round_up, span, tasks
+from crisper.engine.doctor.words import literal, named, round_up, span, tasks
 
 
 def consumer_timeout(facts: Facts) -> Sequence[Said] | None:
@@ -37,10 +38,11 @@ def _longer(facts: Facts, queue: Queue, known: set[tuple[float, str]]) -> str:
         cures.append("app.conf.worker_prefetch_multiplier = 1")
     elif rest:
         wanted = round_up(max(seconds for seconds, _ in rest)) * 1000
-        argument = f'queue_arguments={{"x-consumer-timeout": {wanted}}}'
         old = facts.broker is not None and facts.broker.version < (3, 12)  # it knows no such argument
         cures.append(
-            f"consumer_timeout = {wanted} in rabbitmq.conf" if old else f'Queue("{queue.name}", {argument})'
+            f"consumer_timeout = {wanted} in rabbitmq.conf"
+            if old
+            else _queue(queue, **{"x-consumer-timeout": wanted})
         )
     return ", and ".join(cures)
 
@@ -53,8 +55,7 @@ def quorum_qos(facts: Facts) -> Sequence[Said] | None:
     if seen:
         return []
     if facts.app.detects_quorum_queues:
-        why, fix = "the app does not declare them so", '{"x-queue-type": "quorum"}'
-        fix = f'Queue("{queues[0].name}", queue_arguments={fix})'
+        why, fix = "the app does not declare them so", _queue(queues[0], **{"x-queue-type": "quorum"})
     else:
         why, fix = "worker_detect_quorum_queues is off", "app.conf.worker_detect_quorum_queues = True"
     names = named(queue.name for queue in queues)
@@ -76,7 +77,7 @@ def _without_dead_letters(limited: Sequence[Queue]) -> Iterator[Said]:
     title = "what comes back too often has nowhere to go"
     for queue in limited:
         limit = f"the queue {queue.name} has a delivery limit of {queue.delivery_limit}"
-        fix = f'Queue("{queue.name}", queue_arguments={{"x-dead-letter-exchange": "dead"}})'
+        fix = _queue(queue, **{"x-dead-letter-exchange": "dead"})
         if queue.dead_letter_exchange is None:
             yield Said(title, f"{limit} and no dead-letter exchange: beyond it RabbitMQ drops messages.", fix)
         elif queue.dead_letter_is_there is False:
@@ -86,6 +87,11 @@ def _without_dead_letters(limited: Sequence[Queue]) -> Iterator[Said]:
             )
             fix = f"declare the exchange {exchange!r}, and a queue that is bound to it"
             yield Said(title, why, fix)
+
+
+def _queue(queue: Queue, **arguments: Any) -> str:
+    """Declared with these too."""
+    return f"Queue({literal(queue.name)}, queue_arguments={literal({**queue.arguments, **arguments})})"
 
 
 def _rabbit(broker: Broker | None) -> tuple[Queue, ...]:

@@ -24,7 +24,7 @@ def visibility_plain(facts: Facts) -> Sequence[Said] | None:
         f"{tasks(longer)}; visibility_timeout is {span(broker.visibility_timeout)}, and {facts.plain}. Nobody"
         " renews what they hold, so Redis delivers it again while the first copy runs or waits."
     )
-    enough = _visibility(round_up(max(seconds for seconds, _ in longer.values())))
+    enough = _visibility(facts, round_up(max(seconds for seconds, _ in longer.values())))
     fix = f"crisper.install(app) on every worker, or {enough}"
     return [Said("Redis gives messages to a second worker", why, fix)]
 
@@ -40,7 +40,7 @@ def visibility_short(facts: Facts) -> Sequence[Said] | None:
         " A worker that stands still for less than its lease is alive, and Redis gives away what it holds:"
         " copies wait at the gate and take up other workers' prefetch."
     )
-    return [Said("visibility_timeout is too short to be renewed in", why, _visibility(3600))]
+    return [Said("visibility_timeout is too short to be renewed in", why, _visibility(facts, 3600))]
 
 
 def visibility_long(facts: Facts) -> Sequence[Said] | None:
@@ -55,11 +55,13 @@ def visibility_long(facts: Facts) -> Sequence[Said] | None:
         "Workers renew what they hold, so no task needs it; but what a worker had read and not yet claimed"
         f" when it was killed waits for {span(broker.visibility_timeout)}."
     )
-    return [Said("visibility_timeout is longer than it need be", why, _visibility(3600))]
+    return [Said("visibility_timeout is longer than it need be", why, _visibility(facts, 3600))]
 
 
-def _visibility(seconds: int) -> str:
-    return f'app.conf.broker_transport_options = {{"visibility_timeout": {seconds}}}'
+def _visibility(facts: Facts, seconds: int) -> str:
+    """The app's other options stay, and are not printed: a Sentinel's password is among them."""
+    others = "**app.conf.broker_transport_options, " if facts.app.options_beside else ""
+    return f'app.conf.broker_transport_options = {{{others}"visibility_timeout": {seconds}}}'
 
 
 def evicts(facts: Facts) -> Sequence[Said] | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 
 #: Of many, so many are named.
 NAMED = 3
@@ -54,6 +55,17 @@ def round_up(seconds: float, steps: Sequence[int] = (60, 300, 900, 1800, 3600)) 
         if wanted <= step:
             return step
     return int(-(-wanted // 3600) * 3600)
+
+
+def literal(value: object) -> str:
+    """Python's, in double quotes: to be pasted."""
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{literal(key)}: {literal(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(literal, value)) + "]"
+    return repr(value)
 
 
 def version(parts: Sequence[int]) -> str:
