@@ -10,9 +10,13 @@ from typing import Any
 from crisper.core.message import Kept, pack
 from crisper.core.model import ChildLost, Claim, Finish, Note, Published, Record, Start
 from crisper.core.preview import preview, preview_message
+from crisper.core.preview.redaction import rules_of
 from crisper.core.states import OnLost, State
 from crisper.core.text import storable
 from crisper.recorder import wire
+
+#: Headers that are only for people and logs.
+_SHOWN = ("argsrepr", "kwargsrepr")
 
 
 class Reader:
@@ -20,7 +24,7 @@ class Reader:
 
     def __init__(self, *, preview_bytes: int, redact: tuple[str, ...], max_message_bytes: int) -> None:
         self._preview_bytes, self._redact = preview_bytes, redact
-        self._max_message_bytes = max_message_bytes
+        self._max_message_bytes, self._rules = max_message_bytes, rules_of(redact)
 
     def read(self, item: tuple[Any, ...]) -> tuple[int, Record]:
         """`(when, record)`, `when` in milliseconds of the host's monotonic clock."""
@@ -70,7 +74,8 @@ class Reader:
             limit_bytes=self._preview_bytes,
             redact=self._redact,
         )
-        kept = Kept(body, content_type, content_encoding, headers, properties, exchange, routing_key)
+        told = self._without_secrets(headers)
+        kept = Kept(body, content_type, content_encoding, told, properties, exchange, routing_key)
         return Claim(
             seq=seq,
             task_id=task_id,
@@ -91,6 +96,12 @@ class Reader:
             copy=copy,
         )
 
+    def _without_secrets(self, headers: dict[str, Any]) -> dict[str, Any]:
+        """Celery's own display of the arguments shows no more than ours; the body is what runs."""
+        shown = {name: text for name in _SHOWN if isinstance(text := headers.get(name), str)}
+        told = {name: self._rules.scrubbed(text) for name, text in shown.items()}
+        return headers if told == shown else headers | told
+
     def preview(self, data: str) -> str:
         """What people may see of JSON that a task keeps for itself."""
         shown = preview(json.loads(data), limit_bytes=self._preview_bytes, redact=self._redact)
@@ -104,7 +115,8 @@ class Reader:
             body, content_type or "", content_encoding or "",
             limit_bytes=self._preview_bytes, redact=self._redact,
         )  # fmt: skip
-        kept = Kept(body, content_type, content_encoding, headers, properties, exchange, routing_key)
+        told = self._without_secrets(headers)
+        kept = Kept(body, content_type, content_encoding, told, properties, exchange, routing_key)
         return Published(
             message_id=message_id,
             task_id=task_id,
