@@ -56,6 +56,14 @@ def _became(survey: Survey) -> Any:
     return deaths.became(survey.reading, [one["id"] for one in lost])
 
 
+def _lost_by_one(**asked: Any) -> Question:
+    def ask(survey: Survey) -> Any:
+        [life, *_] = deaths.newest(survey.reading, 1)
+        return survey.tasks(Filters(lost_by=life["id"], **asked))
+
+    return ask
+
+
 def _events(which: Any, **asked: Any) -> Question:
     return lambda survey: which(survey.reading, Wanted(**asked), limit=50)
 
@@ -78,6 +86,9 @@ QUESTIONS: dict[str, Question] = {
     "running in a queue that none is in": _tasks(states=("running",), queue="none"),
     "held, of a name that none has": _tasks(states=("held",), name="*nothing*"),
     "a worker that never was": _tasks(worker="none"),
+    "tasks that a life lost": _lost_by_one(),
+    "tasks that a life lost, of a name that none has": _lost_by_one(name="*nothing*"),
+    "tasks that a life lost and that failed": _lost_by_one(states=("failed",)),
     "ids that begin so": lambda survey: survey.ids_like(history.task_id(7)[:8]),
     "one task": lambda survey: survey.task(history.task_id(400)),
     "to recover": _many("recover"),

@@ -69,6 +69,21 @@ def test_the_timeline_draws_deaths_and_says_them_in_words(served: Served, scene:
     assert [lane["hostname"] for lane in answer["lanes"]] == ["celery@two", "celery@one", "celery@three"]
 
 
+def test_a_death_leads_to_all_that_it_lost(served: Served, scene: Scene) -> None:
+    """Wherever it went since: one of them came back elsewhere."""
+    browser = served.browser()
+    for path in ("/", "/timeline?since=1h"):
+        [link] = {one["href"] for one in look(browser, path).all("a") if "lost_by" in str(one["href"])}
+        tasks = {one["href"] for one in look(browser, str(link)).all("a")}
+        assert f"/task?id={scene.ids['recovered']}" in tasks
+        assert f"/task?id={scene.ids['running']}" not in tasks
+    found = browser.get("/api/v1/tasks", params={"lost_by": scene.two.id}).json()["tasks"]
+    assert len(found) == 8
+    assert found == by_command(scene, "tasks", "--lost-by", scene.two.id)["tasks"]
+    told = browser.get("/api/v1/selection", params={"verb": "recover", "lost_by": scene.two.id}).json()
+    assert told["matching"] == 2
+
+
 def test_a_death_is_a_card_with_what_became_of_all_that_it_held(served: Served) -> None:
     text = said(look(served.browser(), "/"))
     assert "celery@two was lost" in text

@@ -198,7 +198,7 @@ class Survey:
             question = latest_attempts().where(*wanted)
             before = None if after is None else after.received_at
             rows = by_their_age(
-                connection, question, filters.states, bounded(limit) + 1, oldest=False, before=before
+                connection, question, filters, bounded(limit) + 1, oldest=False, before=before
             )
         if len(rows) > limit:
             floor, rows = None, rows[:limit]

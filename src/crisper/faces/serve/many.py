@@ -31,7 +31,7 @@ WEIGHT = 10
 #: Beyond that many it is told that there are at least so many.
 COUNTED = 300
 SELECTION = "/api/v1/selection"
-_FILTERS = ("name", "worker", "queue", "id", "argument", "since", "until", "older_than")
+_FILTERS = ("name", "worker", "queue", "id", "argument", "lost_by", "since", "until", "older_than")
 _TITLES = {"recover": "Run again", "discard": "Close for good", "stop": "Stop"}
 _MAY = {"recover": control.may_recover, "discard": control.may_discard, "stop": control.may_stop}
 _MORE = f"{asked.MANY} at once go from here, more on the command line"
