@@ -168,7 +168,10 @@ _queues = thing(
     trouble=maybe(TEXT),
     queues=many(
         thing(
-            **{"name": TEXT, **dict.fromkeys(("workers", "claimed", "running", "unclaimed"), COUNT)},
+            **{
+                "name": TEXT,
+                **dict.fromkeys(("workers", "claimed", "running", "recovering", "unclaimed"), COUNT),
+            },
             **dict.fromkeys(("waiting", "consumers"), maybe(COUNT)),
             oldest_at=maybe(TIME),
         )
