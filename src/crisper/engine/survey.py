@@ -68,6 +68,7 @@ from crisper.engine.narrowing import (
 )
 from crisper.engine.reading import HANGS_SECONDS, Reading
 from crisper.engine.trail import Wanted, all_events, audited
+from crisper.engine.unconsumed import unconsumed
 from crisper.engine.vitals import vitals
 from crisper.store.schema import attempt, checkpoint, event, incarnation, leader, publish, recovery, registry
 
@@ -130,7 +131,7 @@ class Survey:
             return {
                 "registry": self._registry(connection, now),
                 "workers": _worker_counts(connection, now),
-                "messages": {"unclaimed": _unclaimed(connection)},
+                "messages": {"unclaimed": _unclaimed(connection), "unconsumed": unconsumed(connection)},
                 "attempts": _open_counts(connection),
                 "tasks": _of_a_day(task_counts(connection, now - DAY_MS)),
                 "sweeper": _sweeper(connection),

@@ -67,7 +67,7 @@ _status = thing(
         versions={"type": "object", "additionalProperties": COUNT},
         blind=maybe(many(TEXT)),
     ),
-    messages=counts("unclaimed"),
+    messages=also(counts("unclaimed"), unconsumed=many(thing(queue=TEXT, recovering=COUNT))),
     attempts=counts("claimed", "running"),
     tasks=counts("quarantined", "held", "lost_24h", "recovered_24h"),
     sweeper=thing(
