@@ -18,7 +18,7 @@ from crisper.store import migrate
 from tests.faces.scene import INJECTIONS, Scene, new_id
 from tests.serve.conftest import Served
 from tests.serve.test_api import by_command
-from tests.serve.test_pages import look, said
+from tests.serve.test_pages import Dom, look, said
 
 SINCE = ("x", "1", "-1d", "١d", "9" * 41, "1d; DROP")
 
@@ -197,6 +197,38 @@ def test_many_are_chosen_by_all_that_tasks_are_found_by(served: Served, scene: S
     assert browser.get("/api/v1/selection?verb=recover&until=1h").json()["tasks"] == []
     assert browser.get("/many?verb=recover&worker=celery@one&older_than=0s").status_code == 200
     assert "is no time" in said(look(browser, "/many?verb=recover&since=yesterday", 400))
+
+
+@pytest.mark.parametrize(
+    ("asked", "verbs"),
+    [
+        ("name=shop.*&queue=a%26b&since=2h", ["recover", "discard", "stop"]),
+        ("state=held", ["recover", "discard", "stop"]),
+        ("state=held&state=failed", ["recover"]),
+        ("state=running&id=abcdef&argument=EUR&worker=w&older_than=0s", ["stop"]),
+        ("lost_by=life&until=1h", ["recover", "discard", "stop"]),
+        ("state=succeeded", []),
+        ("limit=3", []),
+        ("", []),
+    ],
+)
+def test_what_is_filtered_leads_to_what_may_be_done_about_it(
+    served: Served, asked: str, verbs: list[str]
+) -> None:
+    browser = served.browser()
+    links = _to_many(look(browser, f"/tasks?{asked}"))
+    assert links == [f"/many?verb={verb}&{asked.replace('*', '%2A')}" for verb in verbs]
+    for link in links:
+        assert browser.get(link).status_code == 200
+
+
+def test_a_viewer_is_led_to_no_decision(served_elsewhere: Served) -> None:
+    assert _to_many(look(served_elsewhere.signed_in("ann"), "/tasks?state=held"))
+    assert not _to_many(look(served_elsewhere.signed_in("vic"), "/tasks?state=held"))
+
+
+def _to_many(dom: Dom) -> list[str]:
+    return [str(one["href"]) for one in dom.all("a") if str(one["href"]).startswith("/many")]
 
 
 SEEN = {"task_id": "t", "attempt": 1, "state": "held"}
