@@ -10,15 +10,16 @@ from urllib.parse import quote
 
 import pytest
 
-from crisper.core.states import State
+from crisper.core.states import UNDER_WAY, State, VerdictKind
 from crisper.faces.serve.asked import MANY
 from crisper.faces.serve.shared import MOST as SHARED_MOST
 from crisper.faces.serve.shared import Shared
 from crisper.store import migrate
-from tests.faces.scene import INJECTIONS, Scene, new_id
+from tests.faces.scene import INJECTIONS, KEPT, Scene, new_id
 from tests.serve.conftest import Served
 from tests.serve.test_api import by_command
 from tests.serve.test_pages import Dom, look, said
+from tests.store.acting import SCOPE, Actor
 
 SINCE = ("x", "1", "-1d", "١d", "9" * 41, "1d; DROP")
 
@@ -36,7 +37,55 @@ def test_failures_are_a_page_that_leads_to_their_tasks(served: Served, scene: Sc
     assert "failures --since 2h" in said(dom)
     links = {one["href"] for one in dom.all("a")}
     assert f"/task?id={scene.ids['held']}" in links
-    assert "/tasks?name=shop.held&state=held" in links
+    assert "/tasks?name=shop.held&state=held&since=2h" in links
+
+
+def _links_of_failures(served: Served) -> set[str]:
+    dom = look(served.browser(), "/failures")
+    return {str(one["href"]) for one in dom.all("a") if str(one["href"]).startswith("/tasks?")}
+
+
+@pytest.mark.parametrize(
+    ("verdict", "state"),
+    [
+        *((VerdictKind.HAND_BACK, None), (VerdictKind.RESEND, None), (VerdictKind.AWAIT_REDELIVERY, None)),
+        *((VerdictKind.REVOKED, "revoked"), (VerdictKind.EXPIRED, "expired")),
+        *((VerdictKind.SETTLED, "settled"), (VerdictKind.FAIL, "failed"), (VerdictKind.HOLD, "held")),
+        (VerdictKind.QUARANTINE, "quarantined"),
+    ],
+)
+def test_a_group_of_what_was_lost_leads_to_its_own_tasks_or_nowhere(
+    served: Served, scene: Scene, verdict: VerdictKind, state: str | None
+) -> None:
+    """Beside the lost one are others of its name, which did well."""
+    lost = Actor(scene.store)
+    lost.runs("lost", "m", name="of.one", message=KEPT)
+    scene.one.ends("well", "m-well", State.SUCCEEDED, name="of.one")
+    lost.is_lost()
+    [case] = scene.store.take_cases(scene.one.id, SCOPE, limit=10)
+    decided = scene.store.decide(case.recovery, verdict, "so", {}, by="celery@one")
+    assert decided is not None
+    if decided.state in UNDER_WAY:
+        scene.store.complete(decided, by="celery@one", data={})
+    links = {link for link in _links_of_failures(served) if "of.one" in link}
+    assert links == (set() if state is None else {f"/tasks?name=of.one&state={state}&since=1d"})
+    for link in links:
+        shown = {str(one["href"]) for one in look(served.browser(), link).all("a")}
+        assert "/task?id=lost" in shown
+        assert "/task?id=well" not in shown
+
+
+def test_a_group_of_what_is_not_decided_leads_to_what_is_recovering(served: Served, scene: Scene) -> None:
+    lost = Actor(scene.store)
+    lost.runs("lost", "m", name="of.one", message=KEPT)
+    lost.is_lost()
+    assert "/tasks?name=of.one&state=recovering&since=1d" in _links_of_failures(served)
+
+
+def test_a_group_of_a_long_name_leads_to_its_tasks(served: Served, scene: Scene) -> None:
+    scene.one.ends("long", "m", State.FAILED, name="n" * 700)
+    [link] = [link for link in _links_of_failures(served) if "nnn" in link]
+    assert "/task?id=long" in {str(one["href"]) for one in look(served.browser(), link).all("a")}
 
 
 def test_running_says_how_long_its_name_usually_takes(served: Served, scene: Scene) -> None:
