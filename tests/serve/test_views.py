@@ -171,7 +171,15 @@ def test_the_audit_trail_says_who_decided_what_and_why(served: Served, scene: Sc
     text = said(look(served.browser(), "/audit?by=ann@*"))
     assert "verdict: discard, because the order was cancelled (by ann@desk)" in text
     assert "the reason of held" not in text
-    assert "events --kind verdict --kind stop --kind worker_lost --by 'ann@*'" in text
+    assert "events --kind verdict --kind stop --kind worker_lost --kind pruned --by 'ann@*'" in text
+
+
+def test_that_somebody_pruned_is_a_decision_with_its_reason(served: Served, scene: Scene) -> None:
+    scene.store.note("pruned", None, None, "ann@desk", {"tasks": 7, "reason": "the disk is full"})
+    for by in ("", "?by=ann@*"):
+        text = said(look(served.browser(), f"/audit{by}"))
+        assert "pruned" in text
+        assert "the disk is full" in text
 
 
 def test_the_audit_trail_goes_on_to_older_ones(served: Served, scene: Scene) -> None:
