@@ -46,6 +46,7 @@ _SEARCHES = (
     *(f"state={one}" for one in ("failed", "held", "quarantined", "recovering", "running", "succeeded")),
     *("name=shop.tasks.charge", f"name={RARE_NAME}", "name=*nothing*", f"name={RARE_NAME}&state=failed"),
     *("queue=mail", "queue=vip", "queue=none", "worker=celery@w3", "worker=none", "older_than=3d"),
+    *("lost_by=life-14-26", "lost_by=life-14-26&state=failed", "lost_by=none"),
 )
 _QUESTIONS = (
     *("/running", "/workers", "/workers?all=true", "/timeline", "/timeline?since=7d"),

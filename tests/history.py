@@ -36,13 +36,13 @@ INSERT INTO crisper_attempt (task_id, number, message_id, name, queue, incarnati
     envelope, body)
 SELECT md5(CAST(n AS text)), 1, 'm' || n, {_NAME},
     CASE WHEN n % 1000000 = 9 THEN 'vip' WHEN n % 3 = 0 THEN 'mail' ELSE 'celery' END,
-    'life-' || n / 7 % 50 || '-' || n * 28 / (:rows + 1), 2 * n,
+    'life-' || (n / 7 % 50) || '-' || (n * 28 / (:rows + 1)), 2 * n,
     CASE WHEN n % 200 = 0 THEN 'lost' WHEN n % 100 = 1 THEN 'failed' WHEN n % 300 = 2 THEN 'retried'
          WHEN n % 100000 = 3 THEN 'revoked' ELSE 'succeeded' END,
     true, true, false, 0, 'tag', false, 'auto', 3, at, at + 20, at + 60 + n % 1000, 40 + n % 1000,
     2 * n + 1, n % 200 = 0,
-    CASE WHEN n % 100 = 1 THEN 'ConnectionError: no answer from host ' || n % 7 END,
-    '[42, "customer ' || n % 1000 || '"]', '{{}}', 200,
+    CASE WHEN n % 100 = 1 THEN 'ConnectionError: no answer from host ' || (n % 7) END,
+    '[42, "customer ' || (n % 1000) || '"]', '{{}}', 200,
     CASE WHEN n % 200 = 0 AND n / 200 % 3 = 2 THEN '{{}}' END,
     CASE WHEN n % 200 = 0 AND n / 200 % 3 = 2 THEN CAST('[[42], {{}}, {{}}]' AS bytes) END
 FROM (SELECT n, :now - :past + n * :past / :rows AS at FROM numbers) AS told"""
@@ -89,8 +89,8 @@ _RUNNING = f"""{_NUMBERS}
 INSERT INTO crisper_attempt (task_id, number, message_id, name, queue, incarnation, seq, state, acks_late,
     dispatched, redelivered, retries, tag, copy_refused, on_lost, loss_budget, received_at, started_at,
     counted, args_preview, kwargs_preview, message_size)
-SELECT 'running-' || n, 1, 'r' || n, {_NAME}, 'celery', 'life-' || n % 50 || '-28', n, 'running', true, true,
-    false, 0, 'tag', false, 'auto', 3, :now - n * 30, :now - n * 30, false, '[42]', '{{}}', 200
+SELECT 'running-' || n, 1, 'r' || n, {_NAME}, 'celery', 'life-' || (n % 50) || '-28', n, 'running', true,
+    true, false, 0, 'tag', false, 'auto', 3, :now - n * 30, :now - n * 30, false, '[42]', '{{}}', 200
 FROM numbers"""
 #: What each worker's last heartbeat told of its attempts.
 _TOLD = """

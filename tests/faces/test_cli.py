@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from crisper.core.model import Published
-from crisper.core.states import RecoveryState, State
+from crisper.core.states import RecoveryState, State, VerdictKind
 from crisper.faces.cli.group import COMMANDS
 from crisper.store import migrate
 from crisper.store.open import open_store
@@ -53,7 +53,7 @@ def test_status_has_the_documented_shape(run: Run, read_scene: Scene) -> None:
             *("alive", "suspect", "lost", "gone", "wedged", "silent", "stalled"),
             *("errors", "journal_bytes", "versions", "blind"),
         ],
-        "messages": ["unclaimed"],
+        "messages": ["unclaimed", "unconsumed"],
         "attempts": ["claimed", "running"],
         "tasks": ["quarantined", "held", "lost_24h", "recovered_24h"],
         "sweeper": ["leader", "worker", "state", "since", "workers_to_clear", "recoveries_under_way"],
@@ -68,6 +68,45 @@ def test_status_says_of_a_leader_that_is_lost_that_nobody_leads(run: Run, scene:
     assert "sweeper    celery@leads leads since" in run(scene.url, "status").stdout
     leader.is_lost()
     assert "sweeper    nobody leads; celery@leads, which did, is lost\n" in run(scene.url, "status").stdout
+
+
+def test_status_says_where_nobody_takes_what_is_brought_back(run: Run, scene: Scene) -> None:
+    lost = Actor(scene.store, hostname="celery@last", about={"queues": ["other"]})
+    for n in range(3):
+        lost.runs(f"t{n}", f"m{n}", queue="other", message=KEPT)
+    lost.runs("elsewhere", "m-elsewhere", queue="mail", message=KEPT)
+    lost.is_lost()
+    for case in scene.store.take_cases(scene.one.id, SCOPE, limit=10):
+        decided = scene.store.decide(case.recovery, VerdictKind.HAND_BACK, "so", {}, by="celery@one")
+        assert decided is not None
+        assert scene.store.complete(decided, by="celery@one", data={})
+    told = "3 tasks recovering in other, and no live worker says that it consumes from there:"
+    shown = " ".join(run(scene.url, "status").stdout.split())
+    assert f"{told} crisper --registry URL queues" in shown
+    assert read(run(scene.url, "status", "--json"))["messages"]["unconsumed"] == [
+        {"queue": "other", "recovering": 3}
+    ]
+    Actor(scene.store, about={"queues": ["other"]})
+    assert "recovering in" not in run(scene.url, "status").stdout
+
+
+def test_a_queue_of_the_same_name_at_another_broker_takes_nothing(run: Run, scene: Scene) -> None:
+    lost = Actor(scene.store, about={"queues": ["other"]})
+    lost.runs("t", "m", queue="other", message=KEPT)
+    lost.is_lost()
+    Actor(scene.store, scope="elsewhere", about={"queues": ["other"]})
+    assert "1 task recovering in other" in run(scene.url, "status").stdout
+
+
+def test_many_queues_without_workers_are_not_all_named(run: Run, scene: Scene) -> None:
+    lost = Actor(scene.store)
+    for n in range(8):
+        lost.runs(f"t{n}", f"m{n}", queue=f"q{n}", message=KEPT)
+    lost.is_lost()
+    shown = " ".join(run(scene.url, "status").stdout.split())
+    assert "1 task recovering in q4" in shown
+    assert "q5" not in shown
+    assert "3 tasks recovering in 3 more queues that no live worker consumes: crisper" in shown
 
 
 def test_workers_have_the_documented_shape(run: Run, read_scene: Scene) -> None:
@@ -109,7 +148,7 @@ def test_migrate_says_what_it_did(run: Run, sqlite_url: str) -> None:
 
 def test_show_tells_of_a_task_that_was_published_and_waits(run: Run, scene: Scene) -> None:
     waiting = Published("m-waits", "waits", SCOPE, "shop.charge", "mail", 0, 3, TOO_LARGE, "[42]", "{}")
-    assert read(run(scene.url, "status", "--json"))["messages"] == {"unclaimed": 0}
+    assert read(run(scene.url, "status", "--json"))["messages"]["unclaimed"] == 0
     scene.store.publish([waiting], due_in_ms=0)
     answer = read(run(scene.url, "show", "waits", "--json"))
     assert list(answer) == [
@@ -118,9 +157,9 @@ def test_show_tells_of_a_task_that_was_published_and_waits(run: Run, scene: Scen
     assert (answer["state"], answer["args_preview"]) == ("published", [42])
     told = " ".join(run(scene.url, "show", "waits").stdout.split())
     assert re.search("published at .* to the queue mail, and no worker has claimed it", told)
-    assert read(run(scene.url, "status", "--json"))["messages"] == {"unclaimed": 1}
+    assert read(run(scene.url, "status", "--json"))["messages"]["unclaimed"] == 1
     scene.store.publish([waiting._replace(message_id="m-too", task_id="too")], due_in_ms=3_600_000)
-    assert read(run(scene.url, "status", "--json"))["messages"] == {"unclaimed": 2}
+    assert read(run(scene.url, "status", "--json"))["messages"]["unclaimed"] == 2
     [taken] = scene.store.take_unclaimed(SCOPE, limit=1)
     scene.store.declare_vanished([("m-waits", taken.until)], by="w", evidence={"looks": 2}, due_in_ms=0)
     told = " ".join(run(scene.url, "show", "waits").stdout.split())

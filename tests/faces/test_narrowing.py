@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -15,6 +16,7 @@ from crisper.engine.survey import Survey
 from crisper.store import migrate
 from crisper.store.schema import attempt, recovery
 from tests import history
+from tests.faces.plans import plan_of
 from tests.store.acting import KEPT, SqlRegistry
 
 
@@ -98,6 +100,65 @@ def test_a_task_that_was_lost_twice_counts_once_and_again_after_a_day(registry: 
     with closing(Survey(registry.url)) as survey:
         counted = survey.status()["tasks"]
     assert (counted["lost_24h"], counted["recovered_24h"]) == (2, 2)
+
+
+# -- what a life lost ------------------------------------------------------------
+
+
+def lost_by(registry: SqlRegistry, life: str, *states: str, **more: Any) -> set[str]:
+    with closing(Survey(registry.url)) as survey:
+        return {one["task_id"] for one in survey.tasks(Filters(states, lost_by=life), **more)["tasks"]}
+
+
+def test_what_a_life_lost_is_found_wherever_it_went_since(registry: SqlRegistry) -> None:
+    one, two = registry.joins(), registry.joins()
+    for id in ("came back", "waits", "lost again"):
+        one.runs(id, f"m-{id}", message=KEPT)
+    one.ends("went well", "m-went well", State.SUCCEEDED)
+    two.runs("of another", "m-of another", message=KEPT)
+    one.is_lost()
+    registry.nobody_decides()
+    two.ends("came back", "m-came back", State.SUCCEEDED, redelivered=True)
+    two.runs("lost again", "m-lost again", message=KEPT, redelivered=True)
+    two.is_lost()
+    assert lost_by(registry, one.id) == {"came back", "waits", "lost again"}
+    assert lost_by(registry, one.id, "succeeded") == {"came back"}
+    assert lost_by(registry, two.id) == {"of another", "lost again"}
+    assert lost_by(registry, "nobody") == lost_by(registry, "\x00") == set()
+
+
+def test_what_a_life_lost_is_looked_up_in_whole_and_in_an_index(
+    registry: SqlRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crisper.engine.looking.MOST", 1)
+    worker = registry.joins()
+    for n in range(4):
+        worker.runs(f"t{n}", f"m{n}", message=KEPT)
+    worker.is_lost()
+    asked = Filters(("recovering", "failed"), name="*", lost_by=worker.id)
+    with closing(Survey(registry.url)) as survey:
+        answer = survey.tasks(asked)
+        assert ({one["task_id"] for one in answer["tasks"]}, answer["looked_back_to"]) == (
+            {"t0", "t1", "t2", "t3"},
+            None,
+        )
+        plan = plan_of(survey.reading, Filters(lost_by=worker.id))
+    assert ("(incarnation=?)" if "sqlite" in registry.url else "crisper_event_once") in plan, plan
+    assert "crisper_attempt_received" not in plan, plan
+
+
+def test_many_are_chosen_by_who_lost_them(registry: SqlRegistry) -> None:
+    one, two = registry.joins(), registry.joins()
+    one.runs("t1", "m1", message=KEPT)
+    two.runs("t2", "m2", message=KEPT)
+    one.is_lost()
+    registry.decided("t1", VerdictKind.HOLD)
+    two.is_lost()
+    registry.decided("t2", VerdictKind.HOLD)
+    asked = selection.Asked(Filters(("held", "failed"), lost_by=one.id), 9, kept=True)
+    with closing(Survey(registry.url)) as survey:
+        chosen = selection.selection(survey.reading, asked)
+    assert ([task.task_id for task in chosen.tasks], chosen.matching) == (["t1"], 1)
 
 
 # -- the first few ---------------------------------------------------------------

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from crisper.faces.cli import cli
+from crisper.faces.cli.events import KINDS
 from crisper.faces.cli.group import COMMANDS
 from crisper.settings import Settings
 
@@ -58,6 +59,11 @@ def test_every_command_and_option_stands_in_the_reference() -> None:
         options = {word for param in command.params for word in param.opts if word.startswith("--")}
         missing = {option for option in options - {"--json"} if f"`{option}" not in section_of(name)}
         assert not missing, (name, missing)
+
+
+def test_every_kind_of_event_stands_in_the_reference() -> None:
+    [row] = [line for line in section_of("events").splitlines() if line.startswith("| `--kind")]
+    assert tuple(re.findall(r"`([a-z_]+)`", row)) == KINDS
 
 
 def test_the_reference_names_no_command_that_does_not_exist() -> None:

@@ -10,19 +10,18 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 import pytest
-from sqlalchemy import event
 
 from crisper.core.preview import preview
 from crisper.core.states import State
-from crisper.engine.filters import LONGEST_ARGUMENT, Filters, conditions
+from crisper.engine.filters import LONGEST_ARGUMENT, Filters
 from crisper.engine.moments import Moment, moment
-from crisper.engine.survey import Survey, latest_attempts
+from crisper.engine.survey import Survey
 from crisper.errors import BadQuestion
 from crisper.store import migrate
 from crisper.store.open import open_store
-from crisper.store.schema import attempt
 from tests import places
 from tests.faces.conftest import Run
+from tests.faces.plans import plan_of
 from tests.store.acting import Actor
 
 HOUR = 3_600_000
@@ -207,27 +206,8 @@ def test_an_id_and_a_time_are_looked_up_in_an_index(
 ) -> None:
     """So that ten million rows are no more than twelve."""
     by_id, by_time = Filters(id=past.ids[0][:8]), Filters(since=moment("90m"))
-    plan = _plan(past, by_id if asked == "id" else by_time)
+    plan = plan_of(past.survey.reading, by_id if asked == "id" else by_time)
     assert looked_up[past.survey.reading.dialect] in plan, plan
-
-
-def _plan(past: Past, asked: Filters) -> str:
-    reading = past.survey.reading
-    with reading.snapshot() as connection:
-        if reading.dialect == "postgresql":
-            connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
-        before = {"sqlite": "EXPLAIN QUERY PLAN "}.get(reading.dialect, "EXPLAIN ")
-        wanted = conditions(asked, reading.now(connection), reading.dialect)
-        question = latest_attempts().where(*wanted).order_by(attempt.c.received_at.desc()).limit(50)
-
-        def explained(_c: Any, _u: Any, statement: str, parameters: Any, _x: Any, _m: Any) -> Any:
-            return before + statement, parameters
-
-        event.listen(connection, "before_cursor_execute", explained, retval=True)
-        try:
-            return "\n".join(str(row) for row in connection.execute(question))
-        finally:
-            event.remove(connection, "before_cursor_execute", explained)
 
 
 # -- the command line --------------------------------------------------------

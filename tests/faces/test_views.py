@@ -7,7 +7,7 @@ from contextlib import closing
 
 import pytest
 
-from crisper.core.states import State
+from crisper.core.states import State, VerdictKind
 from crisper.engine.deaths import became
 from crisper.engine.failures import failures
 from crisper.engine.lanes import lanes
@@ -17,7 +17,7 @@ from crisper.engine.trail import Wanted, whole
 from crisper.engine.usual import FEWEST, present, usual
 from tests.faces.conftest import Run, read
 from tests.faces.scene import HOSTILE, Scene, new_id
-from tests.store.acting import Actor
+from tests.store.acting import KEPT, Actor, SqlRegistry
 
 HOUR_MS = 3_600_000
 
@@ -91,6 +91,60 @@ def test_queues_are_known_by_their_workers_and_by_what_is_open(reading: Reading)
     found = {one["name"]: one for one in queues(reading)}
     assert (found["mail"]["workers"], found["mail"]["running"]) == (1, 1)
     assert found["celery"]["claimed"] == 1
+
+
+def test_a_queue_whose_last_worker_ended_within_a_day_is_known(empty_url: str, run: Run) -> None:
+    from crisper.store.open import open_store
+
+    with (
+        closing(open_store(empty_url)) as store,
+        closing(Reading(empty_url, application_name="test")) as reading,
+    ):
+        Actor(store, about={"queues": ["of the dead"]}).is_lost()
+        gone = Actor(store, about={"queues": ["of the gone"]})
+        assert store.say_goodbye(gone.fence, reason="warm shutdown")
+        old = Actor(store, about={"queues": ["of the old"]})
+        old.is_lost()
+        with store.db.write():
+            store.db.run("UPDATE crisper_incarnation SET ended_at = ended_at - 90000000 WHERE id = ?", old.id)
+        assert [(one["name"], one["workers"]) for one in queues(reading)] == [
+            ("of the dead", 0),
+            ("of the gone", 0),
+        ]
+
+
+def test_a_queue_is_known_by_what_is_brought_back_to_it(empty_url: str, run: Run) -> None:
+    with (
+        closing(SqlRegistry(empty_url)) as registry,
+        closing(Reading(empty_url, application_name="test")) as reading,
+    ):
+        worker = registry.joins()
+        worker.runs("pending", "m1", message=KEPT, queue="other")
+        worker.runs("sent", "m2", message=KEPT, queue="other")
+        worker.runs("failed", "m3", message=KEPT, queue="over")
+        worker.is_lost()
+        for case in registry.take():
+            if case.recovery.task_id != "pending":
+                verdict = {"sent": VerdictKind.HAND_BACK, "failed": VerdictKind.FAIL}[case.recovery.task_id]
+                decided = registry.store.decide(case.recovery, verdict, "so", {}, by="courier")
+                assert decided is not None
+                assert registry.store.complete(decided, by="courier", data={})
+        assert [(one["name"], one["recovering"]) for one in queues(reading)] == [("other", 2)]
+    shown = run(empty_url, "queues")
+    assert "2 tasks recovering in other, and no live worker says that it consumes" in shown.stdout
+
+
+def test_queues_that_are_in_use_come_before_those_of_the_dead(
+    empty_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crisper.engine.queues.MOST", 2)
+    with (
+        closing(SqlRegistry(empty_url)) as registry,
+        closing(Reading(empty_url, application_name="test")) as reading,
+    ):
+        registry.joins(about={"queues": ["a", "b", "c"]}).is_lost()
+        registry.joins(about={"queues": ["z"]})
+        assert [one["name"] for one in queues(reading)] == ["a", "z"]
 
 
 def test_a_lane_has_lives_deaths_and_what_was_brought_back(reading: Reading) -> None:

@@ -37,6 +37,8 @@ RUNNING = 200
 TOLERANCE = 1.3
 #: Looked at by one page, where a real one looks at thousands.
 LOOKS = 500
+#: In both histories it lost a task.
+LIFE = "life-14-25"
 
 Question = Callable[[Survey], Any]
 
@@ -78,6 +80,9 @@ QUESTIONS: dict[str, Question] = {
     "running in a queue that none is in": _tasks(states=("running",), queue="none"),
     "held, of a name that none has": _tasks(states=("held",), name="*nothing*"),
     "a worker that never was": _tasks(worker="none"),
+    "tasks that a life lost": _tasks(lost_by=LIFE),
+    "tasks that a life lost, of a name that none has": _tasks(lost_by=LIFE, name="*nothing*"),
+    "tasks that a life lost and that failed": _tasks(lost_by=LIFE, states=("failed",)),
     "ids that begin so": lambda survey: survey.ids_like(history.task_id(7)[:8]),
     "one task": lambda survey: survey.task(history.task_id(400)),
     "to recover": _many("recover"),
@@ -167,6 +172,12 @@ def test_what_few_tasks_are_is_found_however_old_it_is(histories: list[str]) -> 
         for word in ("held", "quarantined"):
             assert len(survey.tasks(Filters((word,)), limit=1000)["tasks"]) == counted[word]
         assert len(survey.tasks(Filters(("running",)), limit=1000)["tasks"]) == RUNNING
+
+
+def test_what_a_life_lost_is_found_however_long_the_history(histories: list[str]) -> None:
+    for url in histories:
+        with closing(Survey(url)) as survey:
+            assert len(survey.tasks(Filters(lost_by=LIFE))["tasks"]) == 1
 
 
 def test_narrowing_leaves_nothing_out(tmp_path: Path) -> None:

@@ -75,6 +75,15 @@ def test_triage_shows_what_needs_somebody_first(served: Served, scene: Scene) ->
     assert "1 task quarantined: crisper --registry URL tasks --state quarantined" in text
 
 
+def test_triage_says_where_nobody_takes_what_is_brought_back(served: Served, scene: Scene) -> None:
+    lost = Actor(scene.store, about={"queues": ["other"]})
+    lost.runs("t", "m", queue="other", message=KEPT)
+    lost.is_lost()
+    told = "1 task recovering in other, and no live worker says that it consumes from there: crisper"
+    assert told in said(look(served.browser(), "/"))
+    assert told.removesuffix(": crisper") in said(look(served.browser(), "/queues"))
+
+
 def test_workers_say_on_what_evidence_one_was_lost(served: Served) -> None:
     text = said(look(served.browser(), "/workers"))
     assert "celery@one" in text

@@ -10,15 +10,16 @@ from urllib.parse import quote
 
 import pytest
 
-from crisper.core.states import State
+from crisper.core.states import UNDER_WAY, State, VerdictKind
 from crisper.faces.serve.asked import MANY
 from crisper.faces.serve.shared import MOST as SHARED_MOST
 from crisper.faces.serve.shared import Shared
 from crisper.store import migrate
-from tests.faces.scene import INJECTIONS, Scene, new_id
+from tests.faces.scene import INJECTIONS, KEPT, Scene, new_id
 from tests.serve.conftest import Served
 from tests.serve.test_api import by_command
-from tests.serve.test_pages import look, said
+from tests.serve.test_pages import Dom, look, said
+from tests.store.acting import SCOPE, Actor
 
 SINCE = ("x", "1", "-1d", "١d", "9" * 41, "1d; DROP")
 
@@ -36,7 +37,55 @@ def test_failures_are_a_page_that_leads_to_their_tasks(served: Served, scene: Sc
     assert "failures --since 2h" in said(dom)
     links = {one["href"] for one in dom.all("a")}
     assert f"/task?id={scene.ids['held']}" in links
-    assert "/tasks?name=shop.held&state=held" in links
+    assert "/tasks?name=shop.held&state=held&since=2h" in links
+
+
+def _links_of_failures(served: Served) -> set[str]:
+    dom = look(served.browser(), "/failures")
+    return {str(one["href"]) for one in dom.all("a") if str(one["href"]).startswith("/tasks?")}
+
+
+@pytest.mark.parametrize(
+    ("verdict", "state"),
+    [
+        *((VerdictKind.HAND_BACK, None), (VerdictKind.RESEND, None), (VerdictKind.AWAIT_REDELIVERY, None)),
+        *((VerdictKind.REVOKED, "revoked"), (VerdictKind.EXPIRED, "expired")),
+        *((VerdictKind.SETTLED, "settled"), (VerdictKind.FAIL, "failed"), (VerdictKind.HOLD, "held")),
+        (VerdictKind.QUARANTINE, "quarantined"),
+    ],
+)
+def test_a_group_of_what_was_lost_leads_to_its_own_tasks_or_nowhere(
+    served: Served, scene: Scene, verdict: VerdictKind, state: str | None
+) -> None:
+    """Beside the lost one are others of its name, which did well."""
+    lost = Actor(scene.store)
+    lost.runs("lost", "m", name="of.one", message=KEPT)
+    scene.one.ends("well", "m-well", State.SUCCEEDED, name="of.one")
+    lost.is_lost()
+    [case] = scene.store.take_cases(scene.one.id, SCOPE, limit=10)
+    decided = scene.store.decide(case.recovery, verdict, "so", {}, by="celery@one")
+    assert decided is not None
+    if decided.state in UNDER_WAY:
+        scene.store.complete(decided, by="celery@one", data={})
+    links = {link for link in _links_of_failures(served) if "of.one" in link}
+    assert links == (set() if state is None else {f"/tasks?name=of.one&state={state}&since=1d"})
+    for link in links:
+        shown = {str(one["href"]) for one in look(served.browser(), link).all("a")}
+        assert "/task?id=lost" in shown
+        assert "/task?id=well" not in shown
+
+
+def test_a_group_of_what_is_not_decided_leads_to_what_is_recovering(served: Served, scene: Scene) -> None:
+    lost = Actor(scene.store)
+    lost.runs("lost", "m", name="of.one", message=KEPT)
+    lost.is_lost()
+    assert "/tasks?name=of.one&state=recovering&since=1d" in _links_of_failures(served)
+
+
+def test_a_group_of_a_long_name_leads_to_its_tasks(served: Served, scene: Scene) -> None:
+    scene.one.ends("long", "m", State.FAILED, name="n" * 700)
+    [link] = [link for link in _links_of_failures(served) if "nnn" in link]
+    assert "/task?id=long" in {str(one["href"]) for one in look(served.browser(), link).all("a")}
 
 
 def test_running_says_how_long_its_name_usually_takes(served: Served, scene: Scene) -> None:
@@ -67,6 +116,21 @@ def test_the_timeline_draws_deaths_and_says_them_in_words(served: Served, scene:
     assert "how: silence" in said(dom)
     answer = browser.get("/api/v1/timeline?since=1h").json()
     assert [lane["hostname"] for lane in answer["lanes"]] == ["celery@two", "celery@one", "celery@three"]
+
+
+def test_a_death_leads_to_all_that_it_lost(served: Served, scene: Scene) -> None:
+    """Wherever it went since: one of them came back elsewhere."""
+    browser = served.browser()
+    for path in ("/", "/timeline?since=1h"):
+        [link] = {one["href"] for one in look(browser, path).all("a") if "lost_by" in str(one["href"])}
+        tasks = {one["href"] for one in look(browser, str(link)).all("a")}
+        assert f"/task?id={scene.ids['recovered']}" in tasks
+        assert f"/task?id={scene.ids['running']}" not in tasks
+    found = browser.get("/api/v1/tasks", params={"lost_by": scene.two.id}).json()["tasks"]
+    assert len(found) == 8
+    assert found == by_command(scene, "tasks", "--lost-by", scene.two.id)["tasks"]
+    told = browser.get("/api/v1/selection", params={"verb": "recover", "lost_by": scene.two.id}).json()
+    assert told["matching"] == 2
 
 
 def test_a_death_is_a_card_with_what_became_of_all_that_it_held(served: Served) -> None:
@@ -107,7 +171,15 @@ def test_the_audit_trail_says_who_decided_what_and_why(served: Served, scene: Sc
     text = said(look(served.browser(), "/audit?by=ann@*"))
     assert "verdict: discard, because the order was cancelled (by ann@desk)" in text
     assert "the reason of held" not in text
-    assert "events --kind verdict --kind stop --kind worker_lost --by 'ann@*'" in text
+    assert "events --kind verdict --kind stop --kind worker_lost --kind pruned --by 'ann@*'" in text
+
+
+def test_that_somebody_pruned_is_a_decision_with_its_reason(served: Served, scene: Scene) -> None:
+    scene.store.note("pruned", None, None, "ann@desk", {"tasks": 7, "reason": "the disk is full"})
+    for by in ("", "?by=ann@*"):
+        text = said(look(served.browser(), f"/audit{by}"))
+        assert "pruned" in text
+        assert "the disk is full" in text
 
 
 def test_the_audit_trail_goes_on_to_older_ones(served: Served, scene: Scene) -> None:
@@ -184,6 +256,38 @@ def test_many_are_chosen_by_all_that_tasks_are_found_by(served: Served, scene: S
     assert browser.get("/api/v1/selection?verb=recover&until=1h").json()["tasks"] == []
     assert browser.get("/many?verb=recover&worker=celery@one&older_than=0s").status_code == 200
     assert "is no time" in said(look(browser, "/many?verb=recover&since=yesterday", 400))
+
+
+@pytest.mark.parametrize(
+    ("asked", "verbs"),
+    [
+        ("name=shop.*&queue=a%26b&since=2h", ["recover", "discard", "stop"]),
+        ("state=held", ["recover", "discard", "stop"]),
+        ("state=held&state=failed", ["recover"]),
+        ("state=running&id=abcdef&argument=EUR&worker=w&older_than=0s", ["stop"]),
+        ("lost_by=life&until=1h", ["recover", "discard", "stop"]),
+        ("state=succeeded", []),
+        ("limit=3", []),
+        ("", []),
+    ],
+)
+def test_what_is_filtered_leads_to_what_may_be_done_about_it(
+    served: Served, asked: str, verbs: list[str]
+) -> None:
+    browser = served.browser()
+    links = _to_many(look(browser, f"/tasks?{asked}"))
+    assert links == [f"/many?verb={verb}&{asked.replace('*', '%2A')}" for verb in verbs]
+    for link in links:
+        assert browser.get(link).status_code == 200
+
+
+def test_a_viewer_is_led_to_no_decision(served_elsewhere: Served) -> None:
+    assert _to_many(look(served_elsewhere.signed_in("ann"), "/tasks?state=held"))
+    assert not _to_many(look(served_elsewhere.signed_in("vic"), "/tasks?state=held"))
+
+
+def _to_many(dom: Dom) -> list[str]:
+    return [str(one["href"]) for one in dom.all("a") if str(one["href"]).startswith("/many")]
 
 
 SEEN = {"task_id": "t", "attempt": 1, "state": "held"}

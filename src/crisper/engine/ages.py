@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, FromClause, Select, select, tuple_
 
+from crisper.engine.filters import Filters
 from crisper.engine.narrowing import FEW_AT_A_TIME, OPEN_WORDS, STATES_OF, is_failure, is_open
 from crisper.store.schema import FAILED, attempt
 
@@ -19,15 +20,16 @@ _ITS = attempt.alias()
 def by_their_age(
     connection: Connection,
     question: Select[Any],
-    states: tuple[str, ...],
+    filters: Filters,
     most: int,
     *,
     oldest: bool,
     before: int | None = None,
 ) -> Sequence[Any]:
-    """So many of the tasks of these states, by when they were received. Where an index tells of them, a few
-    are looked at first, and more only if the question leaves too many of those out."""
-    question = question.order_by(*_by_age(states, oldest=oldest)).limit(most)
+    """So many of the tasks that the filters select, by when they were received. Where an index tells of
+    them, a few are looked at first, and more only if the question leaves too many of those out."""
+    question = question.order_by(*_by_age(filters, oldest=oldest)).limit(most)
+    states = () if filters.lost_by is not None else filters.states
     for times in FEW:
         few = _among_the_first(states, connection.dialect.name, times * most, oldest=oldest, before=before)
         if not few:
@@ -38,11 +40,11 @@ def by_their_age(
     return connection.execute(question).all()
 
 
-def _by_age(states: Collection[str], *, oldest: bool) -> list[ColumnElement[Any]]:
-    """How tasks of these states are sorted by when they were received. Where few are in them, not by the
-    index of all tasks: a database that takes them to be spread evenly would look through history for one."""
+def _by_age(filters: Filters, *, oldest: bool) -> list[ColumnElement[Any]]:
+    """How these tasks are sorted by when they were received. Where there are few of them, not by the index
+    of all tasks: a database that takes them to be spread evenly would look through history for one."""
     at: ColumnElement[int] = attempt.c.received_at
-    at = at + 0 if states and FEW_AT_A_TIME.issuperset(states) else at
+    at = at + 0 if filters.tell_of_few else at
     return [at, attempt.c.task_id] if oldest else [at.desc(), attempt.c.task_id.desc()]
 
 

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, and_, case, func, or_, select, true
+from sqlalchemy import ColumnElement, Select, and_, case, func, or_, select, true
 
 from crisper.core.states import HAVE_RECOVERIES, RecoveryState, State, VerdictKind, task_words
 from crisper.core.text import key, storable
@@ -50,13 +50,18 @@ class Filters:
     since: Moment | None = None
     until: Moment | None = None
     argument: str | None = None  # stands in the recorded arguments, which are redacted and shortened
+    lost_by: str | None = None  # an incarnation's id: it lost an attempt, whatever came after that
+
+    @property
+    def tell_of_few(self) -> bool:
+        """An index of few tasks at a time has all of these."""
+        return self.lost_by is not None or bool(self.states and FEW_AT_A_TIME.issuperset(self.states))
 
     @property
     def needs_a_look(self) -> bool:
         """No index answers this: each task of the time that is asked for has to be looked at."""
         asked = (self.name, self.worker, self.queue, self.argument)
-        few = self.states and FEW_AT_A_TIME.issuperset(self.states)
-        return self.id is None and not few and any(one is not None for one in asked)
+        return self.id is None and not self.tell_of_few and any(one is not None for one in asked)
 
 
 class Place(NamedTuple):
@@ -128,6 +133,8 @@ def conditions(filters: Filters, now: int, dialect: str) -> list[ColumnElement[b
         wanted.append(_by_worker(filters.worker))
     if filters.queue is not None:
         wanted.append(equals(attempt.queue, filters.queue))
+    if filters.lost_by is not None:
+        wanted.append(attempt.task_id.in_(_lost_by(filters.lost_by)))
     if filters.older_than_ms is not None:
         wanted.append(attempt.received_at < now - min(max(filters.older_than_ms, 0), MOST_MS))
     if filters.since is not None:
@@ -174,6 +181,12 @@ def _by_worker(worker: str) -> ColumnElement[bool]:
     incarnation = schema.incarnation.c
     of_that_name = select(incarnation.id).where(equals(incarnation.hostname, worker))
     return or_(equals(schema.attempt.c.incarnation, worker), schema.attempt.c.incarnation.in_(of_that_name))
+
+
+def _lost_by(life: str) -> Select[Any]:
+    """By the events that say so: those have an index by lives."""
+    event = schema.event.c
+    return select(event.task_id).where(equals(event.incarnation, life), event.kind == "lost")
 
 
 def glob(column: ColumnElement[str], pattern: str, dialect: str) -> ColumnElement[bool]:

@@ -18,13 +18,14 @@ from sqlalchemy import (
     Subquery,
     and_,
     literal_column,
+    or_,
     select,
     union_all,
 )
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-from crisper.core.states import OPEN, UNDER_WAY, WAITS_FOR_A_PERSON, RecoveryState, task_words
+from crisper.core.states import OPEN, UNDER_WAY, WAITS_FOR_A_PERSON, RecoveryState, VerdictKind, task_words
 from crisper.store.schema import BRINGS_BACK, FAILED, attempt, recovery
 
 #: Recoveries that are looked at, the newest, for tasks that were sent again and not claimed yet. On MariaDB,
@@ -135,7 +136,7 @@ def _sources(asked: set[str], dialect: str) -> list[Select[Any]]:
     if waits := under_way | asked & _WAITING_WORDS:
         found.append(_undone(waits))
     if _RECOVERING in asked:
-        found.append(_sent_again(dialect))
+        found.append(_sent_again(dialect, "task_id"))
     return found
 
 
@@ -144,13 +145,23 @@ def _undone(states: Collection[str]) -> Select[Any]:
     return select(its.c.task_id).where(is_undone(its), its.c.state.in_(sorted(states)))
 
 
-def _sent_again(dialect: str) -> Select[Any]:
-    """Tasks whose message is on its way again: of the newest that were sent."""
+def _sent_again(dialect: str, *kept: str) -> Select[Any]:
+    """Recoveries whose message is on its way again: of the newest that were sent."""
     its = recovery.alias()
     of_these = is_done(its) if dialect == "mysql" else is_sent(its)
-    told = (its.c.task_id, its.c.state, its.c.verdict, its.c.followed_at)
+    told = [its.c[name] for name in {*kept, "state", "verdict", "followed_at"}]
     newest = select(*told).where(of_these).order_by(its.c.done_at.desc()).limit(MOST_SENT).subquery()
-    return select(newest.c.task_id).where(is_sent(newest))
+    return select(*(newest.c[name] for name in kept)).where(is_sent(newest))
+
+
+def brought_back(dialect: str) -> Subquery:
+    """Recoveries of what is recovering: `MOST_SENT` of those under way, and of those that were sent."""
+    kept, its = ("task_id", "number", "scope"), recovery.alias()
+    meant_to_run = or_(its.c.verdict.is_(None), its.c.verdict != VerdictKind.REVOKED.value)
+    under_way = its.c.state.in_(sorted(UNDER_WAY))
+    begun = select(*(its.c[name] for name in kept)).where(is_undone(its), under_way, meant_to_run)
+    few = begun.limit(MOST_SENT).subquery()
+    return union_all(select(few), _sent_again(dialect, *kept)).subquery()
 
 
 def begun_since(since: ColumnElement[int]) -> Subquery:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from typing import Any
 
 from sqlalchemy import Connection, func, select
 
-from crisper.core.states import State, WorkerState
-from crisper.engine.answers import iso, plain
+from crisper.core.states import State
+from crisper.engine.answers import iso
 from crisper.engine.narrowing import is_open
 from crisper.engine.reading import Reading
-from crisper.engine.survey import NOT_CLAIMED
+from crisper.engine.survey import DAY_MS, NOT_CLAIMED
+from crisper.engine.unconsumed import MOST, Queue, consumers, queues_of, recovering
 from crisper.store.schema import attempt, incarnation, publish
 
-#: Queues that are told of: an app with more has made one for each of something.
-MOST = 200
+#: Lives that are asked what they consumed, the last that ended first.
+MOST_LIVES = 1000
 
 
 def queues(reading: Reading) -> list[dict[str, Any]]:
@@ -25,7 +25,8 @@ def queues(reading: Reading) -> list[dict[str, Any]]:
     `oldest_unclaimed_at` is known where publishing is on record (`crisper_track_publish`).
     """
     with reading.snapshot() as connection:
-        consumers = _consumers(connection)
+        consumed = _by_name(consumers(connection))
+        back = _by_name(recovering(connection))
         opened = _open(connection)
         unclaimed = {
             row.queue: row
@@ -37,18 +38,36 @@ def queues(reading: Reading) -> list[dict[str, Any]]:
                 .group_by(publish.c.queue)
             )
         }
-    names = sorted({*consumers, *unclaimed, *(queue for queue, _ in opened)})
+        ended = _of_the_ended(connection, reading.now(connection))
+    in_use = sorted({*consumed, *back, *unclaimed, *(queue for queue, _ in opened)})
     return [
         {
             "name": name,
-            "workers": consumers[name],
+            "workers": consumed[name],
             "claimed": opened.get((name, State.CLAIMED.value), 0),
             "running": opened.get((name, State.RUNNING.value), 0),
+            "recovering": back[name],
             "unclaimed": int(unclaimed[name].many) if name in unclaimed else 0,
             "oldest_unclaimed_at": iso(unclaimed[name].at) if name in unclaimed else None,
         }
-        for name in names[:MOST]
+        for name in sorted([*in_use, *sorted(ended.difference(in_use))][:MOST])
     ]
+
+
+def _by_name(counts: dict[Queue, int]) -> Counter[str]:
+    found = Counter[str]()
+    for queue, count in counts.items():
+        found[queue.name] += count
+    return found
+
+
+def _of_the_ended(connection: Connection, now: int) -> set[str]:
+    """Queues of workers that were lost or went within a day: what waits there may have nobody left."""
+    ended = incarnation.c.ended_at
+    question = (
+        select(incarnation.c.about).where(ended > now - DAY_MS).order_by(ended.desc()).limit(MOST_LIVES)
+    )
+    return {queue for about in connection.execute(question).scalars() for queue in queues_of(about)}
 
 
 def _open(connection: Connection) -> dict[tuple[str, str], int]:
@@ -58,15 +77,3 @@ def _open(connection: Connection) -> dict[tuple[str, str], int]:
         .group_by(attempt.c.queue, attempt.c.state)
     )
     return {(str(queue), str(state)): int(count) for queue, state, count in rows}
-
-
-def _consumers(connection: Connection) -> Counter[str]:
-    """How many live workers have said that they consume from each."""
-    alive = select(incarnation.c.about).where(incarnation.c.state == WorkerState.ALIVE.value)
-    return Counter(queue for about in connection.execute(alive).scalars() for queue in set(_queues(about)))
-
-
-def _queues(about: str) -> Iterable[str]:
-    told = plain(about)
-    queues = told.get("queues") if isinstance(told, dict) else None
-    return map(str, queues) if isinstance(queues, list) else ()

@@ -52,8 +52,9 @@ def selection(reading: Reading, asked: Asked) -> Selection:
         now = reading.now(connection)
         unkept = _unkept(connection, asked.filters, now) if asked.kept else 0
         for states in apart(asked.filters.states):  # each has an index of its own
-            wanted = conditions(replace(asked.filters, states=states), now, reading.dialect)
-            found, count = _oldest(connection, [*wanted, *_more(asked)], asked, states)
+            filters = replace(asked.filters, states=states)
+            wanted = conditions(filters, now, reading.dialect)
+            found, count = _oldest(connection, [*wanted, *_more(asked)], asked, filters)
             rows, matching = rows + found, matching + count
     rows.sort(key=lambda row: (row.received_at, row.task_id))
     counted_all = asked.counted is None or matching < asked.counted
@@ -71,7 +72,7 @@ def _oldest(
     connection: Connection,
     wanted: list[ColumnElement[bool]],
     asked: Asked,
-    states: tuple[str, ...],
+    filters: Filters,
 ) -> tuple[list[Any], int]:
     """So many as are asked for, and how many there are."""
     question = (
@@ -79,7 +80,7 @@ def _oldest(
         .add_columns(attempt.c.acks_late, attempt.c.dispatched, attempt.c.counted)
         .where(*wanted)
     )
-    rows = by_their_age(connection, question, states, asked.most, oldest=True)
+    rows = by_their_age(connection, question, filters, asked.most, oldest=True)
     if len(rows) < asked.most:
         return list(rows), len(rows)
     return list(rows), int(connection.execute(_how_many(wanted, asked.counted)).scalar_one())

@@ -69,6 +69,7 @@ from crisper.engine.narrowing import (
 )
 from crisper.engine.reading import HANGS_SECONDS, Reading
 from crisper.engine.trail import Wanted, all_events, audited
+from crisper.engine.unconsumed import unconsumed
 from crisper.engine.vitals import vitals
 from crisper.store.schema import attempt, checkpoint, event, incarnation, leader, publish, recovery, registry
 
@@ -131,7 +132,7 @@ class Survey:
             return {
                 "registry": self._registry(connection, now),
                 "workers": _worker_counts(connection, now),
-                "messages": {"unclaimed": _unclaimed(connection)},
+                "messages": {"unclaimed": _unclaimed(connection), "unconsumed": unconsumed(connection)},
                 "attempts": _open_counts(connection),
                 "tasks": _of_a_day(task_counts(connection, now - DAY_MS)),
                 "sweeper": _sweeper(connection),
@@ -199,7 +200,7 @@ class Survey:
             question = latest_attempts().where(*wanted)
             before = None if after is None else after.received_at
             rows = by_their_age(
-                connection, question, filters.states, bounded(limit) + 1, oldest=False, before=before
+                connection, question, filters, bounded(limit) + 1, oldest=False, before=before
             )
         if len(rows) > limit:
             floor, rows = None, rows[:limit]

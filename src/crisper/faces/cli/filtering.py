@@ -18,6 +18,8 @@ _OPTIONS = (
                  help="Its id, or 6 characters or more that it begins with."),
     click.option("--argument", metavar="TEXT",
                  help="A text in its arguments as they are on record: redacted and shortened."),
+    click.option("--lost-by", metavar="LIFE",
+                 help="One life of a worker, by its id, lost an attempt of it, whatever came after."),
     click.option("--since", metavar="TIME",
                  help="Received then or later: 2h (ago), 2025-03-09T03:12 (UTC)."),
     click.option("--until", metavar="TIME", help="Received before then."),

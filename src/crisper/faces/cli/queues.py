@@ -10,7 +10,7 @@ import click
 
 from crisper.faces.cli.output import Column, console, emit, json_option, lines, table
 from crisper.faces.cli.place import Place
-from crisper.faces.cli.text import age, clean
+from crisper.faces.cli.text import age, clean, plural
 
 if TYPE_CHECKING:
     from crisper.engine.reading import Reading
@@ -62,7 +62,7 @@ def told(place: Place, reading: Reading) -> dict[str, Any]:
 
     known = {queue["name"]: queue for queue in queues(reading)}
     broker, trouble, waiting = _asked(place, known)
-    nothing = {"workers": 0, "claimed": 0, "running": 0, "unclaimed": 0, "oldest_unclaimed_at": None}
+    nothing = dict.fromkeys(("workers", "claimed", "running", "recovering", "unclaimed"), 0)
     listed = []
     for name in sorted({*known, *waiting}):
         queue, there = known.get(name, {"name": name, **nothing}), waiting.get(name)
@@ -98,13 +98,21 @@ def advice(answer: dict[str, Any]) -> list[str]:
     """What is worth a sentence."""
     told = [f"{clean(answer['trouble'], most=500)}"] if answer["trouble"] else []
     for queue in answer["queues"]:
-        waits = queue["waiting"] or queue["unclaimed"]
-        if waits and not (queue["consumers"] or queue["workers"]):
-            told.append(
-                f"{waits} wait in {clean(queue['name'], most=60)}, and no live worker says that it consumes"
-                " from there"
-            )
+        if queue["consumers"] or queue["workers"]:
+            continue
+        if waits := queue["waiting"] or queue["unclaimed"]:
+            told.append(f"{waits} wait in {clean(queue['name'], most=60)}, {_NOBODY}")
+        elif queue["recovering"]:
+            told.append(stranded(queue["name"], queue["recovering"]))
     return told
+
+
+_NOBODY = "and no live worker says that it consumes from there"
+
+
+def stranded(queue: str, recovering: int) -> str:
+    """Of tasks that are brought back to where nobody takes them."""
+    return f"{plural(recovering, 'task')} recovering in {clean(queue, most=60)}, {_NOBODY}"
 
 
 def _iso(seconds: float) -> str:

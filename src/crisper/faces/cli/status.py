@@ -8,6 +8,7 @@ import click
 
 from crisper.faces.cli.output import console, emit, json_option, lines
 from crisper.faces.cli.place import Place
+from crisper.faces.cli.queues import stranded
 from crisper.faces.cli.text import clean, plural
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def _print(out: Console, answer: dict[str, Any], typed: str) -> None:
     rows = [
         ("registry", f"{clean(registry['url'])}, schema {clean(registry['schema'])}, {now} UTC"),
         ("workers", _counts({word: answer["workers"][word] for word in _STATES})),
-        ("messages", _counts(answer["messages"])),
+        ("messages", _counts({"unclaimed": answer["messages"]["unclaimed"]})),
         ("attempts", _counts(answer["attempts"])),
         ("tasks", _counts({word: tasks[word] for word in ("quarantined", "held")})),
         ("last 24 h", f"{tasks['lost_24h']} lost, {tasks['recovered_24h']} recovered"),
@@ -121,6 +122,7 @@ def advice(answer: dict[str, Any], typed: str) -> list[str]:
         count = sweeper["recoveries_under_way"]
         noun = "recovery" if count == 1 else "recoveries"
         told.append(f"{count} {noun} under way: {typed} tasks --state recovering")
+    told += [f"{sentence}: {typed} queues" for sentence in _unconsumed(answer["messages"]["unconsumed"])]
     if sweeper["workers_to_clear"] and not workers["alive"]:
         told.append(f"attempts of lost workers are still open, and nobody sweeps: {typed} sweep")
     elif workers["suspect"] and not workers["alive"]:
@@ -130,8 +132,16 @@ def advice(answer: dict[str, Any], typed: str) -> list[str]:
     return told
 
 
-#: Blind workers that are named; there may be hundreds.
+#: Blind workers, or queues without any, that are named; there may be hundreds.
 _NAMED = 5
+
+
+def _unconsumed(queues: list[dict[str, Any]]) -> list[str]:
+    told = [stranded(one["queue"], one["recovering"]) for one in queues[:_NAMED]]
+    if rest := queues[_NAMED:]:
+        count = plural(sum(one["recovering"] for one in rest), "task")
+        told.append(f"{count} recovering in {plural(len(rest), 'more queue')} that no live worker consumes")
+    return told
 
 
 def _blind(names: list[str]) -> str:

@@ -49,6 +49,7 @@ def tasks(place: Place, /, limit: int, cursor: str | None, as_json: bool, **aske
       crisper -A proj tasks --state quarantined
       crisper -A proj tasks --state running --older-than 10m
       crisper -A proj tasks --name 'shop.tasks.*' --worker celery@web-1
+      crisper -A proj tasks --lost-by 5f2c9d0b7c1e4c0f8f0e6a1b2c3d4e5f
       crisper -A proj tasks --argument ann@example.com --since 1d --until 2h
       crisper -A proj tasks --state held --json | jq -r '.tasks[].task_id' |
         xargs crisper -A proj recover --yes

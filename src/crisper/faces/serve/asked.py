@@ -77,6 +77,7 @@ def filters(request: Request) -> Filters:
         when(request, "since"),
         when(request, "until"),
         text(request, "argument", LONGEST_ARGUMENT),
+        text(request, "lost_by"),
     )
 
 

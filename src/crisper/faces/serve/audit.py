@@ -30,7 +30,7 @@ from crisper.faces.serve.render import page
 PAGE = 50
 EXPORT = "/api/v1/export/events"
 #: What somebody decided, be it a person, a courier or a sweeper.
-DECISIONS = ("verdict", "stop", "worker_lost")
+DECISIONS = ("verdict", "stop", "worker_lost", "pruned")
 EVERYTHING = "everything"
 _COLUMNS = ("id", "at", "kind", "task_id", "attempt", "worker", "actor", "verdict", "reason", "data")
 #: What a spreadsheet takes for a formula.

@@ -7,6 +7,7 @@ import shlex
 from collections import Counter
 from dataclasses import replace
 from typing import Any
+from urllib.parse import urlencode
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -14,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 
 from crisper.engine import control
 from crisper.engine.control import Outcome
+from crisper.engine.filters import Filters
 from crisper.engine.selection import Selection, selection
 from crisper.errors import BadQuestion
 from crisper.faces.cli import bulk
@@ -31,7 +33,7 @@ WEIGHT = 10
 #: Beyond that many it is told that there are at least so many.
 COUNTED = 300
 SELECTION = "/api/v1/selection"
-_FILTERS = ("name", "worker", "queue", "id", "argument", "since", "until", "older_than")
+_FILTERS = ("name", "worker", "queue", "id", "argument", "lost_by", "since", "until", "older_than")
 _TITLES = {"recover": "Run again", "discard": "Close for good", "stop": "Stop"}
 _MAY = {"recover": control.may_recover, "discard": control.may_discard, "stop": control.may_stop}
 _MORE = f"{asked.MANY} at once go from here, more on the command line"
@@ -95,7 +97,7 @@ class Many:
             raise BadQuestion(f"verb is one of {', '.join(VERBS)}")
         scope = bulk.SCOPES[verb]
         filters = asked.filters(request)
-        if not set(filters.states) <= {*scope.states, *scope.others}:
+        if not _takes(scope, filters):
             raise BadQuestion(f"{verb} takes tasks that are {', '.join((*scope.states, *scope.others))}")
         filters = replace(filters, states=tuple(dict.fromkeys(filters.states)))
         return verb, bulk.Asked(True, filters, asked.number(request, "limit", asked.MANY, asked.MANY))
@@ -119,6 +121,19 @@ class Many:
 
         about = {"recover": "Run many again.", "discard": "Close many for good.", "stop": "Stop many."}
         return Door("POST", f"/api/v1/{verb}", Needs.OPERATOR, decide, about[verb])
+
+
+def ways(filters: Filters, given: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """What may be done to many of the tasks that are filtered so: titles and addresses."""
+    if filters == Filters():
+        return []
+    kept = [(k, v) for k, v in given if k in ("state", *_FILTERS)]
+    verbs = [verb for verb in VERBS if _takes(bulk.SCOPES[verb], filters)]
+    return [(_TITLES[verb], f"/many?{urlencode([('verb', verb), *kept])}") for verb in verbs]
+
+
+def _takes(scope: bulk.Scope, filters: Filters) -> bool:
+    return set(filters.states) <= {*scope.states, *scope.others}
 
 
 def summary(done: list[control.Done], left: int) -> str:

@@ -22,6 +22,7 @@ from crisper.faces.serve import api as answers
 from crisper.faces.serve import asked, parameters
 from crisper.faces.serve.access import Needs
 from crisper.faces.serve.doors import Door
+from crisper.faces.serve.many import ways
 from crisper.faces.serve.registry import SHOWN_SECONDS, Registry
 from crisper.faces.serve.render import page, part
 
@@ -143,6 +144,7 @@ class Pages:
             states=sorted(TASK_STATES),
             asked=filters != Filters() or cursor is not None,
             next=following,
+            ways=ways(filters, given),
             line=f"{self._typed} tasks{_options(given)}",
         )
 

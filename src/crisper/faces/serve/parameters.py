@@ -46,6 +46,7 @@ _FILTERS = (
         {"type": "string", "maxLength": LONGEST_ARGUMENT},
         "A text that stands in its arguments as they are on record: redacted and shortened.",
     ),
+    Parameter("lost_by", _TEXT, "One life of a worker, by its id, lost an attempt of it."),
     Parameter("since", _TIME, "Received then or later: an age, or a moment; without an offset it is UTC."),
     Parameter("until", _TIME, "Received before then."),
     Parameter("older_than", _AGE, "Received so long ago or longer: 90s, 10m, 2h, 1d12h."),

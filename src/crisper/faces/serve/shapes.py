@@ -67,7 +67,7 @@ _status = thing(
         versions={"type": "object", "additionalProperties": COUNT},
         blind=maybe(many(TEXT)),
     ),
-    messages=counts("unclaimed"),
+    messages=also(counts("unclaimed"), unconsumed=many(thing(queue=TEXT, recovering=COUNT))),
     attempts=counts("claimed", "running"),
     tasks=counts("quarantined", "held", "lost_24h", "recovered_24h"),
     sweeper=thing(
@@ -168,7 +168,10 @@ _queues = thing(
     trouble=maybe(TEXT),
     queues=many(
         thing(
-            **{"name": TEXT, **dict.fromkeys(("workers", "claimed", "running", "unclaimed"), COUNT)},
+            **{
+                "name": TEXT,
+                **dict.fromkeys(("workers", "claimed", "running", "recovering", "unclaimed"), COUNT),
+            },
             **dict.fromkeys(("waiting", "consumers"), maybe(COUNT)),
             oldest_at=maybe(TIME),
         )

@@ -10,8 +10,17 @@ from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from crisper.core.states import RecoveryState, State, VerdictKind
+from crisper.core.states import (
+    BRINGS_BACK,
+    VERDICT_MOVES,
+    WAITS_FOR_A_PERSON,
+    RecoveryState,
+    State,
+    VerdictKind,
+    task_state,
+)
 from crisper.engine import failures
+from crisper.engine.filters import LONGEST_GLOB
 from crisper.engine.moments import age_ms
 from crisper.faces.cli import queues as cli_queues
 from crisper.faces.cli.failures import left_out
@@ -25,6 +34,7 @@ GROUPS = 100
 SINCE = "1d"
 #: What a page offers; any other age may stand in its address.
 PERIODS = ("1h", "1d", "7d")
+_LONGEST_NAME = LONGEST_GLOB - 1
 
 
 class Troubles:
@@ -51,7 +61,7 @@ class Troubles:
         asked.only(request, ("since",))
         since = asked.text(request, "since", 40) or SINCE
         within = age_ms(since)  # what makes no sense is refused before anybody is asked
-        draw = functools.partial(self._drawn, within)
+        draw = functools.partial(self._drawn, within, since)
         return page(
             request.scope,
             "failures.html",
@@ -61,9 +71,9 @@ class Troubles:
             line=f"{self._typed} failures --since {since}",
         )
 
-    def _drawn(self, within: int) -> Markup:
+    def _drawn(self, within: int, since: str) -> Markup:
         answer = failures.failures(self._registry.reading, since_ms=within, limit=GROUPS)
-        groups = [{**one, "tasks": _tasks_of(one)} for one in answer["groups"]]
+        groups = [{**one, "tasks": _tasks_of(one, since)} for one in answer["groups"]]
         return part("failures.html", groups=groups, notes=left_out(answer, GROUPS))
 
     def depths(self, request: Request) -> JSONResponse:
@@ -86,16 +96,26 @@ class Troubles:
         )
 
 
-def _tasks_of(group: dict[str, Any]) -> str:
-    """Those of the name that stand as these do, where that can be said of what was lost at all."""
-    told = {"name": group["name"][:500]}
-    state = _STANDS.get(group["verdict"]) if group["state"] == State.LOST else group["state"]
-    return urlencode(told if state is None else {**told, "state": state}, errors="backslashreplace")
+def _tasks_of(group: dict[str, Any], since: str) -> str | None:
+    """Those of the name that stand as these do; None where no filter tells them from others: what was brought
+    back may stand anyhow."""
+    state = group["state"]
+    if state == State.LOST:
+        verdict = group["verdict"] and VerdictKind(group["verdict"])
+        if verdict in BRINGS_BACK:
+            return None
+        state = task_state(State.LOST, _ends_in(verdict), verdict)
+    told = {"name": _whole(group["name"]), "state": state, "since": since}
+    return urlencode(told, errors="backslashreplace")
 
 
-_STANDS = {
-    VerdictKind.QUARANTINE: RecoveryState.QUARANTINED,
-    VerdictKind.HOLD: RecoveryState.HELD,
-    VerdictKind.FAIL: State.FAILED,
-    VerdictKind.DISCARD: "discarded",
-}
+def _ends_in(verdict: VerdictKind | None) -> RecoveryState:
+    if verdict is None:
+        return RecoveryState.PENDING
+    state = VERDICT_MOVES[verdict]
+    return state if state in WAITS_FOR_A_PERSON else RecoveryState.DONE
+
+
+def _whole(name: str) -> str:
+    """The name as a filter takes it."""
+    return name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}*"
