@@ -89,9 +89,9 @@ class Night:
             why = {
                 VerdictKind.RESEND: "acks_late: it may run twice, and its message is in no queue",
                 VerdictKind.HOLD: "its policy is to wait for a person",
-                VerdictKind.QUARANTINE: "its body was lost 4 times, and its loss budget is 3",
+                VerdictKind.QUARANTINE: "its body was lost once, and its loss budget is 0",
             }[kind]
-            evidence = {"how": "silence", "losses": 4 if kind is VerdictKind.QUARANTINE else 1}
+            evidence = {"how": "silence", "losses": 1}
             decided = self.store.decide(case.recovery, kind, why, evidence, by="celery@web-1")
             assert decided is not None
             if kind is VerdictKind.RESEND:
