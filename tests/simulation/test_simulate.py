@@ -6,12 +6,18 @@ stories, and `python -m tests.simulation.mutations`, which prints a table.
 
 from __future__ import annotations
 
+import functools
 import io
+import re
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from crisper.testing.simulate.command import main
-from tests.simulation.mutations import MUTATIONS, Mutation
+from tests.simulation.mutations import MUTATIONS, Mutation, is_broken
+
+SAFETY = Path(__file__).parents[2] / "docs/safety.md"
 
 #: What interesting schedules must show now and then, or the run has proved nothing.
 SOMETIMES = {
@@ -20,6 +26,7 @@ SOMETIMES = {
     "a checkpoint that came too late",
     "a checkpoint that is safe in the journal",
     "a checkpoint that is safe in the registry",
+    "a commit of who had died",
     "a journal that was adopted",
     "a late finish",
     "a live worker that is fenced",
@@ -30,16 +37,21 @@ SOMETIMES = {
     "a process that was taken for dead, and lives",
     "a quarantine",
     "a refused redelivery",
+    "a replay after fencing",
     "a replay of its own journal",
     "a step of the registry's clock that was mended",
+    "a torn write of a journal",
     "a witnessed death",
     "an adopted redelivery",
+    "an overlap on record",
     "an unknown commit that was found committed",
+    "two sweepers at one worker",
 }
 SEEDS = 400
 #: Found in long runs: claims taken back while their recorder was replaced, or let run by a journal unheard
 #: before a fence; a long look at the leases; the late ends of overlaps, and of what ran elsewhere meanwhile;
-#: a wait that a clock put back made longer.
+#: a wait that a clock put back made longer. What the simulator runs has grown since, so they may replay other
+#: schedules now: what each of them broke has a law of its own, which does not depend on seeds.
 ONCE_BROKEN = (
     *(300_015_938, 400_021_776, 300_031_667, 300_034_757),
     *(400_010_961, 400_028_011, 300_037_328, 1_500_010_953),
@@ -86,14 +98,25 @@ def test_a_story_tells_when_who_and_what() -> None:
 # -- guards, each taken out in turn -------------------------------------------------
 
 
+LAWS = {one.law.__name__: one.law for one in MUTATIONS if one.law}
+by_name = pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda one: one.name)
+caught_by = functools.cache(Mutation.caught_by)
+
+
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("mutation", [one for one in MUTATIONS if one.is_quick], ids=lambda one: one.name)
+@by_name
 def test_a_missing_guard_is_caught(mutation: Mutation) -> None:
-    assert mutation.caught_by() is not None
+    assert caught_by(mutation) is not None
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("mutation", [one for one in MUTATIONS if not one.is_quick], ids=lambda one: one.name)
-def test_a_missing_guard_against_rare_races_is_caught(mutation: Mutation) -> None:
-    assert mutation.caught_by() is not None
+@pytest.mark.timeout(120)
+@by_name
+def test_the_table_of_guards_says_what_catches_each(mutation: Mutation) -> None:
+    rows = dict(re.findall(r"^\| (.+) \| (.+) \| [0-9.]+ s \|$", SAFETY.read_text(), re.MULTILINE))
+    again = "python -m tests.simulation.mutations prints the table of docs/safety.md anew"
+    assert rows.get(mutation.guard) == caught_by(mutation), again
+
+
+@pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
+def test_a_law_that_catches_holds_while_no_guard_is_missing(law: Callable[[], None]) -> None:
+    assert not is_broken(law)

@@ -78,6 +78,7 @@ class SimulatedFile:
             cut = int(len(data) * torn)
             self.data[at:] = data[:cut] + bytes(len(data) - cut)
             self.synced = bytes(self.data)
+            host.world.history.seen("a torn write of a journal")
             host.die("its power fails in the middle of a write")
             host.world.risk(self.lock or host.ghost, "")
         self.data[at:] = data

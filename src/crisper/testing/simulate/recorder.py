@@ -46,6 +46,7 @@ class Recorder:
         self.hello: dict[str, Any] = {}
         self.recording: Recording | None = None
         self.over: Recording | None = None
+        self.inherited = False  # the journal holds what a fenced incarnation was let run
         self.pulse: PulseTurns | None = None
         self.journal: Journal | None = None
         self.store: Any = None
@@ -236,7 +237,7 @@ class Recorder:
         self.recording = Recording(writer, store, self.circuit, self.journal, line, wall=clock)
         if self.over is not None:
             self.recording.inherit(self.over)
-            self.over = None
+            self.inherited, self.over = self.recording.backlog, None
         early, self.early = self.early, []
         for item in early:
             self._take(item)
@@ -277,6 +278,9 @@ class Recorder:
             return
         if backlog and not recording.backlog:
             self.world.history.seen("a replay of its own journal")
+            if self.inherited:
+                self.world.history.seen("a replay after fencing")
+                self.inherited = False
         self.world.risk(self.process, "after a commit, before it answers")
         if written.records or written.answers:
             self.tell("answers", written.durable, [a for a in written.answers if _is_news(a)])

@@ -10,6 +10,7 @@ from typing import Any
 from crisper.core.model import Answer, Attempt, Checkpoint, Claim, Fence, Finish, Record, Recovery
 from crisper.core.states import State, VerdictKind, WorkerState
 from crisper.errors import CrisperError, RegistryUnreachable
+from crisper.store.base import Closed
 from crisper.store.memory import MemoryStore
 from crisper.testing.simulate import laws
 from crisper.testing.simulate.place import Host
@@ -26,6 +27,7 @@ class Registry(MemoryStore):
         self.renewed: dict[str, int] = {}  # true time of the last renewal's commit, by incarnation
         self.truth: dict[str, Any] = {}  # the life behind each incarnation
         self.observers: dict[str, Host] = {}  # where each sweeper observes
+        self.closes: dict[str, str] = {}  # whoever closed, or is closing, a worker's attempts
         self.saved: dict[str, list[tuple[int, str]]] = {}  # checkpoints with their attempts, as committed
         self.given: dict[tuple[str, int], set[str]] = {}  # what each attempt was told to go on from
         self.doubted: set[tuple[str, int]] = set()  # records whose commit's reply was lost
@@ -47,6 +49,14 @@ class Registry(MemoryStore):
             alive = self._workers[id].state is WorkerState.ALIVE
             self.world.history.seen("a heartbeat before a verdict" if alive else "two sweepers at one worker")
         return declared
+
+    def close_lost(self, id: str, *, by: str, limit: int = 500) -> Closed:
+        worker = self._workers.get(id)
+        if worker is None or not worker.cleared:
+            self.closes[id] = by
+        elif by != self.closes.get(id) and {by, self.closes.get(id)} <= self.observers.keys():
+            self.world.history.seen("two sweepers at one worker")
+        return super().close_lost(id, by=by, limit=limit)
 
     def record(
         self, fence: Fence, records: Sequence[Record], *, renewing: Collection[str] | None = None
