@@ -99,9 +99,11 @@ def settled(fleet: Fleet, id: str) -> None:
     wait_for("no attempt is left open", lambda: fleet.open_attempts() == 0)
 
 
+#: In the claim's commit, before dispatch, before the acknowledgement: always. The rest by `make slow`.
+ALWAYS = {("redis", step, "alone") for step in ("claim_sent", "claimed", "outcome_written")}
 #: RabbitMQ itself brings back, and at once, what a dead connection held.
 DEATHS = [
-    (broker, step, who)
+    pytest.param(broker, step, who, marks=() if (broker, step, who) in ALWAYS else pytest.mark.slow)
     for broker in ("filesystem", "redis", "rabbitmq")
     for step in STEPS
     for who in ("alone", "both")
@@ -109,7 +111,6 @@ DEATHS = [
 ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("crew", "step", "who"), DEATHS, indirect=["crew"])
 def test_a_task_whose_worker_dies_at_any_step_ends_exactly_once(crew: Crew, step: str, who: str) -> None:
     _ends_exactly_once(crew, step, who)

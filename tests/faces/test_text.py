@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from crisper.faces.cli.story import death
 from crisper.faces.cli.text import age, clean, seconds, short_ids
 from tests.faces.scene import HOSTILE
 
@@ -61,3 +62,26 @@ def test_ages_are_read_at_a_glance(since: str | None, shown: str) -> None:
 )
 def test_durations_too(duration: float, shown: str) -> None:
     assert seconds(duration) == shown
+
+
+@pytest.mark.parametrize(
+    ("evidence", "sentence"),
+    [
+        (
+            {"how": "witnessed by its recorder", "pid": 7, "pid_start": 1, "children_stopped": 2, "by": "w"},
+            "its recorder saw its process 7 end (children_stopped: 2)",
+        ),
+        ({"how": "process gone", "pid": 7, "pid_start": 1, "by": "id"}, "its process 7 was gone"),
+        (
+            {"how": "silence", "counter": 9, "silent_for": 20.1, "lease": 20.0},
+            "it did not renew its lease of 20.0 s, and was watched for 20.1 s",
+        ),
+        ({"how": "silence"}, "how: silence"),
+        ({"how": "process gone", "pid": "\x1b[31m{x}"}, "its process \\x1b[31m{x} was gone"),
+        ({"how": ["odd"]}, 'how: ["odd"]'),
+        ("odd", "odd"),
+        (None, "None"),
+    ],
+)
+def test_a_death_is_told_in_a_sentence_where_its_facts_are_known(evidence: object, sentence: str) -> None:
+    assert death(evidence) == sentence

@@ -87,7 +87,7 @@ def test_triage_says_where_nobody_takes_what_is_brought_back(served: Served, sce
 def test_workers_say_on_what_evidence_one_was_lost(served: Served) -> None:
     text = said(look(served.browser(), "/workers"))
     assert "celery@one" in text
-    assert "lost on this evidence:" in text
+    assert "lost: how: silence, by: sweeper" in text
 
 
 def test_workers_tell_of_lease_slots_loop_version_and_who_leads(served: Served, scene: Scene) -> None:

@@ -41,6 +41,31 @@ def told(evidence: object) -> str:
     return ", ".join(facts) or "none"
 
 
+#: In place of `how` a worker was declared lost, the facts that each needs.
+_DEATHS = {
+    "witnessed by its recorder": "its recorder saw its process {pid} end",
+    "process gone": "its process {pid} was gone",
+    "process gone, its journal was replayed": "its process {pid} was gone, and its journal is on record",
+    "silence": "it did not renew its lease of {lease} s, and was watched for {silent_for} s",
+}
+_SAID = ("how", "pid", "pid_start", "lease", "silent_for", "counter", "by")
+
+
+def death(evidence: object) -> str:
+    """A worker's end in one sentence, with what else is known of it; other evidence as `told` tells it."""
+    facts = evidence if isinstance(evidence, dict) else {}
+    how = facts.get("how")
+    sentence = _DEATHS.get(how) if isinstance(how, str) else None
+    try:
+        said = sentence and sentence.format_map({key: _value(value) for key, value in facts.items()})
+    except KeyError:
+        said = None
+    if not said:
+        return told(evidence)
+    more = {key: value for key, value in facts.items() if key not in _SAID}
+    return f"{said} ({told(more)})" if more else said
+
+
 def _value(value: object) -> str:
     if value is True:
         return "yes"
@@ -148,6 +173,8 @@ def _delayed(event: dict[str, Any], data: dict[str, Any]) -> _Telling:
 
 def _worker(event: dict[str, Any], data: dict[str, Any]) -> _Telling:
     worker, became = clean(event["worker"]), _BECAME[event["kind"]]
+    if event["kind"] == "worker_lost":
+        became = f"{became}, because {death(data)}"
     return f"{worker} {became}{_by(event)}", (f"evidence: {told(data)}",) if data else ()
 
 

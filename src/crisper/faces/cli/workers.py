@@ -8,7 +8,7 @@ import click
 
 from crisper.faces.cli.output import Column, console, emit, json_option, lines, table
 from crisper.faces.cli.place import Place
-from crisper.faces.cli.story import told
+from crisper.faces.cli.story import death
 from crisper.faces.cli.text import age, clean, plural
 
 _COLUMNS = (
@@ -49,8 +49,8 @@ def workers(place: Place, everything: bool, as_json: bool) -> None:
     table(out, _COLUMNS, map(_row, answer["workers"]))
     for worker in answer["workers"]:
         if worker["state"] == "lost":
-            evidence = told(worker["evidence"])
-            lines(out, f"{clean(worker['hostname'])} was lost {age(worker['ended_at'])} ago: {evidence}")
+            why = death(worker["evidence"])
+            lines(out, f"{clean(worker['hostname'])} was lost {age(worker['ended_at'])} ago: {why}")
         for one in worker["ails"]:
             lines(out, f"{clean(worker['hostname'])} {ailment(one)}", style="yellow")
         if worker["journal_bytes"]:

@@ -15,7 +15,7 @@ from crisper.engine import control, deaths, looking
 from crisper.engine.control import Outcome
 from crisper.engine.filters import TASK_STATES, Filters
 from crisper.faces.cli.status import advice
-from crisper.faces.cli.story import story, told
+from crisper.faces.cli.story import death, story, told
 from crisper.faces.cli.text import clean, plural
 from crisper.faces.cli.workers import ailment
 from crisper.faces.serve import api as answers
@@ -96,7 +96,7 @@ class Pages:
                 ("recovered in 24 h", tasks["recovered_24h"]),
             ),
             deaths=[
-                {**one, "told": told(one["evidence"]), "became": became.get(one["id"], {})} for one in lost
+                {**one, "told": death(one["evidence"]), "became": became.get(one["id"], {})} for one in lost
             ],
             more_deaths=len(lost) == DEATHS,
             most_held=deaths.MOST_HELD,
@@ -198,7 +198,7 @@ class Pages:
 
 
 def _notes(worker: dict[str, Any]) -> list[str]:
-    notes = [f"lost on this evidence: {told(worker['evidence'])}"] if worker["state"] == "lost" else []
+    notes = [f"lost: {death(worker['evidence'])}"] if worker["state"] == "lost" else []
     if worker["state"] == "suspect":
         notes.append("has not renewed its lease for half of it; nobody is judged by that")
     notes += [ailment(one) for one in worker["ails"]]

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from crisper.engine import lanes
 from crisper.engine.moments import age_ms
 from crisper.errors import BadQuestion
-from crisper.faces.cli.story import told
+from crisper.faces.cli.story import death
 from crisper.faces.cli.text import clean, plural
 from crisper.faces.serve import asked, parameters
 from crisper.faces.serve.access import Needs
@@ -124,7 +124,7 @@ def _drawn(lane: dict[str, Any], scale: _Scale) -> dict[str, Any]:
                     "id": life["id"],
                     "at": life["ended_at"],
                     "hostname": host,
-                    "evidence": told(life["evidence"]),
+                    "evidence": death(life["evidence"]),
                     "recovered": back,
                 }
             )
