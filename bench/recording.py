@@ -3,10 +3,11 @@
     python bench/recording.py [--registry postgresql+psycopg://…] [--batches 200] [--rounds 1] [--index]
 
 Each batch claims so many tasks and ends those of the batch before. CPU is this process's, which is what
-a recorder spends; on PostgreSQL also that of the server's own process, and bytes of its log. Without
-`--registry` a private PostgreSQL is measured, with `crisper.store.at_once` and without it, beside a SQLite
-file. `--index` measures another private PostgreSQL instead, beside the first: there the index of open
-attempts tells no states and times, as before schema 0010. Rounds are in alternation, and medians are printed.
+a recorder spends; on a server also that of its process for us (of all of MariaDB's), and bytes of its log.
+Without `--registry` a private PostgreSQL is measured, with `crisper.store.at_once` and without it, beside a
+private MariaDB and a SQLite file. `--index` measures another private PostgreSQL instead, beside the first:
+there the index of open attempts tells no states and times, as before schema 0010. Rounds are in alternation,
+and medians are printed.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import psycopg
+from sqlalchemy import make_url
 
 from bench.throughput import cpu_seconds
 from crisper.core.model import Claim, Finish, Message
@@ -33,7 +35,7 @@ from crisper.core.states import State
 from crisper.store.at_once import NOTHING
 from crisper.store.migrate import upgrade
 from crisper.store.open import open_store
-from tests.servers import PrivatePostgres
+from tests.servers import PrivateMariaDB, PrivatePostgres
 from tests.store.acting import claim, incarnation
 
 SIZES = (1, 4, 16, 64)
@@ -49,18 +51,27 @@ CREATE UNIQUE INDEX crisper_attempt_open ON crisper_attempt (incarnation, seq)
  WHERE state IN ('claimed', 'running')"""
 
 
+_LOGGED = {
+    "postgresql": "SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')",
+    "mariadb": "SELECT variable_value FROM information_schema.global_status"
+    " WHERE variable_name = 'innodb_lsn_current'",
+    "sqlite": "",
+}
+
+
 class Bench:
-    def __init__(self, url: str, *, row_by_row: bool = False) -> None:
+    def __init__(self, url: str, *, row_by_row: bool = False, server: int = 0) -> None:
         self.store: Any = open_store(url)
         if row_by_row:
             self.store.db.at_once = lambda fence, records: NOTHING
         self.fence = self.store.enroll(incarnation())
-        self.server = self._server_pid() if url.startswith("postgres") else 0
+        self.logged = _LOGGED[make_url(url).get_backend_name()]
+        self.server = server or (self._ask("SELECT pg_backend_pid()") if url.startswith("postgres") else 0)
         self.seq, self.open = 0, list[Claim]()
 
-    def _server_pid(self) -> int:
+    def _ask(self, question: str) -> int:
         with self.store.db.write():
-            return int(self.store.db.rows("SELECT pg_backend_pid()")[0][0])
+            return int(self.store.db.rows(question)[0][0])
 
     def write(self, size: int, batches: int) -> None:
         for _ in range(batches):
@@ -95,10 +106,7 @@ class Bench:
         return cpu_seconds(self.server) if self.server else 0.0
 
     def _logged(self) -> int:
-        if not self.server:
-            return 0
-        with self.store.db.write():
-            return int(self.store.db.rows("SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')")[0][0])
+        return self._ask(self.logged) if self.logged else 0
 
 
 @contextlib.contextmanager
@@ -117,9 +125,16 @@ def benches(registry: str, *, index: bool) -> Iterator[dict[str, Bench]]:
                 bench.store.close()
             return
         file = f"sqlite:///{stack.enter_context(tempfile.TemporaryDirectory())}/registry.db"
-        for each in (url, file):
+        mariadb = stack.enter_context(PrivateMariaDB())
+        mariadb_url = mariadb.url.replace("mysql+pymysql", "mariadb")
+        for each in (url, mariadb_url, file):
             upgrade(each)
-        made = {"at once": Bench(url), "row by row": Bench(url, row_by_row=True), "SQLite": Bench(file)}
+        made = {
+            "at once": Bench(url),
+            "row by row": Bench(url, row_by_row=True),
+            "MariaDB": Bench(mariadb_url, server=mariadb.pid),
+            "SQLite": Bench(file),
+        }
         for bench in made.values():
             stack.callback(bench.store.close)
         yield made
