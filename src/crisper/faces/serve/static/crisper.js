@@ -69,7 +69,6 @@
       const source = listen(url, ended);
       addEventListener("pagehide", () => { source.close(); ended(); }, { once: true });
     }));
-    addEventListener("pageshow", (event) => event.persisted && takeTurns(url), { once: true });
   }
 
   function whileSeen(url) {
@@ -145,6 +144,7 @@
   const from = document.body.dataset.liveFrom;
   if (from && document.querySelector("[data-live]")) {
     (navigator.locks ? takeTurns : whileSeen)(from);
+    if (navigator.locks) addEventListener("pageshow", (event) => event.persisted && takeTurns(from));
     soon(); // what changed since the page was drawn nobody has told it
     setInterval(refresh, REFRESH_MS);
   }
